@@ -1,0 +1,197 @@
+"""
+One backend seen as raw entries: walk them all, replace one if unchanged, put one if absent.
+
+A driver serves a py-key-value store exactly as that store lies on its backend:
+the application goes on reading and writing through its own store object, and
+the driver works beside it.  Drivers know names, values, times and stored bytes,
+and nothing about encryption.
+
+The rules that every driver follows, and that `tests/drivers/contract.py` checks:
+
+* `scan` yields every entry that lives throughout the scan at least once, in
+  bounded memory, however many writers are active.
+* A write never happens unless the backend still holds exactly `Entry.stored`.
+* `replace` keeps creation time, expiry and native time to live unless told otherwise.
+* What cannot be read is yielded with a `problem`, never skipped and never changed.
+* Nothing read from the backend is executed, unpickled or followed out of the store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
+
+from kvseal.errors import Conflict, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+    from datetime import datetime
+
+PAGE_SIZE: Final = 512
+"""Entries in one page of a scan: the most that a scan holds in memory."""
+
+
+class _Keep:
+    """The type of `KEEP`."""
+
+    def __repr__(self) -> str:
+        return "KEEP"
+
+
+KEEP: Final = _Keep()
+"""In `Replacement.expires_at`: leave expiry and native time to live as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can promise; read it instead of probing for methods."""
+
+    atomic_replace: bool
+    """`replace` is a native compare-and-swap, safe beside live writers."""
+    recovers_names: bool
+    """Logical collection and key come back from what is stored."""
+    partitions: bool
+    """`scan(partition=(i, n))` splits the work without overlap."""
+    exact_count: bool
+    """`count` is exact rather than an estimate."""
+    evicts: bool
+    """The store drops live entries when it is full."""
+    in_process_only: bool
+    """Only the process that opened the store can reach it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """
+    One stored entry.
+
+    `collection` and `key` are the logical names at the base store, `None` where the
+    backend cannot give them back.  `value` is the stored mapping, `None` where `problem`
+    says why it cannot be read.  Times are aware UTC.  `locator` and `stored` are the
+    driver's own: where the entry lies, and the exact bytes that a write compares.
+    """
+
+    collection: str | None
+    key: str | None
+    value: Mapping[str, Any] | None
+    created_at: datetime | None = None
+    expires_at: datetime | None = None
+    locator: Any = field(default=None, repr=False)
+    stored: bytes = field(default=b"", repr=False)
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Entries in scan order; a scan given `after=cursor` goes on behind them."""
+
+    entries: Sequence[Entry]
+    cursor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """*value* for *entry*, if the backend still holds *entry* as it was read."""
+
+    entry: Entry
+    value: Mapping[str, Any] = field(repr=False)
+    expires_at: datetime | _Keep | None = KEEP
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many entries a store holds."""
+
+    entries: int
+    exact: bool
+
+
+@runtime_checkable
+class Driver(Protocol):
+    """One backend seen as raw entries.  Every method may raise `StoreError`."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this backend can promise."""
+        ...
+
+    @property
+    def location(self) -> str:
+        """Where the store is, for messages: never with a password in it."""
+        ...
+
+    @property
+    def default_collection(self) -> str:
+        """The collection that `collection=None` stands for at the base store."""
+        ...
+
+    def scan(self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)) -> AsyncIterator[Page]:
+        """
+        Yield every live entry at least once, in pages of at most `PAGE_SIZE`, even if writers are active.
+
+        *after* is the cursor of a page already seen.  *partition* `(i, n)` yields the
+        i-th of n disjoint parts that together are the whole.
+        """
+        ...
+
+    async def get(self, collection: str, key: str) -> Entry | None:
+        """Return the raw entry: `None` only if the backend says that it does not exist or has expired."""
+        ...
+
+    async def put_if_absent(self, entry: Entry) -> bool:
+        """
+        Store *entry* with its own names, value, creation time and expiry, unless a live entry has its names.
+
+        Atomic: of any number of callers, one gets `True`.  An expired entry does not count as present.
+        """
+        ...
+
+    async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
+        """
+        Store each value whose entry is unchanged; the result says, in order, which were.
+
+        Names, creation time and (with `KEEP`) expiry and native time to live stay exactly as they were.
+        An entry that has expired since is no longer what was read.  An entry with a problem raises
+        `StoreError` before anything is written.
+        """
+        ...
+
+    async def delete_if_unchanged(self, entry: Entry) -> bool:
+        """Delete *entry* if the backend still holds it as it was read."""
+        ...
+
+    async def count(self) -> Count:
+        """How many live entries there are, and whether that is exact."""
+        ...
+
+    async def close(self) -> None:
+        """Release what the driver itself opened; the application's own store stays open."""
+        ...
+
+
+def refuse_problem(entry: Entry) -> None:
+    """Raise `StoreError` if *entry* cannot be read: what nobody understands, nobody may change."""
+    if entry.problem:
+        msg = f"an entry that cannot be read is never changed: {entry.problem}"
+        raise StoreError(msg)
+
+
+def content(entry: Entry) -> tuple[str, str, Mapping[str, Any]]:
+    """Return collection, key and value; raises `StoreError` if *entry* lacks one, for it cannot be stored."""
+    if entry.collection is None or entry.key is None or entry.value is None:
+        msg = "an entry without names or without a value cannot be stored"
+        raise StoreError(msg)
+    return entry.collection, entry.key, entry.value
+
+
+async def replace(driver: Driver, entry: Entry, value: Mapping[str, Any]) -> None:
+    """
+    Store *value* for *entry*, keeping its times.
+
+    Raises:
+        Conflict: somebody else was faster; re-read and decide again.
+    """
+    (done,) = await driver.replace_many([Replacement(entry, value)])
+    if not done:
+        msg = f"{entry.collection!r}/{entry.key!r} was changed by another writer"
+        raise Conflict(msg, hint="read it again and decide again")

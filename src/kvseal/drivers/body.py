@@ -1,0 +1,143 @@
+"""
+The stored body: the JSON text in which py-key-value keeps one entry.
+
+    {"collection": …, "created_at": …, "expires_at": …, "key": …, "value": {…}, "version": 1}
+
+Keys are sorted and everything is ASCII.  `expires_at` is there only if the entry
+expires.  Stores that have the names elsewhere leave `collection` and `key` out, and
+so did every store up to py-key-value-aio 0.2.8.  A change of the value is a patch:
+what kvseal does not know in a body is kept as it was.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from kvseal import exact_json
+from kvseal.drivers.base import KEEP, _Keep
+from kvseal.errors import UnsealableValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class UnreadableBodyError(ValueError):
+    """The text is not a body that the store itself could read; the message is the problem of an entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What a body says; names are `None` where it has none."""
+
+    collection: str | None
+    key: str | None
+    value: Mapping[str, Any]
+    created_at: datetime | None
+    expires_at: datetime | None
+
+
+def read_body(text: bytes) -> Body:
+    """
+    Read a body as strictly as the store does.
+
+    Raises:
+        UnreadableBodyError: the store could not read it either, or it names itself only by half.
+    """
+    fields = _fields(text)
+    collection, key = _text(fields, "collection"), _text(fields, "key")
+    if (collection is None) != (key is None):
+        msg = "the body has only one of collection and key"
+        raise UnreadableBodyError(msg)
+    return Body(collection, key, _value(fields), _time(fields, "created_at"), _time(fields, "expires_at"))
+
+
+def write_body(
+    value: Mapping[str, Any],
+    *,
+    created_at: datetime | None,
+    expires_at: datetime | None,
+    names: tuple[str, str] | None = None,
+) -> str:
+    """Return the body that the store would write; *names* only for stores that keep them in it."""
+    fields: dict[str, Any] = {"value": dict(value), "version": 1}
+    if names is not None:
+        fields["collection"], fields["key"] = names
+    if created_at is not None:
+        fields["created_at"] = _iso(created_at)
+    if expires_at is not None:
+        fields["expires_at"] = _iso(expires_at)
+    return _dump(fields)
+
+
+def patch_body(text: bytes, value: Mapping[str, Any], expires_at: datetime | _Keep | None = KEEP) -> str:
+    """Return the body *text* with another value, and with another expiry unless it is `KEEP`."""
+    fields = _fields(text)
+    fields["value"] = dict(value)
+    if expires_at is None:
+        fields.pop("expires_at", None)
+    elif isinstance(expires_at, datetime):
+        fields["expires_at"] = _iso(expires_at)
+    return _dump(fields)
+
+
+def _dump(fields: dict[str, Any]) -> str:
+    try:
+        return json.dumps(fields, sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as exc:
+        msg = f"the store's JSON cannot hold the value: {exc}"
+        raise UnsealableValueError(msg) from exc
+
+
+def _fields(text: bytes) -> dict[str, Any]:
+    try:
+        fields = exact_json.loads(text)
+    except ValueError:
+        # The parser's message quotes the text, which may be a plaintext secret.
+        msg = "the body is not JSON"
+        raise UnreadableBodyError(msg) from None
+    if not isinstance(fields, dict):
+        msg = "the body is not a JSON object"
+        raise UnreadableBodyError(msg)
+    return fields
+
+
+def _value(fields: dict[str, Any]) -> Mapping[str, Any]:
+    value = fields.get("value")
+    if isinstance(value, str):
+        # Some stores keep the value as JSON within the JSON, and every store reads both.
+        return _value({"value": _fields(value.encode("utf-8", "surrogatepass"))})
+    if not isinstance(value, dict):
+        msg = "the body has no value" if value is None else "the value is not a mapping"
+        raise UnreadableBodyError(msg)
+    return value
+
+
+def _text(fields: dict[str, Any], name: str) -> str | None:
+    text = fields.get(name)
+    if text is not None and not isinstance(text, str):
+        msg = f"{name} in the body is not text"
+        raise UnreadableBodyError(msg)
+    return text
+
+
+def _time(fields: dict[str, Any], name: str) -> datetime | None:
+    text = _text(fields, name)
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+        # No release wrote local times, so a time without a zone can only be UTC.
+        return time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)
+    except (ValueError, OverflowError):
+        msg = f"{name} in the body is not a time"
+        raise UnreadableBodyError(msg) from None
+
+
+def _iso(time: datetime) -> str:
+    if time.tzinfo is None:
+        msg = "a time without a zone would be read as another time elsewhere"
+        raise ValueError(msg)
+    return time.astimezone(timezone.utc).isoformat()

@@ -1,0 +1,184 @@
+"""
+The driver of `MemoryStore`: the dictionaries inside one store object.
+
+Bodies are JSON without names, because the names are the dictionaries' keys.  Every
+compare-and-swap happens under one lock and without an `await`, so it is atomic among
+event loops and threads.  The store itself takes no lock: it may be used beside the
+driver from the driver's own event loop, where nothing runs in between.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import zlib
+from datetime import datetime, timezone
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final
+
+from cachetools import Cache
+from key_value.aio.stores.memory.store import MemoryCacheEntry
+
+from kvseal.drivers.base import (
+    PAGE_SIZE,
+    Capabilities,
+    Count,
+    Entry,
+    Page,
+    Replacement,
+    content,
+    refuse_problem,
+)
+from kvseal.drivers.body import UnreadableBodyError, patch_body, read_body, write_body
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    from key_value.aio.stores.memory import MemoryStore
+
+_LOCK: Final = threading.Lock()
+"""Held over each compare and its write; one for all stores, as it is never held for long."""
+
+Names = tuple[str, str]
+
+
+class MemoryDriver:
+    """The entries of one `MemoryStore`, for as long as this process lives."""
+
+    location = "memory:"
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self.default_collection = store.default_collection
+        self.capabilities = Capabilities(
+            atomic_replace=True,
+            recovers_names=True,
+            partitions=True,
+            exact_count=True,
+            evicts=store.max_entries_per_collection != sys.maxsize,
+            in_process_only=True,
+        )
+
+    async def scan(
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+    ) -> AsyncIterator[Page]:
+        """Yield what was there at the start and still is, in the order of names; the cursor is a name."""
+        await self._store.setup()
+        last = None if after is None else tuple(json.loads(after))
+        names = [n for n in self._names() if (last is None or n > last) and _is_in(partition, n)]
+        for start in range(0, len(names), PAGE_SIZE):
+            page = names[start : start + PAGE_SIZE]
+            entries = [entry for entry in map(self._live_entry, page) if entry is not None]
+            if entries:
+                yield Page(entries, json.dumps(page[-1]))
+
+    async def get(self, collection: str, key: str) -> Entry | None:
+        """Return the entry, without counting as a use of it: the store's order of eviction stays."""
+        await self._store.setup()
+        return self._live_entry((collection, key))
+
+    async def put_if_absent(self, entry: Entry) -> bool:
+        """Store *entry* through the collection's own bookkeeping, unless a live one has its names."""
+        collection, key, value = content(entry)
+        body = write_body(value, created_at=entry.created_at, expires_at=entry.expires_at)
+        await self._set_up(collection)
+        with _LOCK:
+            if self._live((collection, key)) is not None:
+                return False
+            self._store._cache[collection]._cache[key] = MemoryCacheEntry(body, entry.expires_at)  # noqa: SLF001
+        return True
+
+    async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
+        """Store each value whose entry is unchanged."""
+        for replacement in replacements:
+            refuse_problem(replacement.entry)
+        return [self._replace(replacement) for replacement in replacements]
+
+    async def delete_if_unchanged(self, entry: Entry) -> bool:
+        """Delete *entry* if it is unchanged."""
+        refuse_problem(entry)
+        with _LOCK:
+            if self._held(entry) is None:
+                return False
+            collection, key = entry.locator
+            del self._store._cache[collection]._cache[key]  # noqa: SLF001
+        return True
+
+    async def count(self) -> Count:
+        """Count the live entries."""
+        await self._store.setup()
+        return Count(sum(self._live(names) is not None for names in self._names()), exact=True)
+
+    async def close(self) -> None:
+        """There is nothing to release: the store is the application's."""
+
+    async def _set_up(self, collection: str) -> None:
+        await self._store.setup_collection(collection=collection)
+        if collection not in self._store._cache:  # noqa: SLF001
+            # The store believes that a collection which was destroyed is still set up.
+            await self._store._setup_collection(collection=collection)  # noqa: SLF001
+
+    def _replace(self, replacement: Replacement) -> bool:
+        entry, expires_at = replacement.entry, replacement.expires_at
+        body = patch_body(entry.stored, replacement.value, expires_at)
+        with _LOCK:
+            held = self._held(entry)
+            if held is None:
+                return False
+            if expires_at is None or isinstance(expires_at, datetime):
+                collection, key = entry.locator
+                self._store._cache[collection]._cache[key] = MemoryCacheEntry(body, expires_at)  # noqa: SLF001
+            else:
+                # Changed in place, the entry keeps its turn of eviction and its time to live.
+                held.json_str = body
+        return True
+
+    def _held(self, entry: Entry) -> MemoryCacheEntry | None:
+        """Return the stored object of *entry* if it is live and what was read."""
+        held = self._live(entry.locator)
+        return held if held is not None and _stored(held) == entry.stored else None
+
+    def _live_entry(self, names: Names) -> Entry | None:
+        held = self._live(names)
+        return None if held is None else _entry(names, _stored(held))
+
+    def _live(self, names: Names) -> MemoryCacheEntry | None:
+        collection = self._store._cache.get(names[0])  # noqa: SLF001
+        if collection is None:
+            return None
+        try:
+            # The base class reads without marking the entry as used.
+            held: MemoryCacheEntry = Cache.__getitem__(collection._cache, names[1])  # noqa: SLF001
+        except KeyError:
+            return None
+        has_expired = held.expires_at is not None and held.expires_at <= datetime.now(timezone.utc)
+        return None if has_expired else held
+
+    def _names(self) -> Iterator[Names]:
+        # A dictionary is copied in one step, so that no other thread comes between.
+        for collection, entries in sorted(self._store._cache.copy().items(), key=itemgetter(0)):  # noqa: SLF001
+            keys = list(Cache.__iter__(entries._cache))  # noqa: SLF001
+            yield from ((collection, key) for key in sorted(keys))
+
+
+def for_store(store: MemoryStore) -> MemoryDriver:
+    """Return the driver of *store*."""
+    return MemoryDriver(store)
+
+
+def _stored(held: MemoryCacheEntry) -> bytes:
+    return held.json_str.encode("utf-8", "surrogatepass")
+
+
+def _entry(names: Names, stored: bytes) -> Entry:
+    try:
+        body = read_body(stored)
+    except UnreadableBodyError as exc:
+        return Entry(*names, None, locator=names, stored=stored, problem=str(exc))
+    return Entry(*names, body.value, body.created_at, body.expires_at, locator=names, stored=stored)
+
+
+def _is_in(partition: tuple[int, int], names: Names) -> bool:
+    part, parts = partition
+    return zlib.crc32("\0".join(names).encode("utf-8", "surrogatepass")) % parts == part

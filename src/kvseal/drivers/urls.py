@@ -1,0 +1,53 @@
+"""
+Store URLs, `scheme:location`: taken apart here, and made fit for messages.
+
+What the location means is up to the driver.  For `disk:` it is a path and every
+character of it counts, so nothing is unquoted and nothing is a query.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from kvseal.errors import UnsupportedStoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+# The password ends at the last @ of the authority, because passwords are pasted without quoting.
+_PASSWORD: Final = re.compile(r"(?P<user>://[^/@:]*:)[^/]*@|(?P<rest>://[^/@:]*:).*@")
+_QUERY_SECRET: Final = re.compile(r"(?i)([?&](?:password|passwd|pwd|token|secret)=)[^&#]*")
+
+
+def split_url(url: str, *, schemes: Collection[str]) -> tuple[str, str]:
+    """
+    Return scheme and location of *url*.
+
+    Raises:
+        UnsupportedStoreError: the scheme is not one of *schemes*, or there is none.
+    """
+    scheme, colon, location = url.partition(":")
+    known = ", ".join(f"{name}:" for name in sorted(schemes))
+    if not colon or not _SCHEME.fullmatch(scheme):
+        msg = f"{strip_password(url)!r} is not the URL of a store"
+        raise UnsupportedStoreError(
+            msg, hint=f"did you mean disk:{strip_password(url)}? Known schemes: {known}"
+        )
+    if scheme.lower() == "memory":
+        msg = "a memory store lives in the process that made it, where no URL reaches it"
+        raise UnsupportedStoreError(msg, hint="name a function that makes the store: python:module:factory")
+    if scheme.lower() not in schemes:
+        msg = f"no driver for {scheme}: URLs"
+        raise UnsupportedStoreError(msg, hint=f"known schemes: {known}")
+    return scheme.lower(), location
+
+
+def strip_password(url: str) -> str:
+    """Return *url* with every password in it replaced by `***`, for messages and reports."""
+    return _QUERY_SECRET.sub(r"\1***", _PASSWORD.sub(_masked, url))
+
+
+def _masked(match: re.Match[str]) -> str:
+    return f"{match['user'] or match['rest']}***@"

@@ -1,0 +1,65 @@
+"""
+Values to stored records and back: the whole of the envelope in two calls.
+
+Everything that reads or writes kvseal records, the wrapper and every recode,
+goes through `RecordCodec`, so there is one order of checks and one set of errors.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kvseal.envelope.payload import decode, encode
+from kvseal.envelope.record import ENCODING_MASK, expiry_of
+from kvseal.envelope.stored import from_stored, to_stored
+from kvseal.errors import MalformedRecordError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kvseal.envelope.sealing import Opener, Sealer
+
+
+class RecordCodec:
+    """Seals with the active DEK and opens with every DEK of one keyring, for one context."""
+
+    __slots__ = ("_opener", "_sealer")
+
+    def __init__(self, sealer: Sealer, opener: Opener) -> None:
+        self._sealer = sealer
+        self._opener = opener
+
+    @property
+    def active_dek(self) -> int:
+        """The number of the DEK that seals."""
+        return self._sealer.dek
+
+    def seal(
+        self, value: Mapping[str, Any], collection: str, key: str, *, expires_at: int | None = None
+    ) -> dict[str, Any]:
+        """
+        Return what to store for *value* under these names at the base store.
+
+        *expires_at*, in Unix milliseconds, is sealed with it.
+
+        Raises:
+            UnsealableValueError: *value* would not come back as it is.
+        """
+        payload, encoding = encode(value)
+        record = self._sealer.seal(payload, collection, key, encoding=encoding, expires_at=expires_at)
+        return to_stored(record)
+
+    def open(self, stored: Mapping[str, Any], collection: str, key: str) -> tuple[dict[str, Any], int | None]:
+        """
+        Return the value and its sealed expiry in Unix milliseconds.
+
+        Raises:
+            RecordError: the subclass says why *stored* is no record of this vault for these names.
+        """
+        record = from_stored(stored)
+        payload = self._opener.open(record, collection, key)
+        try:
+            return decode(payload, record[2] & ENCODING_MASK), expiry_of(record)
+        except ValueError:
+            msg = "the record is authentic but its payload is not JSON of the encoding it names"
+            raise MalformedRecordError(msg) from None

@@ -1,0 +1,300 @@
+"""
+Every error kvseal raises, each a subclass of py-key-value's own.
+
+* KvsealError
+  + RecordError (DecryptionError): one record cannot be opened
+    - MalformedRecordError (CorruptedDataError)
+    - UnknownRecordVersionError (EncryptionVersionError)
+      · UnknownSuiteError
+      · UnknownFlagsError
+    - UnknownDEKError
+    - TamperedRecordError (CorruptedDataError)
+    - LegacyRecordError
+    - PlaintextRecordError
+    - UnreadableRecordsError: several records of one call
+  + UnsealableValueError (SerializationError)
+  + ReservedNameError (InvalidKeyError)
+  + VaultError (StoreSetupError): the vault as a whole
+    - VaultNotFoundError
+    - VaultExistsError
+    - VaultMetaLostError
+    - VaultMetaError
+      · UnknownMetaVersionError
+      · TamperedMetaError
+      · RolledBackMetaError
+    - DamagedSlotError
+    - LastSlotError
+    - EvictingStoreError
+    - ForeignVaultError
+    - VaultLockedError
+  + SecretError
+    - WrongSecretError
+    - EmptySecretError
+    - MistypedSecretError
+    - SecretReferenceError
+    - SecretNotFoundError
+    - ExposedSecretFileError
+  + KDFParametersError
+  + StoreError (StoreConnectionError): the backend
+    - StoreNotFoundError
+    - StoreUnreachableError
+    - UnsupportedStoreError
+    - Conflict
+  + RecodeError
+    - WrongLegacyKeyError
+    - PlaintextFoundError
+  + UsageError
+
+`exit_code` is what vaultctl exits with; the codes are listed in `EXIT_CODES`.
+No message contains a secret, a key or a plaintext value.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from key_value.aio.errors import (
+    BaseKeyValueError,
+    CorruptedDataError,
+    DecryptionError,
+    EncryptionVersionError,
+    InvalidKeyError,
+    SerializationError,
+    StoreConnectionError,
+    StoreSetupError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EXIT_CODES: Final[dict[int, str]] = {
+    0: "ok",
+    1: "failed",
+    2: "usage: something in the command, the environment or a file has to be changed first",
+    3: "finished, but some records failed; each is named",
+    4: "--check found work pending",
+    10: "store or vault absent or unreachable",
+    11: "another run holds the lease",
+    12: "no keyslot opens with this secret",
+    130: "interrupted; run the same command again to resume",
+}
+
+
+class KvsealError(BaseKeyValueError):
+    """
+    Superclass of every kvseal error.  Never raised directly.
+
+    `hint` is the next step in one sentence, or empty.
+    """
+
+    exit_code: ClassVar[int] = 1
+    hint: str
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class RecordError(KvsealError, DecryptionError):
+    """One record cannot be opened; `collection` and `key` are its names at the base store."""
+
+    def __init__(
+        self, message: str, *, collection: str | None = None, key: str | None = None, hint: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.collection = collection
+        self.key = key
+
+    def at(self, collection: str | None, key: str | None) -> RecordError:
+        """Return this error with the names of the record it is about."""
+        self.collection, self.key = collection, key
+        return self
+
+    def __str__(self) -> str:
+        text = self.message or type(self).__name__
+        return text if self.key is None else f"{text} (collection {self.collection!r}, key {self.key!r})"
+
+
+class MalformedRecordError(RecordError, CorruptedDataError):
+    """What is stored is not one valid encoding of a record: truncated, padded or not base64."""
+
+
+class UnknownRecordVersionError(RecordError, EncryptionVersionError):
+    """The record is of a format version that this kvseal does not read."""
+
+
+class UnknownSuiteError(UnknownRecordVersionError):
+    """The record is sealed with a cipher suite that this kvseal does not know."""
+
+
+class UnknownFlagsError(UnknownRecordVersionError):
+    """The record header has flags that this kvseal does not know."""
+
+
+class UnknownDEKError(RecordError):
+    """The record names a DEK that is not in this vault."""
+
+
+class TamperedRecordError(RecordError, CorruptedDataError):
+    """The record was changed, or was sealed for another name, context or vault."""
+
+
+class LegacyRecordError(RecordError):
+    """The record was written by something other than kvseal, and policy does not read such records."""
+
+
+class PlaintextRecordError(RecordError):
+    """The record is not encrypted at all, and policy does not read such records."""
+
+
+class UnreadableRecordsError(RecordError):
+    """Some records of a `get_many` or `ttl_many` cannot be opened; `errors` has one error for each."""
+
+    def __init__(self, errors: Sequence[RecordError], total: int) -> None:
+        lines = "".join(f"\n  {type(error).__name__}: {error}" for error in errors)
+        super().__init__(f"{len(errors)} of {total} records cannot be opened:{lines}")
+        self.errors = tuple(errors)
+
+
+class UnsealableValueError(KvsealError, SerializationError):
+    """JSON cannot hold the value, so it would not come back as it was put."""
+
+
+class ReservedNameError(KvsealError, InvalidKeyError):
+    """The name belongs to kvseal's own vault meta."""
+
+    exit_code = 2
+
+
+class VaultError(KvsealError, StoreSetupError):
+    """The vault as a whole cannot be used."""
+
+
+class VaultNotFoundError(VaultError):
+    """The store holds no vault, and none was to be created."""
+
+    exit_code = 10
+
+
+class VaultExistsError(VaultError):
+    """The store already holds a vault; a second one over it would orphan its records."""
+
+
+class VaultMetaLostError(VaultError):
+    """Sealed records exist but the vault meta that opens them is missing."""
+
+
+class VaultMetaError(VaultError):
+    """The vault meta is malformed."""
+
+
+class UnknownMetaVersionError(VaultMetaError):
+    """The vault meta is of a version that this kvseal does not read."""
+
+
+class TamperedMetaError(VaultMetaError):
+    """The vault meta was changed by something that does not hold the root key."""
+
+
+class RolledBackMetaError(VaultMetaError):
+    """The vault meta is older than one this process has already seen."""
+
+
+class DamagedSlotError(VaultError):
+    """The secret is right, but the keyslot's wrapped root key is damaged."""
+
+
+class LastSlotError(VaultError):
+    """The change would leave no usable keyslot."""
+
+
+class EvictingStoreError(VaultError):
+    """The store drops entries when it is full, and would drop the vault meta first."""
+
+
+class ForeignVaultError(VaultError):
+    """Another program keeps its own key record where the vault meta would be."""
+
+
+class VaultLockedError(VaultError):
+    """`lock()` has forgotten the keys of this vault."""
+
+
+class SecretError(KvsealError):
+    """The master secret cannot be used."""
+
+    exit_code = 2
+
+
+class WrongSecretError(SecretError):
+    """No keyslot opens with this secret."""
+
+    exit_code = 12
+
+
+class EmptySecretError(SecretError):
+    """The secret is empty."""
+
+
+class MistypedSecretError(SecretError):
+    """The secret has the form of a generated one but its checksum does not match."""
+
+
+class SecretReferenceError(SecretError, ValueError):
+    """The text is not a reference of the form `scheme:rest`."""
+
+
+class SecretNotFoundError(SecretError):
+    """The reference points at nothing, or no reference was given and none of the defaults exists."""
+
+
+class ExposedSecretFileError(SecretError):
+    """Others than its owner can read the key file."""
+
+
+class KDFParametersError(KvsealError, ValueError):
+    """Argon2id parameters are outside the bounds that this process accepts."""
+
+
+class StoreError(KvsealError, StoreConnectionError):
+    """The backend cannot do what is needed."""
+
+
+class StoreNotFoundError(StoreError):
+    """There is no store at this place."""
+
+    exit_code = 10
+
+
+class StoreUnreachableError(StoreError):
+    """The store does not answer, or answers with an error."""
+
+    exit_code = 10
+
+
+class UnsupportedStoreError(StoreError):
+    """kvseal has no driver for this store."""
+
+    exit_code = 2
+
+
+class Conflict(StoreError):  # noqa: N818 - the field's own word for a lost compare-and-swap
+    """Somebody else changed the entry first; read it again and decide again."""
+
+
+class RecodeError(KvsealError):
+    """A recode cannot run."""
+
+
+class WrongLegacyKeyError(RecodeError):
+    """None of the legacy keys opens any of the sampled legacy records."""
+
+
+class PlaintextFoundError(RecodeError):
+    """The store holds plaintext, and the plan is to refuse it."""
+
+
+class UsageError(KvsealError):
+    """The command was called in a way that cannot work."""
+
+    exit_code = 2

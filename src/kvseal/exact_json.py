@@ -1,0 +1,136 @@
+"""
+JSON that comes back as it was put, or is refused.
+
+orjson is fast but lossy at the edges: NaN becomes null, tuples, enums and UUIDs
+become something else, integers beyond 64 bits come back as floats.  Here its
+result is used only where a look at the types shows that nothing was lost;
+everything else takes the standard library's exact path, or raises.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+from math import isfinite
+from typing import Any, Final
+
+import orjson
+
+from kvseal.errors import UnsealableValueError
+
+MAX_DEPTH: Final = 254
+"""Containers inside containers, the outermost counted: what orjson writes and every reader here reads."""
+
+_STRICT: Final = (
+    orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+_CONTAINERS: Final = frozenset({dict, list})
+_KINDS: Final = _SCALARS | _CONTAINERS
+_FIRST_LOSSY_FLOAT: Final = 2.0**63
+
+
+def dumps(value: dict[str, Any]) -> tuple[bytes, bool]:
+    """
+    Return *value* as JSON text, and whether any RFC 8259 parser with 64-bit integers reads it exactly.
+
+    Text that is not portable has NaN or an infinity, an integer beyond 64 bits, a lone
+    surrogate (as generalized UTF-8), or came from a subclass of a JSON type; `loads_exact`
+    reads it.
+
+    Raises:
+        UnsealableValueError: a part of *value* would come back as something else.
+    """
+    try:
+        text = orjson.dumps(value, option=_STRICT)
+    except TypeError:
+        return _dumps_exact(value), False
+    if _is_lossless(value, text):
+        return text, True
+    return _dumps_exact(value), False
+
+
+def loads(text: bytes | str) -> Any:
+    """Parse what `json.dumps` wrote, exactly; raises `ValueError` where it is not JSON."""
+    try:
+        value = orjson.loads(text)
+    except ValueError:
+        return loads_exact(text)
+    return loads_exact(text) if _has_lossy_float(value) else value
+
+
+def loads_exact(text: bytes | str) -> Any:
+    """Parse with the standard library alone: slower, but NaN, large integers and surrogates survive."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        msg = "JSON is nested too deeply"
+        raise ValueError(msg) from None
+
+
+def _is_lossless(value: dict[str, Any], text: bytes) -> bool:
+    """Whether orjson's *text* is read back as *value*; keys need no look, orjson refuses all but `str`."""
+    if type(value) is not dict:
+        return False
+    kinds = set(map(type, value.values()))
+    if not kinds <= _SCALARS:
+        kinds = _kinds_below(value)
+        if not kinds <= _KINDS:
+            return False
+    # orjson writes NaN and infinities as null, so text without null has none of them.
+    return float not in kinds or b"null" not in text or all(map(isfinite, _floats(value)))
+
+
+def _kinds_below(value: dict[str, Any]) -> set[type]:
+    kinds: set[type] = set()
+    level: list[Any] = [value]
+    while level:
+        children = list(chain.from_iterable(c.values() if type(c) is dict else c for c in level))
+        kinds.update(map(type, children))
+        level = [child for child in children if type(child) in _CONTAINERS]
+    return kinds
+
+
+def _floats(value: Any) -> list[float]:
+    floats: list[float] = []
+    level: list[Any] = [value]
+    while level:
+        children = list(chain.from_iterable(c.values() if type(c) is dict else c for c in level))
+        floats += [child for child in children if type(child) is float]
+        level = [child for child in children if type(child) in _CONTAINERS]
+    return floats
+
+
+def _has_lossy_float(value: Any) -> bool:
+    """Whether a float may have been an integer that orjson could not hold."""
+    if type(value) is float:
+        return abs(value) >= _FIRST_LOSSY_FLOAT
+    if type(value) not in _CONTAINERS:
+        return False
+    return any(abs(number) >= _FIRST_LOSSY_FLOAT for number in _floats(value))
+
+
+def _dumps_exact(value: dict[str, Any]) -> bytes:
+    _refuse_lossy(value, "value", 1)
+    # Without ASCII escapes a high surrogate followed by a low one stays two characters.
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+def _refuse_lossy(value: Any, path: str, depth: int) -> None:
+    if value is None or isinstance(value, str | int | float):
+        return
+    if depth > MAX_DEPTH:
+        msg = f"the value is nested deeper than {MAX_DEPTH} levels"
+        raise UnsealableValueError(msg, hint="flatten it, or store parts under keys of their own")
+    if isinstance(value, dict):
+        for key, child in value.items():
+            if not isinstance(key, str):
+                msg = f"{path} has a key of type {type(key).__name__}; JSON would turn it into a string"
+                raise UnsealableValueError(msg, hint="use str keys at every depth")
+            _refuse_lossy(child, f"{path}[{key!r}]", depth + 1)
+    elif isinstance(value, list):
+        for index, child in enumerate(value):
+            _refuse_lossy(child, f"{path}[{index}]", depth + 1)
+    else:
+        msg = f"{path} is of type {type(value).__name__}, which JSON cannot hold"
+        raise UnsealableValueError(msg, hint="convert it to str, int, float, bool, None, list or dict first")

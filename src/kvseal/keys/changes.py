@@ -1,0 +1,83 @@
+"""
+Every change of a vault meta, as a pure function: the next meta from the present one.
+
+Each raises the revision by one and authenticates the whole; none does I/O or derives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from os import urandom
+from typing import TYPE_CHECKING, Any, Final
+
+from kvseal.envelope.aead import KEY_SIZE
+from kvseal.errors import LastSlotError, VaultError
+from kvseal.keys.meta import MAX_SLOTS, VaultMeta, WrappedDEK, WrappedLegacyKey
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from kvseal.keys.keyring import LegacyKey
+    from kvseal.keys.keyslot import Keyslot
+    from kvseal.keys.policy import Policy
+    from kvseal.keys.rootkey import RootKey
+
+_ID_SIZE: Final = 8
+
+
+def first(root: RootKey, slot: Keyslot, policy: Policy, *, now: datetime) -> VaultMeta:
+    """Return revision 1: one slot and DEK 1."""
+    deks = (_new_dek(root, 1, now),)
+    return VaultMeta(root.vault_id, 1, now, now, policy, (slot,), deks).authenticated(root)
+
+
+def with_slot(meta: VaultMeta, root: RootKey, slot: Keyslot, *, now: datetime) -> VaultMeta:
+    """Add *slot*; raises `VaultError` where there are as many as there can be."""
+    if len(meta.slots) == MAX_SLOTS:
+        msg = f"the vault has all of its {MAX_SLOTS} keyslots, and this needs one more"
+        raise VaultError(msg, hint="remove a slot first")
+    return _next(meta, root, now, slots=(*meta.slots, slot))
+
+
+def without_slot(meta: VaultMeta, root: RootKey, slot_id: str, *, now: datetime) -> VaultMeta:
+    """Remove one slot; raises `LastSlotError` where no usable one would be left."""
+    slots = tuple(slot for slot in meta.slots if slot.id != slot_id)
+    if not any(slot.usable(now) for slot in slots):
+        msg = f"slot {slot_id} is the last usable one: without it nobody could open the vault"
+        raise LastSlotError(msg, hint="add another slot first")
+    return _next(meta, root, now, slots=slots)
+
+
+def with_new_dek(meta: VaultMeta, root: RootKey, *, now: datetime) -> VaultMeta:
+    """Add the next DEK as the active one; the one that was active becomes readable."""
+    older = (replace(dek, state="readable") if dek.state == "active" else dek for dek in meta.deks)
+    return _next(meta, root, now, deks=(*older, _new_dek(root, len(meta.deks) + 1, now)))
+
+
+def with_legacy_keys(
+    meta: VaultMeta, root: RootKey, *, keys: Sequence[LegacyKey], plaintext: bool, now: datetime
+) -> VaultMeta:
+    """Hold *keys* and read legacy records, and with *plaintext* unencrypted ones too."""
+    policy = replace(meta.policy, read_legacy=True, read_plaintext=meta.policy.read_plaintext or plaintext)
+    legacy = (*meta.legacy, *(_wrap_legacy(root, key, now) for key in keys))
+    return _next(meta, root, now, policy=policy, legacy=legacy)
+
+
+def without_legacy_keys(meta: VaultMeta, root: RootKey, *, now: datetime) -> VaultMeta:
+    """Drop the legacy keys and read sealed records alone."""
+    policy = replace(meta.policy, read_legacy=False, read_plaintext=False)
+    return _next(meta, root, now, policy=policy, legacy=())
+
+
+def _next(meta: VaultMeta, root: RootKey, now: datetime, **fields: Any) -> VaultMeta:
+    return replace(meta, revision=meta.revision + 1, updated_at=now, **fields).authenticated(root)
+
+
+def _new_dek(root: RootKey, number: int, now: datetime) -> WrappedDEK:
+    return WrappedDEK(number, "active", now, root.wrap_dek(urandom(KEY_SIZE), number))
+
+
+def _wrap_legacy(root: RootKey, key: LegacyKey, now: datetime) -> WrappedLegacyKey:
+    identifier = urandom(_ID_SIZE).hex()
+    return WrappedLegacyKey(identifier, key.kind, now, root.wrap_legacy(key.key, key.kind, identifier))

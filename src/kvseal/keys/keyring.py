@@ -1,0 +1,84 @@
+"""
+The keyring: the unlocked DEKs of one vault in memory.
+
+It is built from a vault meta that the root key has verified, and never changes;
+when the meta changes, a new keyring takes its place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+from kvseal.envelope.codec import RecordCodec
+from kvseal.envelope.sealing import Associations, Opener, Sealer
+
+if TYPE_CHECKING:
+    from kvseal.keys.meta import VaultMeta
+    from kvseal.keys.policy import Policy
+    from kvseal.keys.rootkey import RootKey
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class LegacyKey:
+    """An unwrapped legacy key: 32 bytes and the kind that says which codec takes them."""
+
+    kind: str
+    key: bytes
+
+
+class Keyring:
+    """
+    Everything that opens and seals this vault's records.
+
+    It has no repr of its keys and is never pickled.
+
+    Raises:
+        TamperedMetaError: *meta* was not written by a holder of *root*.
+    """
+
+    __slots__ = ("__weakref__", "_active", "_codecs", "_deks", "legacy", "policy", "revision", "vault_id")
+
+    def __init__(self, meta: VaultMeta, root: RootKey) -> None:
+        meta.verify(root)
+        self.vault_id = meta.vault_id
+        self.revision = meta.revision
+        self.policy: Policy = meta.policy
+        self._active = meta.active_dek.number
+        self._deks = {
+            dek.number: root.unwrap_dek(dek.wrapped, dek.number)
+            for dek in meta.deks
+            if dek.wrapped is not None
+        }
+        # Kept here and not by wrappers, so that no key outlives the keyring.
+        self._codecs: dict[str, RecordCodec] = {}
+        self.legacy = tuple(
+            LegacyKey(key.kind, root.unwrap_legacy(key.wrapped, key.kind, key.id)) for key in meta.legacy
+        )
+
+    @property
+    def active_dek(self) -> int:
+        """The number of the DEK that seals new records."""
+        return self._active
+
+    def codec(self, context: str = "") -> RecordCodec:
+        """Return what seals with the active DEK and opens with all, for wrappers of this *context*."""
+        codec = self._codecs.get(context)
+        return codec if codec is not None else self._codecs.setdefault(context, self._build_codec(context))
+
+    def _build_codec(self, context: str) -> RecordCodec:
+        associations = Associations(self.vault_id, context=context)
+        binding = self.policy.binding
+        return RecordCodec(
+            Sealer(self._deks[self._active], self._active, associations, binding=binding),
+            Opener(self._deks, associations, weakest=binding),
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"<Keyring of vault {self.vault_id.hex()}, revision {self.revision}, DEK {self._active} active>"
+        )
+
+    def __reduce__(self) -> NoReturn:
+        msg = "a Keyring is not pickled or copied"
+        raise TypeError(msg)

@@ -1,0 +1,85 @@
+"""
+The keyslot: one way in.
+
+A keyslot holds what is needed to get from a master secret to the root key:
+Argon2id parameters and salt, a commitment, and the wrapped root key.  A reader
+derives, compares the commitment in constant time, and only then unwraps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import urandom
+from typing import TYPE_CHECKING, Final
+
+from kvseal.envelope.kdf import DEFAULT_MEMORY_CEILING, SALT_SIZE, Argon2idParams, argon2id
+from kvseal.envelope.wrapping import DamagedWrapError, WrappedKey, unwrap_key, wrap_key
+from kvseal.errors import DamagedSlotError
+from kvseal.keys.rootkey import RootKey
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from kvseal.keys.secret import Secret
+
+KIND: Final = "argon2id"
+MAX_LABEL: Final = 128
+
+_ID_SIZE: Final = 8
+_PURPOSE: Final = b"kvseal/slot/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Keyslot:
+    """One way in; `wrapped` is the root key under the KEK, bound to parameters, id and vault."""
+
+    id: str
+    label: str
+    params: Argon2idParams
+    salt: bytes
+    wrapped: WrappedKey
+    created_at: datetime
+    expires_at: datetime | None = None
+
+    @classmethod
+    def create(
+        cls, root: RootKey, secret: Secret, params: Argon2idParams, *, label: str, now: datetime
+    ) -> Keyslot:
+        """
+        Wrap *root* for *secret*.  Blocks for one derivation.
+
+        Raises:
+            KDFParametersError: the memory that *params* ask for cannot be had.
+        """
+        slot_id, salt = urandom(_ID_SIZE).hex(), urandom(SALT_SIZE)
+        derived = argon2id(secret.reveal(), salt, params, memory_ceiling=params.memory_cost)
+        aad = _aad(root.vault_id, slot_id, params)
+        wrapped = wrap_key(root.reveal(), under=derived, purpose=_PURPOSE, aad=aad)
+        return cls(slot_id, label, params, salt, wrapped, now)
+
+    def open(
+        self, secret: Secret, vault_id: bytes, *, memory_ceiling: int = DEFAULT_MEMORY_CEILING
+    ) -> RootKey:
+        """
+        Return the root key.  Blocks for one derivation.
+
+        Raises:
+            envelope.wrapping.WrongKeyError: *secret* is not this slot's; another slot may be tried.
+            DamagedSlotError: *secret* is right but the wrapped key, the id or the vault id was changed.
+            KDFParametersError: the parameters ask for more memory than *memory_ceiling* KiB.
+        """
+        derived = argon2id(secret.reveal(), self.salt, self.params, memory_ceiling=memory_ceiling)
+        try:
+            aad = _aad(vault_id, self.id, self.params)
+            return RootKey(unwrap_key(self.wrapped, under=derived, purpose=_PURPOSE, aad=aad), vault_id)
+        except DamagedWrapError:
+            msg = f"the secret is right, but slot {self.id} ({self.label}) is damaged"
+            raise DamagedSlotError(msg, hint="use another slot's secret, or restore the vault meta") from None
+
+    def usable(self, now: datetime) -> bool:
+        """Whether the slot has not expired."""
+        return self.expires_at is None or now < self.expires_at
+
+
+def _aad(vault_id: bytes, slot_id: str, params: Argon2idParams) -> bytes:
+    return vault_id + params.encode() + slot_id.encode()

@@ -1,0 +1,286 @@
+"""
+The vault meta: the one stored entry that a vault needs to be opened.
+
+It is JSON with exactly one spelling: what is read is built into values, written
+out again and compared, so no field is ignored and no byte string has a second
+form.  A MAC under the root key covers all of it; until `verify` has been called
+nothing in it is to be believed but the slots, which prove themselves.
+"""
+
+from __future__ import annotations
+
+from binascii import Error as Base64Error
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from hmac import compare_digest
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import orjson
+from pybase64 import b64decode, b64encode_as_string
+
+from kvseal.envelope.kdf import SALT_SIZE, Argon2idParams
+from kvseal.envelope.record import MAX_DEK, VAULT_ID_SIZE
+from kvseal.envelope.wrapping import WrappedKey
+from kvseal.errors import KDFParametersError, TamperedMetaError, UnknownMetaVersionError, VaultMetaError
+from kvseal.keys.keyslot import KIND, MAX_LABEL, Keyslot
+from kvseal.keys.policy import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kvseal.keys.rootkey import RootKey
+
+COLLECTION: Final = "__vault_meta__"
+KEY: Final = "__dek__"
+FORMAT: Final = 1
+MAX_SLOTS: Final = 32
+
+DEKState = Literal["active", "readable", "retired"]
+
+_FORMAT_FIELD: Final = "kvseal"
+_MAC_FIELD: Final = "mac"
+_MAC_SIZE: Final = 32
+_TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
+_MALFORMED: Final = "restore the vault meta from a backup"
+
+
+@dataclass(frozen=True, slots=True)
+class WrappedDEK:
+    """One numbered DEK at rest; a retired one keeps its number and nothing else."""
+
+    number: int
+    state: DEKState
+    created_at: datetime
+    wrapped: WrappedKey | None
+
+
+@dataclass(frozen=True, slots=True)
+class WrappedLegacyKey:
+    """A key of another format, held so that every process can read old records during a migration."""
+
+    id: str
+    kind: str
+    created_at: datetime
+    wrapped: WrappedKey
+
+
+@dataclass(frozen=True, slots=True)
+class VaultMeta:
+    """The vault meta, version 1.  Immutable: every change is a new one with the next revision."""
+
+    vault_id: bytes
+    revision: int
+    created_at: datetime
+    updated_at: datetime
+    policy: Policy
+    slots: tuple[Keyslot, ...]
+    deks: tuple[WrappedDEK, ...]
+    legacy: tuple[WrappedLegacyKey, ...] = ()
+    mac: bytes = b""
+
+    @classmethod
+    def from_value(cls, value: Mapping[str, Any]) -> VaultMeta:
+        """
+        Read a stored vault meta.  Nothing is derived or decrypted.
+
+        Raises:
+            UnknownMetaVersionError: a later kvseal wrote it.
+            KDFParametersError: a slot's parameters are out of bounds.
+            VaultMetaError: it is malformed.
+        """
+        version = value.get(_FORMAT_FIELD)
+        if type(version) is int and version > FORMAT:
+            msg = f"the vault meta is of version {version}; this kvseal reads version {FORMAT}"
+            raise UnknownMetaVersionError(msg, hint="upgrade kvseal")
+        try:
+            meta = _parse(value)
+            exact = meta is not None and _canonical(meta.as_value()) == _canonical(value)
+        except KDFParametersError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, Base64Error):
+            # No cause is attached: a parser's message could quote what it stumbled over.
+            meta, exact = None, False
+        if meta is None or not exact:
+            msg = "the vault meta is malformed"
+            raise VaultMetaError(msg, hint=_MALFORMED)
+        return meta
+
+    def as_value(self) -> dict[str, Any]:
+        """Return the mapping that is stored."""
+        return {**self._unauthenticated(), _MAC_FIELD: b64encode_as_string(self.mac)}
+
+    def authenticated(self, root: RootKey) -> VaultMeta:
+        """Return this meta with its MAC under *root*."""
+        return replace(self, mac=root.mac(self._message()))
+
+    def verify(self, root: RootKey) -> None:
+        """
+        Raise unless all of this was written by a holder of *root*.
+
+        Raises:
+            TamperedMetaError: a slot, a policy, a DEK state or anything else was changed.
+        """
+        if not compare_digest(self.mac, root.mac(self._message())):
+            msg = "the vault meta was changed by something that does not hold the root key"
+            raise TamperedMetaError(msg, hint="find out what wrote to it, then restore it from a backup")
+
+    @property
+    def active_dek(self) -> WrappedDEK:
+        """The DEK that seals new records."""
+        return next(dek for dek in self.deks if dek.state == "active")
+
+    def _message(self) -> bytes:
+        """Return the RFC 8785 canonical JSON of everything but the MAC."""
+        return _canonical(self._unauthenticated())
+
+    def _unauthenticated(self) -> dict[str, Any]:
+        return {
+            _FORMAT_FIELD: FORMAT,
+            "vault_id": self.vault_id.hex(),
+            "revision": self.revision,
+            "created_at": time_text(self.created_at),
+            "updated_at": time_text(self.updated_at),
+            "policy": self.policy.as_json(),
+            "slots": [_slot_json(slot) for slot in self.slots],
+            "deks": [_dek_json(dek) for dek in self.deks],
+            "legacy": [_legacy_json(key) for key in self.legacy],
+        }
+
+
+def is_vault_meta(value: Mapping[str, Any]) -> bool:
+    """Whether kvseal wrote *value*, readable or not; other programs use the same name for theirs."""
+    return _FORMAT_FIELD in value
+
+
+def time_text(moment: datetime) -> str:
+    """Return an RFC 3339 UTC time in whole seconds."""
+    return moment.astimezone(timezone.utc).strftime(_TIME)
+
+
+def _canonical(value: Mapping[str, Any]) -> bytes:
+    """Return RFC 8785 JSON, which tells 1, 1.0 and true apart where `==` does not."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def _parse(value: Mapping[str, Any]) -> VaultMeta | None:
+    meta = VaultMeta(
+        vault_id=bytes.fromhex(value["vault_id"]),
+        revision=value["revision"],
+        created_at=_time(value["created_at"]),
+        updated_at=_time(value["updated_at"]),
+        policy=Policy.from_json(value["policy"]),
+        slots=tuple(_slot(slot) for slot in value["slots"]),
+        deks=tuple(_dek(dek) for dek in value["deks"]),
+        legacy=tuple(_legacy(key) for key in value["legacy"]),
+        mac=_bytes(value[_MAC_FIELD]),
+    )
+    return meta if _is_consistent(meta) else None
+
+
+def _is_consistent(meta: VaultMeta) -> bool:
+    numbers = [dek.number for dek in meta.deks]
+    return (
+        len(meta.vault_id) == VAULT_ID_SIZE
+        and len(meta.mac) == _MAC_SIZE
+        and type(meta.revision) is int
+        and meta.revision >= 1
+        and 1 <= len(meta.slots) <= MAX_SLOTS
+        and _unique([slot.id for slot in meta.slots])
+        and _unique([key.id for key in meta.legacy])
+        and numbers == list(range(1, len(numbers) + 1))
+        and len(numbers) <= MAX_DEK
+        and [dek.state for dek in meta.deks].count("active") == 1
+        and all((dek.wrapped is None) == (dek.state == "retired") for dek in meta.deks)
+    )
+
+
+def _unique(names: Sequence[str]) -> bool:
+    return len(set(names)) == len(names)
+
+
+def _slot(value: Mapping[str, Any]) -> Keyslot:
+    salt, label = _bytes(value["salt"]), _text(value["label"])
+    if value["kind"] != KIND or len(salt) != SALT_SIZE or len(label) > MAX_LABEL:
+        msg = "no keyslot of this version"
+        raise ValueError(msg)
+    return Keyslot(
+        id=_text(value["id"]),
+        label=label,
+        params=Argon2idParams(value["t"], value["m"], value["p"]),
+        salt=salt,
+        wrapped=_wrapped(value),
+        created_at=_time(value["created_at"]),
+        expires_at=_time(value["expires_at"]) if "expires_at" in value else None,
+    )
+
+
+def _slot_json(slot: Keyslot) -> dict[str, Any]:
+    expiry = {} if slot.expires_at is None else {"expires_at": time_text(slot.expires_at)}
+    return {
+        "id": slot.id,
+        "label": slot.label,
+        "kind": KIND,
+        "t": slot.params.time_cost,
+        "m": slot.params.memory_cost,
+        "p": slot.params.parallelism,
+        "salt": b64encode_as_string(slot.salt),
+        **_wrapped_json(slot.wrapped),
+        "created_at": time_text(slot.created_at),
+        **expiry,
+    }
+
+
+def _dek(value: Mapping[str, Any]) -> WrappedDEK:
+    state = value["state"]
+    if state not in {"active", "readable", "retired"} or type(value["number"]) is not int:
+        msg = "no DEK of this version"
+        raise ValueError(msg)
+    wrapped = None if state == "retired" else _wrapped(value)
+    return WrappedDEK(value["number"], state, _time(value["created_at"]), wrapped)
+
+
+def _dek_json(dek: WrappedDEK) -> dict[str, Any]:
+    wrapped = {} if dek.wrapped is None else _wrapped_json(dek.wrapped)
+    return {"number": dek.number, "state": dek.state, "created_at": time_text(dek.created_at), **wrapped}
+
+
+def _legacy(value: Mapping[str, Any]) -> WrappedLegacyKey:
+    return WrappedLegacyKey(
+        _text(value["id"]), _text(value["kind"]), _time(value["created_at"]), _wrapped(value)
+    )
+
+
+def _legacy_json(key: WrappedLegacyKey) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "kind": key.kind,
+        "created_at": time_text(key.created_at),
+        **_wrapped_json(key.wrapped),
+    }
+
+
+def _wrapped(value: Mapping[str, Any]) -> WrappedKey:
+    return WrappedKey(_bytes(value["commitment"]), _bytes(value["nonce"]), _bytes(value["wrapped"]))
+
+
+def _wrapped_json(wrapped: WrappedKey) -> dict[str, str]:
+    return {
+        "commitment": b64encode_as_string(wrapped.commitment),
+        "nonce": b64encode_as_string(wrapped.nonce),
+        "wrapped": b64encode_as_string(wrapped.ciphertext),
+    }
+
+
+def _bytes(text: str) -> bytes:
+    return b64decode(_text(text), None, True)
+
+
+def _text(value: object) -> str:
+    if type(value) is not str:
+        msg = "not text"
+        raise TypeError(msg)
+    return value
+
+
+def _time(text: str) -> datetime:
+    return datetime.strptime(_text(text), _TIME).replace(tzinfo=timezone.utc)

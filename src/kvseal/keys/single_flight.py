@@ -1,0 +1,72 @@
+"""One run for all who ask meanwhile, across tasks, event loops and threads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+T = TypeVar("T")
+
+
+class SingleFlight(Generic[T]):
+    """
+    Runs a coroutine function at most once at a time; whoever comes while it runs gets its result.
+
+    The first caller runs it in its own event loop.  When that caller is cancelled, one
+    of those who wait takes over.  A failure is everybody's, and the next caller tries again.
+    """
+
+    __slots__ = ("_future", "_lock", "_pid")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._future: Future[T] | None = None
+        self._pid = os.getpid()
+
+    async def run(self, function: Callable[[], Awaitable[T]]) -> T:
+        """Return what *function* returns, to this caller or to the one it waits for."""
+        while True:
+            future, leads = self._join()
+            if leads:
+                return await self._lead(function, future)
+            try:
+                return await asyncio.shield(asyncio.wrap_future(future))
+            except asyncio.CancelledError:
+                # Either the leader was cancelled, and somebody has to take over, or this caller was.
+                if not future.cancelled():
+                    raise
+
+    def _join(self) -> tuple[Future[T], bool]:
+        if self._pid != os.getpid():
+            # A forked child: the leader, and perhaps the lock's owner, stayed in the parent.
+            self.__init__()  # type: ignore[misc]
+        with self._lock:
+            if self._future is not None:
+                return self._future, False
+            self._future = Future()
+            return self._future, True
+
+    async def _lead(self, function: Callable[[], Awaitable[T]], future: Future[T]) -> T:
+        try:
+            result = await function()
+        except asyncio.CancelledError:
+            self._leave()
+            future.cancel()
+            raise
+        except BaseException as exc:
+            self._leave()
+            future.set_exception(exc)
+            raise
+        self._leave()
+        future.set_result(result)
+        return result
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._future = None

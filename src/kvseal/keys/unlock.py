@@ -1,0 +1,120 @@
+"""
+From a vault meta and a secret to the root key, deriving at most once per process.
+
+Argon2id costs memory and time on purpose, so all who unlock one vault with one
+secret share a single derivation: those who ask while it runs wait for it, across
+threads and event loops, and those who ask later get the same root key for as
+long as anybody still holds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
+
+from kvseal.envelope.wrapping import WrongKeyError
+from kvseal.errors import VaultMetaError, WrongSecretError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from kvseal.keys.keyslot import Keyslot
+    from kvseal.keys.rootkey import RootKey
+    from kvseal.keys.secret import Secret
+
+_PROCESS_KEY: Final = os.urandom(32)
+"""Keys the cache, so that it holds no secret and nothing that could be tested offline."""
+
+_lock = threading.Lock()
+_held: WeakValueDictionary[bytes, RootKey] = WeakValueDictionary()
+_running: dict[bytes, Future[RootKey]] = {}
+derivations = 0
+"""How many Argon2id derivations this process has started for unlocking."""
+
+
+async def unlock(
+    slots: Sequence[Keyslot], secret: Secret, vault_id: bytes, *, now: datetime, memory_ceiling: int
+) -> tuple[RootKey, Keyslot]:
+    """
+    Return the root key and the first usable slot that *secret* opens.
+
+    Raises:
+        WrongSecretError: it opens none.
+        DamagedSlotError, KDFParametersError: see `Keyslot.open`.
+        VaultMetaError: there is no usable slot.
+    """
+    usable = [slot for slot in slots if slot.usable(now)]
+    if not usable:
+        msg = "the vault meta has no usable keyslot"
+        raise VaultMetaError(msg, hint="restore the vault meta from a backup")
+    for slot in usable:
+        try:
+            return await _open_once(slot, secret, vault_id, memory_ceiling), slot
+        except WrongKeyError:
+            continue
+    tried = ", ".join(f"{slot.id} ({slot.label})" for slot in usable)
+    msg = f"this secret opens none of the vault's keyslots: {tried}"
+    raise WrongSecretError(msg, hint="check which secret this process was given; was the vault rotated?")
+
+
+async def _open_once(slot: Keyslot, secret: Secret, vault_id: bytes, memory_ceiling: int) -> RootKey:
+    name = _cache_name(slot, secret, vault_id)
+    with _lock:
+        held, running = _held.get(name), _running.get(name)
+        if held is not None:
+            return held
+        future = running or _running.setdefault(name, Future())
+    if running is None:
+        _start(future, name, slot, secret, vault_id, memory_ceiling)
+    # Shielded, because a caller who gives up must not cancel it for the others.
+    return await asyncio.shield(asyncio.wrap_future(future))
+
+
+def _start(
+    future: Future[RootKey], name: bytes, slot: Keyslot, secret: Secret, vault_id: bytes, memory_ceiling: int
+) -> None:
+    """Derive in a thread of its own: it outlives the event loop and the task that happened to ask first."""
+
+    def derive() -> None:
+        global derivations  # noqa: PLW0603 - a counter of this process
+        derivations += 1
+        try:
+            root = slot.open(secret, vault_id, memory_ceiling=memory_ceiling)
+        except BaseException as exc:  # noqa: BLE001 - whatever it is, it belongs to those who wait
+            with _lock:
+                _running.pop(name, None)
+            future.set_exception(exc)
+        else:
+            with _lock:
+                _held[name] = root
+                _running.pop(name, None)
+            future.set_result(root)
+
+    threading.Thread(target=derive, name="kvseal-unlock", daemon=True).start()
+
+
+def _cache_name(slot: Keyslot, secret: Secret, vault_id: bytes) -> bytes:
+    """Name exactly this slot's bytes and this secret; a changed slot is opened anew."""
+    wrapped = slot.wrapped
+    parts = (vault_id, slot.id.encode(), slot.params.encode(), slot.salt, wrapped.commitment, wrapped.nonce)
+    message = b"".join(
+        len(part).to_bytes(4, "big") + part for part in (*parts, wrapped.ciphertext, secret.reveal())
+    )
+    return hmac.digest(_PROCESS_KEY, message, "sha256")
+
+
+def _forget_running() -> None:
+    """In a forked child nobody finishes what the parent's threads began."""
+    global _lock  # noqa: PLW0603 - another thread of the parent may have held it
+    _lock = threading.Lock()
+    _running.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_running)

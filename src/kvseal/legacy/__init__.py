@@ -1,0 +1,25 @@
+"""Codecs of the formats that kvseal takes over, and the one table of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from kvseal.legacy.base import LegacyCodec
+from kvseal.legacy.fernet import KIND as FERNET
+from kvseal.legacy.fernet import FernetCodec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+__all__ = ["CODECS", "FERNET", "FernetCodec", "LegacyCodec", "codecs_for"]
+
+CODECS: Final[dict[str, Callable[[Sequence[bytes]], LegacyCodec]]] = {FERNET: FernetCodec}
+"""Kind of a legacy key → the codec that takes keys of this kind, in order."""
+
+
+def codecs_for(keys: Iterable[tuple[str, bytes]]) -> tuple[LegacyCodec, ...]:
+    """Return one codec for each kind among (kind, key) pairs; the order of the keys is kept."""
+    by_kind: dict[str, list[bytes]] = {}
+    for kind, key in keys:
+        by_kind.setdefault(kind, []).append(key)
+    return tuple(CODECS[kind](of_kind) for kind, of_kind in by_kind.items())

@@ -1,0 +1,113 @@
+"""
+Records of py-key-value's `FernetEncryptionWrapper`, every release that has one (0.2.7 on).
+
+`{"__encrypted_data__": <base64 of the token>, "__encryption_version__": 1}`, where the
+token is Fernet over the value's JSON text.  Keys come in every form people have: one
+key, several in the order of a MultiFernet, or source material and salt.
+
+https://github.com/fernet/spec
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from typing import TYPE_CHECKING, Any, Final
+
+from cryptography.fernet import Fernet, InvalidToken
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
+from pybase64 import b64decode
+
+from kvseal import exact_json
+from kvseal.envelope.stored import DATA_FIELD, LEGACY_VERSION, VERSION_FIELD
+from kvseal.errors import MalformedRecordError, SecretError, TamperedRecordError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+KIND: Final = "fernet"
+KEY_SIZE: Final = 32
+KDF_ITERATIONS: Final = 1_200_000
+"""PBKDF2-HMAC-SHA256 iterations of the upstream wrapper, for source material and salt."""
+
+_STORED_START: Final = "Z0FBQUFB"
+"""How every stored token begins: version byte 0x80 and a 64-bit time, in base64 twice."""
+
+
+class FernetCodec:
+    """Opens Fernet records with the first of *keys* (32 bytes each) that fits."""
+
+    __slots__ = ("_keys",)
+
+    format: Final = KIND
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        self._keys = [Fernet(urlsafe_b64encode(key)) for key in keys]
+
+    def recognises(self, stored: Mapping[str, Any]) -> bool:
+        """Whether *stored* has the two fields, version 1 and a Fernet token, damaged or not."""
+        data, version = stored.get(DATA_FIELD), stored.get(VERSION_FIELD)
+        return (
+            type(version) is int
+            and version == LEGACY_VERSION
+            and type(data) is str
+            and data.startswith(_STORED_START)
+        )
+
+    def open(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        Return the value exactly as it was put.
+
+        Raises:
+            MalformedRecordError: *stored* is not base64 of a token, or the plaintext is no JSON object.
+            TamperedRecordError: no key opens the token.
+        """
+        try:
+            token = b64decode(stored[DATA_FIELD], None, True)
+        except (binascii.Error, ValueError):
+            msg = "the Fernet record is not base64"
+            raise MalformedRecordError(msg) from None
+        return _parse(self._decrypt(token))
+
+    def _decrypt(self, token: bytes) -> bytes:
+        for key in self._keys:
+            try:
+                return key.decrypt(token)
+            except InvalidToken:
+                continue
+        msg = f"none of the {len(self._keys)} Fernet keys opens the record: it is damaged, or its key is another"
+        raise TamperedRecordError(msg)
+
+
+def parse_key(text: bytes) -> bytes:
+    """
+    Return the 32 bytes of a Fernet key in its usual URL-safe base64 form.
+
+    Raises:
+        SecretError: *text* is no Fernet key; it is not repeated.
+    """
+    try:
+        key = urlsafe_b64decode(text.strip())
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != KEY_SIZE:
+        msg = "this is no Fernet key: it must be 32 bytes in URL-safe base64, 44 characters"
+        raise SecretError(msg, hint="for a passphrase with a salt, use --source-material and --salt")
+    return key
+
+
+def derive_key(source_material: bytes, salt: bytes) -> bytes:
+    """Return the key that the upstream wrapper derives from source material and salt.  Blocks for a while."""
+    return PBKDF2HMAC(SHA256(), KEY_SIZE, salt, KDF_ITERATIONS).derive(source_material)
+
+
+def _parse(plaintext: bytes) -> dict[str, Any]:
+    try:
+        value = exact_json.loads(plaintext)
+    except ValueError:
+        value = None
+    if type(value) is not dict:
+        msg = "the Fernet record opens, but what is in it is no JSON object"
+        raise MalformedRecordError(msg)
+    return value

@@ -1,0 +1,371 @@
+"""
+What most users import: a drop-in `AsyncKeyValue` whose values lie sealed in the store below.
+
+`get` and `put` do the least that is correct, because every request of a service
+goes through them.  Everything that is rare, unlocking, an unknown DEK, legacy
+records, errors, is kept out of their way.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from functools import lru_cache
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+from weakref import WeakKeyDictionary
+
+from key_value.aio.errors import InvalidTTLError
+from key_value.aio.wrappers.encryption.base import BaseEncryptionWrapper
+from typing_extensions import Self, override
+
+from kvseal.capabilities import refuse_reserved, with_capabilities_of
+from kvseal.drivers.chain import Chain
+from kvseal.envelope.kdf import DEFAULT_MEMORY_CEILING, Argon2idParams
+from kvseal.envelope.stored import VERSION
+from kvseal.errors import (
+    LegacyRecordError,
+    PlaintextRecordError,
+    RecordError,
+    UnknownDEKError,
+    UnreadableRecordsError,
+)
+from kvseal.keys.defaults import check_secret
+from kvseal.keys.single_flight import SingleFlight
+from kvseal.legacy import codecs_for
+from kvseal.vault import Vault
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import SupportsFloat
+
+    from key_value.aio.protocols.key_value import AsyncKeyValue
+
+    from kvseal.drivers.base import Driver
+    from kvseal.envelope.codec import RecordCodec
+    from kvseal.keys.keyring import Keyring
+    from kvseal.keys.secret import Secret
+    from kvseal.legacy import LegacyCodec
+
+_COLLECTIONS: Final = 4096
+_MILLISECONDS: Final = 1000
+
+_log = logging.getLogger("kvseal")
+
+
+class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
+    """
+    Seals every value with AES-256-GCM, bound to its collection and key, before *key_value* stores it.
+
+    The constructor touches nothing: the vault is opened, or with *create* made, by the
+    first operation.  `keys`, `collections`, `cull`, `destroy_collection`, `setup`, `close`
+    and `async with` are there exactly when *key_value* has them.
+
+    Args:
+        key_value: The store that gets the sealed values.
+        secret: A `Secret`, a reference such as `env:NAME` or `file:PATH`, or `None` for the default order.
+        create: Create the vault if the store has none.
+        meta_store: A store of its own for the vault meta, needed where *key_value* evicts.
+        kdf: The Argon2id cost of a vault that is created.
+        memory_ceiling: The most memory, in KiB, that a stored keyslot may ask for.
+        context: Joins what every record is bound to.  Wrappers of different contexts never read
+            each other's records.
+        raise_on_decryption_error: With `False`, a record that cannot be opened reads as missing;
+            each case is logged and counted in `unreadable`.  An attacker can then hide records.
+        vault: An open vault to use instead; see `Vault.wrap`.
+
+    Raises:
+        SecretReferenceError: *secret* is a `str` but no reference.
+    """
+
+    unreadable: Counter[str]
+    """With `raise_on_decryption_error=False`: records that read as missing, by error class."""
+
+    def __new__(cls, key_value: AsyncKeyValue, **_: Any) -> Self:
+        """Compose the class with the capabilities of *key_value*."""
+        wrapper: Self = object.__new__(with_capabilities_of(key_value, cls))
+        return wrapper
+
+    def __init__(
+        self,
+        key_value: AsyncKeyValue,
+        *,
+        secret: Secret | str | None = None,
+        create: bool = True,
+        meta_store: AsyncKeyValue | Driver | None = None,
+        kdf: Argon2idParams = Argon2idParams.RFC_9106_LOW_MEMORY,
+        memory_ceiling: int = DEFAULT_MEMORY_CEILING,
+        context: str = "",
+        raise_on_decryption_error: bool = True,
+        vault: Vault | None = None,
+    ) -> None:
+        check_secret(secret)
+        super().__init__(
+            key_value=key_value,
+            encryption_fn=_never,
+            decryption_fn=_never,
+            encryption_version=VERSION,
+            raise_on_decryption_error=raise_on_decryption_error,
+        )
+        self.unreadable = Counter()
+        self._secret = secret
+        self._create = create
+        self._meta_store = meta_store
+        self._kdf = kdf
+        self._memory_ceiling = memory_ceiling
+        self._context = context
+        self._vault = vault
+        self._owns_vault = vault is None
+        self._opening: SingleFlight[Vault] = SingleFlight()
+        self._refreshing: SingleFlight[bool] = SingleFlight()
+        self._legacy: WeakKeyDictionary[Keyring, tuple[LegacyCodec, ...]] = WeakKeyDictionary()
+        self._chain = Chain.of(key_value)
+        self._collection = lru_cache(maxsize=_COLLECTIONS)(self._base_collection)
+
+    async def vault(self) -> Vault:
+        """Return the open vault, opening or creating it first."""
+        if self._vault is None:
+            self._vault = await self._opening.run(self._open_vault)
+        return self._vault
+
+    @override
+    async def get(self, key: str, *, collection: str | None = None) -> dict[str, Any] | None:
+        """
+        Return the value that was put under this very name, or `None` if it is missing or expired.
+
+        Raises:
+            RecordError: what is stored is not a record of this vault for this name.
+        """
+        names = self._names(collection, key)
+        codec = (self._vault or await self.vault()).keyring.codec(self._context)
+        stored = await self.key_value.get(key=key, collection=collection)
+        if stored is None:
+            return None
+        try:
+            value, expires_at = codec.open(stored, *names)
+        except RecordError as exc:
+            return (await self._read_uncommon(exc, stored, names))[0]
+        return value if expires_at is None or expires_at > _now() else None
+
+    @override
+    async def ttl(
+        self, key: str, *, collection: str | None = None
+    ) -> tuple[dict[str, Any] | None, float | None]:
+        """Return the value and its remaining seconds: until the store's or the sealed expiry."""
+        names = self._names(collection, key)
+        await self.vault()
+        stored, ttl = await self.key_value.ttl(key=key, collection=collection)
+        return _live(*await self._read(stored, names), ttl)
+
+    @override
+    async def put(
+        self,
+        key: str,
+        value: Mapping[str, Any],
+        *,
+        collection: str | None = None,
+        ttl: SupportsFloat | None = None,
+    ) -> None:
+        """
+        Seal *value* and store it.
+
+        Raises:
+            UnsealableValueError: it would not come back as it is; nothing was written.
+            InvalidTTLError: *ttl* is not a positive number of seconds.
+        """
+        names = self._names(collection, key)
+        expires_at = None if ttl is None else _expiry(ttl)
+        codec = (self._vault or await self.vault()).keyring.codec(self._context)
+        sealed = codec.seal(value, *names, expires_at=expires_at)
+        await self.key_value.put(key=key, value=sealed, collection=collection, ttl=ttl)
+
+    @override
+    async def delete(self, key: str, *, collection: str | None = None) -> bool:
+        """Delete the entry, whatever it is; return whether there was one."""
+        self._names(collection, key)
+        return await self.key_value.delete(key=key, collection=collection)
+
+    @override
+    async def get_many(
+        self, keys: Sequence[str], *, collection: str | None = None
+    ) -> list[dict[str, Any] | None]:
+        """
+        Return what `get` would for each key.
+
+        Raises:
+            UnreadableRecordsError: after every record was tried; it names all that failed.
+        """
+        names = [self._names(collection, key) for key in keys]
+        await self.vault()
+        stored = await self.key_value.get_many(keys=keys, collection=collection)
+        opened = await self._read_many(stored, names)
+        return [_live(value, expires_at, None)[0] for value, expires_at in opened]
+
+    @override
+    async def ttl_many(
+        self, keys: Sequence[str], *, collection: str | None = None
+    ) -> list[tuple[dict[str, Any] | None, float | None]]:
+        """Return what `ttl` would for each key; raises like `get_many`."""
+        names = [self._names(collection, key) for key in keys]
+        await self.vault()
+        entries = await self.key_value.ttl_many(keys=keys, collection=collection)
+        opened = await self._read_many([stored for stored, _ in entries], names)
+        return [_live(*pair, ttl) for pair, (_, ttl) in zip(opened, entries, strict=True)]
+
+    @override
+    async def put_many(
+        self,
+        keys: Sequence[str],
+        values: Sequence[Mapping[str, Any]],
+        *,
+        collection: str | None = None,
+        ttl: SupportsFloat | None = None,
+    ) -> None:
+        """Seal every value, then store them all; raises like `put`, before anything was written."""
+        if len(keys) != len(values):
+            msg = f"put_many was given {len(keys)} keys and {len(values)} values"
+            raise ValueError(msg)
+        names = [self._names(collection, key) for key in keys]
+        expires_at = None if ttl is None else _expiry(ttl)
+        codec = (await self.vault()).keyring.codec(self._context)
+        sealed = [
+            codec.seal(value, *name, expires_at=expires_at) for value, name in zip(values, names, strict=True)
+        ]
+        await self.key_value.put_many(keys=keys, values=sealed, collection=collection, ttl=ttl)
+
+    @override
+    async def delete_many(self, keys: Sequence[str], *, collection: str | None = None) -> int:
+        """Delete the entries, whatever they are; return how many there were."""
+        self._base_collection(collection)
+        return await self.key_value.delete_many(keys=keys, collection=collection)
+
+    async def unlock(self) -> None:
+        """Open the vault now rather than at the first operation."""
+        await self.vault()
+
+    async def release(self) -> None:
+        """Forget the keys; the next operation opens the vault again, unless it was made by `Vault.wrap`."""
+        if self._owns_vault and self._vault is not None:
+            vault, self._vault = self._vault, None
+            await vault.close()
+
+    def _names(self, collection: str | None, key: str) -> tuple[str, str]:
+        """Return the names at the base store, to which the record is bound."""
+        if self._chain.renames_keys:
+            names = self._chain.physical(collection, key)
+            refuse_reserved(names[0])
+            return names
+        return self._collection(collection), key
+
+    def _base_collection(self, collection: str | None) -> str:
+        name = self._chain.physical_collection(collection)
+        refuse_reserved(name)
+        return name
+
+    async def _open_vault(self) -> Vault:
+        if self._create:
+            return await Vault.open_or_create(
+                self.key_value,
+                secret=self._secret,
+                kdf=self._kdf,
+                meta_store=self._meta_store,
+                memory_ceiling=self._memory_ceiling,
+            )
+        return await Vault.open(
+            self.key_value,
+            secret=self._secret,
+            meta_store=self._meta_store,
+            memory_ceiling=self._memory_ceiling,
+        )
+
+    async def _read_many(
+        self, stored: Sequence[Mapping[str, Any] | None], names: Sequence[tuple[str, str]]
+    ) -> list[tuple[dict[str, Any] | None, int | None]]:
+        opened: list[tuple[dict[str, Any] | None, int | None]] = []
+        errors: list[RecordError] = []
+        for one, name in zip(stored, names, strict=True):
+            try:
+                opened.append(await self._read(one, name))
+            except RecordError as exc:
+                errors.append(exc)
+        if errors:
+            raise UnreadableRecordsError(errors, len(names))
+        return opened
+
+    async def _read(
+        self, stored: Mapping[str, Any] | None, names: tuple[str, str]
+    ) -> tuple[dict[str, Any] | None, int | None]:
+        if stored is None:
+            return None, None
+        codec: RecordCodec = (await self.vault()).keyring.codec(self._context)
+        try:
+            return codec.open(stored, *names)
+        except RecordError as exc:
+            return await self._read_uncommon(exc, stored, names)
+
+    async def _read_uncommon(
+        self, error: RecordError, stored: Mapping[str, Any], names: tuple[str, str]
+    ) -> tuple[dict[str, Any] | None, int | None]:
+        """Read what another process sealed since the vault was opened, or what policy lets in; else raise."""
+        vault = await self.vault()
+        try:
+            if isinstance(error, UnknownDEKError) and await self._refreshing.run(vault.refresh):
+                return _unexpired(*vault.keyring.codec(self._context).open(stored, *names))
+            if isinstance(error, LegacyRecordError) and vault.keyring.policy.read_legacy:
+                return self._open_legacy(stored, vault.keyring), None
+        except RecordError as exc:
+            error = exc
+        if isinstance(error, PlaintextRecordError) and vault.keyring.policy.read_plaintext:
+            return dict(stored), None
+        if self.raise_on_decryption_error:
+            raise error.at(*names)
+        self.unreadable[type(error).__name__] += 1
+        _log.warning("a record reads as missing: %s: %s", type(error).__name__, error.at(*names))
+        return None, None
+
+    def _open_legacy(self, stored: Mapping[str, Any], keyring: Keyring) -> dict[str, Any]:
+        codecs = self._legacy.get(keyring)
+        if codecs is None:
+            codecs = self._legacy[keyring] = codecs_for((key.kind, key.key) for key in keyring.legacy)
+        for codec in codecs:
+            if codec.recognises(stored):
+                return codec.open(stored)
+        msg = "the record is of a legacy format for which the vault holds no key"
+        raise LegacyRecordError(msg)
+
+
+def _now() -> int:
+    """Return the wall clock in Unix milliseconds: sealed expiries have to mean the same on every machine."""
+    return time.time_ns() // 1_000_000
+
+
+def _expiry(ttl: SupportsFloat) -> int:
+    try:
+        seconds = float(ttl) if not isinstance(ttl, bool) else 0.0
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if not (seconds > 0 and isfinite(seconds)):
+        raise InvalidTTLError(ttl=ttl, extra_info={"type": type(ttl).__name__})
+    return _now() + max(1, round(seconds * _MILLISECONDS))
+
+
+def _unexpired(value: dict[str, Any], expires_at: int | None) -> tuple[dict[str, Any] | None, int | None]:
+    return (value, expires_at) if expires_at is None or expires_at > _now() else (None, None)
+
+
+def _live(
+    value: dict[str, Any] | None, expires_at: int | None, ttl: float | None
+) -> tuple[dict[str, Any] | None, float | None]:
+    """Return value and remaining seconds, or two `None` where the sealed expiry has passed."""
+    if value is None or expires_at is None:
+        return value, ttl if value is not None else None
+    remaining = (expires_at - _now()) / _MILLISECONDS
+    if remaining <= 0:
+        return None, None
+    return value, remaining if ttl is None else min(ttl, remaining)
+
+
+def _never(*_: object) -> NoReturn:
+    msg = "kvseal seals with the names of a record, which the base class's functions are not given"
+    raise NotImplementedError(msg)
