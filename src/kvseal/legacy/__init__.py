@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Final
 from kvseal.legacy.base import LegacyCodec
 from kvseal.legacy.fernet import KIND as FERNET
 from kvseal.legacy.fernet import FernetCodec
+from kvseal.legacy.plaintext import PlaintextCodec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["CODECS", "FERNET", "FernetCodec", "LegacyCodec", "codecs_for"]
+__all__ = ["CODECS", "FERNET", "FernetCodec", "LegacyCodec", "PlaintextCodec", "codecs_for"]
 
 CODECS: Final[dict[str, Callable[[Sequence[bytes]], LegacyCodec]]] = {FERNET: FernetCodec}
 """Kind of a legacy key → the codec that takes keys of this kind, in order."""

@@ -76,7 +76,7 @@ class FernetCodec:
                 return key.decrypt(token)
             except InvalidToken:
                 continue
-        msg = f"none of the {len(self._keys)} Fernet keys opens the record: it is damaged, or its key is another"
+        msg = f"none of {len(self._keys)} Fernet keys opens the record: it is damaged, or another key's"
         raise TamperedRecordError(msg)
 
 
@@ -98,7 +98,7 @@ def parse_key(text: bytes) -> bytes:
 
 
 def derive_key(source_material: bytes, salt: bytes) -> bytes:
-    """Return the key that the upstream wrapper derives from source material and salt.  Blocks for a while."""
+    """Return the key that the upstream wrapper derives from source material and salt.  Blocks."""
     return PBKDF2HMAC(SHA256(), KEY_SIZE, salt, KDF_ITERATIONS).derive(source_material)
 
 

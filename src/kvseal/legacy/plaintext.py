@@ -1,0 +1,26 @@
+"""Records that nobody encrypted: the value itself lies in the store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from kvseal.envelope.stored import DATA_FIELD, VERSION_FIELD
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class PlaintextCodec:
+    """Takes every value that has neither field of an encryption wrapper."""
+
+    __slots__ = ()
+
+    format: Final = "plaintext"
+
+    def recognises(self, stored: Mapping[str, Any]) -> bool:
+        """Whether *stored* has neither of the two fields; with one of them it is damaged, not plaintext."""
+        return DATA_FIELD not in stored and VERSION_FIELD not in stored
+
+    def open(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the value as it lies there."""
+        return dict(stored)

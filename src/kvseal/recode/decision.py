@@ -1,0 +1,82 @@
+"""What becomes of one entry: decided by its bytes and the plan alone, without I/O and in any thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from kvseal.errors import KvsealError
+from kvseal.recode.codecs import UNDECODABLE
+from kvseal.recode.events import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kvseal.drivers.base import Entry
+    from kvseal.recode.codecs import Source
+    from kvseal.recode.plan import Plan
+
+
+class Leave(Enum):
+    """Why an entry stays as it is."""
+
+    ALREADY = "already"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """*value* is to be written for *entry*."""
+
+    entry: Entry
+    value: Mapping[str, Any] = field(repr=False)
+
+
+Decision = Change | Leave | Failure
+
+
+def classify(entry: Entry, sources: Sequence[Source]) -> Source | None:
+    """Return the first source that recognises *entry*, or `None`: it is unreadable or of no known format."""
+    if entry.value is None or entry.collection is None or entry.key is None:
+        return None
+    for source in sources:
+        if source.recognises(entry.value):
+            return source
+    return None
+
+
+def format_of(source: Source | None) -> str:
+    """Return the format to count an entry under, once it is classified."""
+    return UNDECODABLE if source is None else source.format
+
+
+def decide(entry: Entry, plan: Plan) -> Decision:
+    """Decide for an entry that is recoded where it lies."""
+    source = classify(entry, plan.known)
+    # The header tells what is done; a migration leaves older DEKs to a re-encryption.
+    wanted = plan.target in plan.sources and not plan.target.is_current(entry.value or {})
+    if source is plan.target and not wanted:
+        return Leave.ALREADY
+    return _decide(entry, source, plan)
+
+
+def decide_copy(entry: Entry, plan: Plan) -> Decision:
+    """Decide for an entry of which another store is to get a copy: what is sealed already goes along."""
+    return _decide(entry, classify(entry, plan.known), plan)
+
+
+def _decide(entry: Entry, source: Source | None, plan: Plan) -> Decision:
+    if source is None:
+        return _failure(entry, entry.problem or "its format is none that this run takes")
+    if source in plan.leaves:
+        return Leave.SKIPPED
+    try:
+        value, expires_at = source.open(entry)
+        return Change(entry, plan.target.seal(value, entry, expires_at))
+    except KvsealError as exc:
+        return _failure(entry, f"{type(exc).__name__}: {exc.message}")
+
+
+def _failure(entry: Entry, reason: str) -> Failure:
+    return Failure(entry.collection, entry.key, reason)

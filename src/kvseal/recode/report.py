@@ -1,0 +1,92 @@
+"""What a recode did, in numbers that add up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+if TYPE_CHECKING:
+    from kvseal.recode.events import Failure
+
+FAILURES_KEPT: Final = 1000
+"""A report keeps so many failures; all of them went to the listener."""
+
+_SOME_FAILED: Final = 3
+_PENDING: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """
+    The end of a recode: `scanned` = `changed` + `already` + `skipped` + `failed`.
+
+    `conflicts` counts swaps that a live writer won; those entries were read and decided
+    again.  `formats` and `deks` count what the verify pass has found, sealed records by
+    the DEK they need.  With `dry_run` nothing was written and `changed` is what would be.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    command: str
+    scanned: int
+    changed: int
+    already: int
+    skipped: int
+    failed: int
+    conflicts: int
+    seconds: float
+    dry_run: bool = False
+    failures: tuple[Failure, ...] = ()
+    formats: dict[str, int] | None = None
+    deks: dict[int, int] | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 where some records failed."""
+        return _SOME_FAILED if self.failed else 0
+
+    @property
+    def check_exit_code(self) -> int:
+        """What `--check` exits with: 4 where work is pending, else as `exit_code`."""
+        return _PENDING if self.changed else self.exit_code
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary line that `--json` prints last."""
+        summary: dict[str, Any] = {
+            "type": "summary",
+            "schema": self.SCHEMA,
+            "command": self.command,
+            "scanned": self.scanned,
+            "changed": self.changed,
+            "already": self.already,
+            "skipped": self.skipped,
+            "failed": self.failed,
+            "conflicts": self.conflicts,
+            "seconds": round(self.seconds, 3),
+        }
+        if self.dry_run:
+            summary["dry_run"] = True
+        if self.formats is not None:
+            summary["formats"] = self.formats
+        if self.deks is not None:
+            summary["deks"] = {str(number): count for number, count in sorted(self.deks.items())}
+        return summary
+
+
+@dataclass(slots=True)
+class Tally:
+    """The counters while a recode runs."""
+
+    scanned: int = 0
+    changed: int = 0
+    already: int = 0
+    skipped: int = 0
+    failed: int = 0
+    conflicts: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+    def fail(self, failure: Failure) -> None:
+        """Count *failure*, and keep it while there is room."""
+        self.failed += 1
+        if len(self.failures) < FAILURES_KEPT:
+            self.failures.append(failure)

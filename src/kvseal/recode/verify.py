@@ -1,0 +1,142 @@
+"""
+Proof instead of hope: open every record and count what each one needs.
+
+A record that opens here is one that a `get` would return.  Formats and DEKs are
+counted over all records, so a format or a DEK that is not in the counts is no
+longer needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from kvseal.errors import LegacyRecordError, PlaintextRecordError, RecordError
+from kvseal.keys.meta import COLLECTION as META_COLLECTION
+from kvseal.legacy import FERNET, FernetCodec, PlaintextCodec, codecs_for
+from kvseal.metastore import driver_of
+from kvseal.recode.codecs import KVSEAL, LegacySource, RefusedSource, SealedTarget, dek_of
+from kvseal.recode.decision import classify, format_of
+from kvseal.recode.events import Failure, Progress, ignore
+from kvseal.recode.report import FAILURES_KEPT, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from key_value.aio.protocols.key_value import AsyncKeyValue
+
+    from kvseal.drivers.base import Driver, Entry
+    from kvseal.recode.codecs import Source
+    from kvseal.recode.events import Listener
+    from kvseal.vault import Vault
+
+
+@dataclass(slots=True)
+class Census:
+    """Entries by format, sealed records by DEK, and what does not open; the vault meta is not counted."""
+
+    formats: Counter[str] = field(default_factory=Counter)
+    deks: Counter[int] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+    failed: int = 0
+
+    @property
+    def scanned(self) -> int:
+        """How many entries were looked at."""
+        return sum(self.formats.values())
+
+    def add(self, page: Census) -> None:
+        """Add what was found in one more page."""
+        self.formats += page.formats
+        self.deks += page.deks
+        self.failed += page.failed
+        self.failures += page.failures[: FAILURES_KEPT - len(self.failures)]
+
+
+async def verify(store: AsyncKeyValue | Driver, vault: Vault, *, listener: Listener = ignore) -> Report:
+    """
+    Open every record of *store* as a wrapper of *vault* would, and report what fails and what each needs.
+
+    Raises:
+        StoreError: the backend failed; nothing is proven.
+    """
+    driver, started = driver_of(store), time.monotonic()
+    try:
+        census = await take_census(driver, readers_of(vault), listener=listener)
+    finally:
+        if driver is not store:
+            await driver.close()
+    return Report(
+        command="verify",
+        scanned=census.scanned,
+        changed=0,
+        already=census.scanned - census.failed,
+        skipped=0,
+        failed=census.failed,
+        conflicts=0,
+        seconds=time.monotonic() - started,
+        failures=tuple(census.failures),
+        formats=dict(census.formats),
+        deks=dict(census.deks),
+    )
+
+
+async def take_census(
+    driver: Driver, readers: Sequence[Source], *, only: str | None = None, listener: Listener = ignore
+) -> Census:
+    """
+    Open every entry with the first of *readers* that recognises it.
+
+    With *only*, entries of that format are opened, and the others counted alone.
+    """
+    census, started = Census(), time.monotonic()
+    async for page in driver.scan():
+        found = await asyncio.to_thread(_census_of, page.entries, readers, only)
+        for failure in found.failures:
+            listener(failure)
+        census.add(found)
+        seconds = time.monotonic() - started
+        listener(Progress("verify", census.scanned, None, 0, census.failed, seconds))
+    return census
+
+
+def readers_of(vault: Vault) -> tuple[Source, ...]:
+    """Return what a wrapper of *vault* reads by its policy; other known formats are counted but refused."""
+    keyring = vault.keyring
+    held = codecs_for((key.kind, key.key) for key in keyring.legacy) if keyring.policy.read_legacy else ()
+    legacy: list[Source] = [LegacySource(codec) for codec in held]
+    if not any(source.format == FERNET for source in legacy):
+        legacy.append(
+            RefusedSource(FernetCodec(()), LegacyRecordError("this vault's policy reads no legacy records"))
+        )
+    plaintext: Source = LegacySource(PlaintextCodec())
+    if not keyring.policy.read_plaintext:
+        plaintext = RefusedSource(PlaintextCodec(), PlaintextRecordError("the record is not encrypted"))
+    return (SealedTarget(keyring.codec()), *legacy, plaintext)
+
+
+def _census_of(entries: Iterable[Entry], readers: Sequence[Source], only: str | None) -> Census:
+    census = Census()
+    for entry in entries:
+        if entry.collection == META_COLLECTION:
+            continue
+        reader = classify(entry, readers)
+        census.formats[format_of(reader)] += 1
+        if only is None or format_of(reader) == only:
+            _judge(entry, reader, census)
+    return census
+
+
+def _judge(entry: Entry, reader: Source | None, census: Census) -> None:
+    try:
+        if reader is None:
+            raise RecordError(entry.problem or "the record is of no known format")  # noqa: TRY301
+        reader.open(entry)
+        if reader.format == KVSEAL and entry.value is not None:
+            census.deks[dek_of(entry.value)] += 1
+    except RecordError as exc:
+        census.failed += 1
+        census.failures.append(Failure(entry.collection, entry.key, f"{type(exc).__name__}: {exc.message}"))
