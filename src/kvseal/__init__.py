@@ -11,6 +11,8 @@ from kvseal.envelope.kdf import Argon2idParams
 from kvseal.errors import KvsealError, RecordError
 from kvseal.keys.policy import Policy
 from kvseal.keys.secret import Secret
+from kvseal.recode.engine import recode
+from kvseal.recode.verify import verify
 from kvseal.vault import Vault
 from kvseal.wrapper import EnvelopeEncryptionWrapper
 
@@ -22,4 +24,6 @@ __all__ = [
     "RecordError",
     "Secret",
     "Vault",
+    "recode",
+    "verify",
 ]

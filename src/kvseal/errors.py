@@ -12,6 +12,7 @@ Every error kvseal raises, each a subclass of py-key-value's own.
     - LegacyRecordError
     - PlaintextRecordError
     - UnreadableRecordsError: several records of one call
+  + MissingRecordError
   + UnsealableValueError (SerializationError)
   + ReservedNameError (InvalidKeyError)
   + VaultError (StoreSetupError): the vault as a whole
@@ -154,6 +155,10 @@ class UnreadableRecordsError(RecordError):
         lines = "".join(f"\n  {type(error).__name__}: {error}" for error in errors)
         super().__init__(f"{len(errors)} of {total} records cannot be opened:{lines}")
         self.errors = tuple(errors)
+
+
+class MissingRecordError(KvsealError):
+    """There is no such record, or it has expired."""
 
 
 class UnsealableValueError(KvsealError, SerializationError):

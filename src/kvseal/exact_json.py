@@ -68,6 +68,11 @@ def loads_exact(text: bytes | str) -> Any:
         raise ValueError(msg) from None
 
 
+def ascii_text(value: dict[str, Any]) -> str:
+    """Return JSON for a terminal, in ASCII: what UTF-8 cannot hold is escaped."""
+    return json.dumps(value)
+
+
 def _is_lossless(value: dict[str, Any], text: bytes) -> bool:
     """Whether orjson's *text* is read back as *value*; keys need no look, orjson refuses all but `str`."""
     if type(value) is not dict:
@@ -112,8 +117,13 @@ def _has_lossy_float(value: Any) -> bool:
 
 def _dumps_exact(value: dict[str, Any]) -> bytes:
     _refuse_lossy(value, "value", 1)
-    # Without ASCII escapes a high surrogate followed by a low one stays two characters.
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    try:
+        # Without ASCII escapes a high surrogate followed by a low one stays two characters.
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except ValueError:
+        msg = "the value has an integer of more digits than Python writes and reads"
+        raise UnsealableValueError(msg, hint="see sys.set_int_max_str_digits, or store it as text") from None
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _refuse_lossy(value: Any, path: str, depth: int) -> None:

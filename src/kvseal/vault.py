@@ -120,6 +120,15 @@ class Vault:
             return cls(store, metastore, chosen, root, slot_id=slot.id, meta=meta)
 
     @classmethod
+    async def expect(
+        cls, store: AsyncKeyValue | Driver, *, meta_store: AsyncKeyValue | Driver | None = None
+    ) -> None:
+        """Raise `VaultNotFoundError`, or what is wrong with its meta, before anybody is asked for a secret."""
+        async with MetaStore.reached(meta_store or store) as metastore:
+            await metastore.expect()
+            await metastore.close()
+
+    @classmethod
     async def open(
         cls,
         store: AsyncKeyValue | Driver,

@@ -52,14 +52,14 @@ class Plan:
 
 
 def migration(
-    vault: Vault,
+    target: Target,
     legacy: Sequence[LegacyCodec],
     *,
     command: str = "migrate",
     plaintext: PlaintextRule = PlaintextRule.REFUSE,
     dry_run: bool = False,
 ) -> Plan:
-    """Return the plan that re-seals for *vault* what is of a *legacy* format and, if told so, plaintext."""
+    """Return the plan that re-seals with *target* what is of a *legacy* format and, if told so, plaintext."""
     unencrypted = LegacySource(PlaintextCodec())
     sources: list[Source] = [LegacySource(codec) for codec in legacy]
     if plaintext is PlaintextRule.SEAL:
@@ -69,7 +69,7 @@ def migration(
     return Plan(
         command=command,
         sources=tuple(sources),
-        target=SealedTarget(vault.keyring.codec()),
+        target=target,
         leaves=(unencrypted,) if plaintext is PlaintextRule.SKIP else (),
         dry_run=dry_run,
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -90,7 +91,7 @@ async def take_census(
     """
     Open every entry with the first of *readers* that recognises it.
 
-    With *only*, entries of that format are opened, and the others counted alone.
+    With *only*, entries of that format are opened and the others just counted; `""` opens none.
     """
     census, started = Census(), time.monotonic()
     async for page in driver.scan():
@@ -124,10 +125,19 @@ def _census_of(entries: Iterable[Entry], readers: Sequence[Source], only: str | 
         if entry.collection == META_COLLECTION:
             continue
         reader = classify(entry, readers)
-        census.formats[format_of(reader)] += 1
-        if only is None or format_of(reader) == only:
+        name = format_of(reader)
+        census.formats[name] += 1
+        if name == KVSEAL:
+            _count_dek(entry, census)
+        if only is None or name == only:
             _judge(entry, reader, census)
     return census
+
+
+def _count_dek(entry: Entry, census: Census) -> None:
+    """Count by the header: also a record that does not open today needs its DEK, if it ever will."""
+    with suppress(RecordError):
+        census.deks[dek_of(entry.value or {})] += 1
 
 
 def _judge(entry: Entry, reader: Source | None, census: Census) -> None:
@@ -135,8 +145,6 @@ def _judge(entry: Entry, reader: Source | None, census: Census) -> None:
         if reader is None:
             raise RecordError(entry.problem or "the record is of no known format")  # noqa: TRY301
         reader.open(entry)
-        if reader.format == KVSEAL and entry.value is not None:
-            census.deks[dek_of(entry.value)] += 1
     except RecordError as exc:
         census.failed += 1
         census.failures.append(Failure(entry.collection, entry.key, f"{type(exc).__name__}: {exc.message}"))

@@ -1,0 +1,118 @@
+"""vaultctl: the program.  Maps every error to its message, its hint and its exit code."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import click
+import orjson
+
+from kvseal.cli.completion import completion
+from kvseal.cli.help import help_command
+from kvseal.cli.keygen import keygen
+from kvseal.cli.migrate import migrate_from_fernet
+from kvseal.cli.options import global_options
+from kvseal.cli.records import delete, get, inspect, list_, put
+from kvseal.cli.settings import Settings
+from kvseal.cli.vault import init, rotate, status
+from kvseal.cli.verify import verify
+from kvseal.errors import KvsealError
+
+INTERRUPTED: Final = 130
+USAGE: Final = 2
+FAILED: Final = 1
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="kvseal", message="vaultctl %(version)s")
+@global_options
+def cli() -> None:
+    """
+    Create, migrate, rotate and verify kvseal vaults.
+
+    \b
+    Examples:
+      export VAULTCTL_STORE=disk:/var/lib/app/kv KVSEAL_MASTER_KEY=…
+      vaultctl init
+      vaultctl migrate-from-fernet --fernet-key env:OLD_FERNET_KEY --yes
+      vaultctl rotate --new-secret file:new.key
+      vaultctl verify
+    """
+
+
+for _command in (
+    init,
+    status,
+    migrate_from_fernet,
+    rotate,
+    verify,
+    inspect,
+    get,
+    put,
+    delete,
+    list_,
+    keygen,
+    completion,
+    help_command,
+):
+    cli.add_command(_command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code."""
+    try:
+        code: Any = cli.main(arguments, prog_name="vaultctl", standalone_mode=False, obj=Settings())
+    except click.exceptions.Exit as exc:
+        return exc.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has gone, as `head` does.
+        sys.stderr.close()
+        return FAILED
+    except (click.Abort, KeyboardInterrupt, click.ClickException, Exception) as exc:  # noqa: BLE001
+        if "--debug" in arguments:
+            traceback.print_exc()
+        return _report(_explain(exc), as_json="--json" in arguments)
+    return code if isinstance(code, int) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Fatal:
+    """Why a command ended early."""
+
+    code: int
+    error: str
+    message: str
+    hint: str
+
+
+def _explain(error: BaseException) -> _Fatal:
+    name = type(error).__name__
+    if isinstance(error, KvsealError):
+        return _Fatal(error.exit_code, name, str(error), error.hint)
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        hint = f"{context.command_path} -h shows how" if context is not None else ""
+        return _Fatal(USAGE, name, error.format_message(), hint)
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
+        return _Fatal(INTERRUPTED, name, "interrupted", "run the same command again to resume")
+    hint = "this is a fault of vaultctl: run it again with --debug and report what it shows"
+    return _Fatal(FAILED, name, f"unexpected {name}", hint)
+
+
+def _report(fatal: _Fatal, *, as_json: bool) -> int:
+    if as_json:
+        line = orjson.dumps({"type": "error", "schema": 1, **asdict(fatal)}).decode()
+        click.echo(line, err=True)
+        return fatal.code
+    click.echo(f"vaultctl: error: {fatal.message[:1].lower()}{fatal.message[1:]}", err=True)
+    for line in fatal.hint.splitlines():
+        click.echo(f"hint: {line}", err=True)
+    return fatal.code

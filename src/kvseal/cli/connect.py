@@ -1,0 +1,80 @@
+"""From the options of a command to open drivers and vaults, closed again when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from kvseal.drivers import driver_from_url
+from kvseal.errors import UsageError
+from kvseal.keys.defaults import secret_for_opening
+from kvseal.keys.sources import check_reference, resolve
+from kvseal.vault import Vault
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+    from kvseal.cli.settings import Settings
+    from kvseal.drivers.base import Driver
+    from kvseal.keys.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The drivers that a command works on; `meta` is `None` where the meta lies with the records."""
+
+    data: Driver
+    meta: Driver | None
+
+
+@asynccontextmanager
+async def stores(settings: Settings, *, create: bool = False) -> AsyncIterator[Stores]:
+    """Yield the drivers of the stores that *settings* name."""
+    async with AsyncExitStack() as stack:
+        data = await driver_from_url(settings.required_store(), create=create)
+        stack.push_async_callback(data.close)
+        meta = None
+        if settings.meta_store is not None:
+            meta = await driver_from_url(settings.meta_store, create=create)
+            stack.push_async_callback(meta.close)
+        yield Stores(data, meta)
+
+
+@asynccontextmanager
+async def vault(settings: Settings) -> AsyncIterator[tuple[Stores, Vault]]:
+    """Yield the stores and their open vault."""
+    async with stores(settings) as found:
+        # The vault comes first, so that nobody types a secret for a store that has none.
+        await Vault.expect(found.data, meta_store=found.meta)
+        secret = await secret_for_opening(await given_secret(settings.secret, settings))
+        opened = await Vault.open(found.data, secret=secret, meta_store=found.meta)
+        try:
+            yield found, opened
+        finally:
+            await opened.close()
+
+
+async def given_secret(reference: str | None, settings: Settings, *, confirm: bool = False) -> Secret | None:
+    """Return what *reference* points at, or `None`; with *confirm* a person types it twice."""
+    if reference is None:
+        return None
+    check_reference(reference)
+    if reference.startswith("prompt:") and not settings.may_ask:
+        msg = f"{reference} needs a terminal, and may not be used with --no-input"
+        raise UsageError(msg, hint="use env:, file:, fd: or another source")
+    return await asyncio.to_thread(resolve, reference, confirm=confirm)
+
+
+def synchronous(
+    function: Callable[..., Coroutine[Any, Any, int | None]],
+) -> Callable[..., int | None]:
+    """Return a function that runs the coroutine *function* in an event loop of its own."""
+
+    @wraps(function)
+    def run(*arguments: Any, **options: Any) -> int | None:
+        return asyncio.run(function(*arguments, **options))
+
+    return run

@@ -1,0 +1,176 @@
+"""
+What a command says: data on stdout, everything else on stderr.
+
+With `--json` the same dataclasses are printed as JSON Lines instead of tables.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from kvseal.errors import UsageError
+from kvseal.recode.events import Failure, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from kvseal.cli.settings import Settings
+    from kvseal.recode import Event, Report
+
+_SECONDS_BETWEEN_LINES: Final = 5.0
+_SECONDS_BETWEEN_DRAWINGS: Final = 0.1
+_WIDTH_WITHOUT_TERMINAL: Final = 160
+
+
+class Printable(Protocol):
+    """A dataclass that knows its JSON form."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        ...
+
+
+class Output:
+    """The two streams of one run."""
+
+    def __init__(self, *, as_json: bool, quiet: bool) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        self._told = time.monotonic()
+        self._drawn = False
+
+    def result(self, data: Printable, *tables: Table) -> None:
+        """Print *data* as one JSON line, or the *tables* that show it to people."""
+        if self.as_json:
+            self.json(data.as_dict())
+            return
+        width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
+        console = Console(file=sys.stdout, width=width, highlight=False, no_color=_no_color())
+        for table in tables:
+            console.print(table)
+
+    def json(self, line: Any) -> None:
+        """Print one JSON line on stdout."""
+        click.echo(orjson.dumps(line).decode())
+
+    def text(self, line: str) -> None:
+        """Print one line of data on stdout."""
+        click.echo(line)
+
+    def note(self, line: str) -> None:
+        """Tell people something, on stderr."""
+        if not self.quiet and not self.as_json:
+            self._clear()
+            click.echo(line, err=True)
+
+    def event(self, event: Event) -> None:
+        """Draw progress, or print it every few seconds; print every failure at once."""
+        if isinstance(event, Failure):
+            self._failure(event)
+        elif self.as_json:
+            if self._due(_SECONDS_BETWEEN_LINES):
+                self.json(event.as_dict())
+        elif not self.quiet:
+            self._progress(event)
+
+    def summary(self, report: Report) -> None:
+        """Print the end of a recode."""
+        self._clear()
+        if self.as_json:
+            self.json(report.as_dict())
+            return
+        would = "would be " if report.dry_run else ""
+        counts = [f"{report.scanned:,} records", f"{report.changed:,} {would}re-sealed"]
+        counts += [f"{n:,} {word}" for n, word in _rest(report) if n]
+        self.text(f"{report.command}: {', '.join(counts)}; {report.seconds:.1f} s")
+        for title, found in (("formats", report.formats), ("DEKs", report.deks)):
+            if found:
+                self.text(f"  {title}: " + ", ".join(f"{name}: {n:,}" for name, n in sorted(found.items())))
+
+    def confirm(self, question: str, settings: Settings) -> None:
+        """Go on only with `--yes` or a yes from a person; raises `UsageError` where nobody can be asked."""
+        if settings.yes:
+            return
+        if not settings.may_ask:
+            msg = f"{question} Nobody can be asked here"
+            raise UsageError(msg, hint="add --yes")
+        if not click.confirm(question, err=True):
+            raise click.Abort
+
+    def _failure(self, failure: Failure) -> None:
+        self._clear()
+        if self.as_json:
+            self.json(failure.as_dict())
+        else:
+            click.echo(f"  failed: {failure.collection}/{failure.key}: {failure.reason}", err=True)
+
+    def _progress(self, progress: Progress) -> None:
+        terminal = sys.stderr.isatty()
+        if not self._due(_SECONDS_BETWEEN_DRAWINGS if terminal else _SECONDS_BETWEEN_LINES):
+            return
+        line = _progress_text(progress)
+        if terminal:
+            click.echo(f"\r\x1b[K{line}", err=True, nl=False)
+            self._drawn = True
+        else:
+            click.echo(line, err=True)
+
+    def _due(self, interval: float) -> bool:
+        now = time.monotonic()
+        if now - self._told < interval:
+            return False
+        self._told = now
+        return True
+
+    def _clear(self) -> None:
+        if self._drawn:
+            click.echo("\r\x1b[K", err=True, nl=False)
+            self._drawn = False
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """Return a table whose cells are folded, never cut."""
+    built = Table(
+        title=title or None,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        show_header=any(columns),
+    )
+    for column in columns:
+        built.add_column(column, overflow="fold")
+    for row in rows:
+        built.add_row(*("" if cell is None else str(cell) for cell in row))
+    return built
+
+
+def _rest(report: Report) -> list[tuple[int, str]]:
+    return [
+        (report.already, "in order" if report.command == "verify" else "already done"),
+        (report.skipped, "skipped"),
+        (report.conflicts, "swaps won by other writers and decided again"),
+        (report.failed, "FAILED and left as they are"),
+    ]
+
+
+def _progress_text(progress: Progress) -> str:
+    rate = progress.scanned / progress.seconds if progress.seconds else 0.0
+    text = f"{progress.phase}: {progress.scanned:,}"
+    if progress.total is not None:
+        text += f" of {progress.total:,}"
+        if rate and progress.total > progress.scanned:
+            text += f", {(progress.total - progress.scanned) / rate:,.0f} s to go"
+    return f"{text}, {rate:,.0f}/s" + (f", {progress.failed:,} failed" if progress.failed else "")
+
+
+def _no_color() -> bool | None:
+    return True if os.environ.get("NO_COLOR") else None

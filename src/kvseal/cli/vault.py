@@ -1,0 +1,164 @@
+"""`init`, `status` and `rotate`: the vault and its keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kvseal.cli import connect
+from kvseal.cli.options import argon2_option, command_options
+from kvseal.cli.output import table
+from kvseal.envelope.kdf import Argon2idParams
+from kvseal.errors import UsageError
+from kvseal.recode.verify import readers_of, take_census
+from kvseal.vault import Vault
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from kvseal.cli.output import Output
+    from kvseal.cli.settings import Settings
+    from kvseal.status import VaultStatus
+
+
+@click.command()
+@click.option("--label", default="primary", show_default=True, help="The name of the first keyslot.")
+@click.option("--create-store", is_flag=True, help="Create the store too, if there is none at that place.")
+@argon2_option
+@command_options
+@connect.synchronous
+async def init(
+    output: Output, settings: Settings, *, label: str, create_store: bool, kdf: Argon2idParams | None
+) -> None:
+    """
+    Create the vault: root key, DEK 1 and the first keyslot.
+
+    \b
+    Examples:
+      vaultctl init --store disk:/var/lib/app/kv --secret file:master.key
+      vaultctl init --store disk:new --create-store
+
+    Without --secret and with none in the environment, a secret is generated into the
+    keyring, or into a key file that only you can read.
+    """
+    async with connect.stores(settings, create=create_store) as found:
+        secret = await connect.given_secret(settings.secret, settings, confirm=True)
+        vault = await Vault.create(
+            found.data,
+            secret=secret,
+            meta_store=found.meta,
+            label=label,
+            kdf=kdf or Argon2idParams.RFC_9106_LOW_MEMORY,
+        )
+        output.result(vault.status(), *_tables(vault.status()))
+        await vault.close()
+    output.note("next: wrap the store with EnvelopeEncryptionWrapper, or vaultctl migrate-from-fernet")
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    status: VaultStatus
+    formats: dict[str, int]
+    deks: dict[int, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        deks = {str(number): count for number, count in sorted(self.deks.items())}
+        return {**self.status.as_dict(), "records": {"formats": self.formats, "deks": deks}}
+
+
+@click.command()
+@click.option(
+    "--count", is_flag=True, help="Count the records per format and per DEK: reads the whole store."
+)
+@command_options
+@connect.synchronous
+async def status(output: Output, settings: Settings, *, count: bool) -> None:
+    """
+    Show slots, DEKs, policy and legacy keys.
+
+    \b
+    Examples:
+      vaultctl status
+      vaultctl status --count --json
+    """
+    async with connect.vault(settings) as (found, vault):
+        now = vault.status()
+        if not count:
+            output.result(now, *_tables(now))
+            return
+        census = await take_census(found.data, readers_of(vault), only="", listener=output.event)
+    counted = _Counted(now, dict(census.formats), dict(census.deks))
+    output.result(counted, *_tables(now), _count_table(counted))
+
+
+@click.command()
+@click.option("--new-secret", metavar="REF", help="The secret that opens the vault from now on.")
+@argon2_option
+@command_options
+@connect.synchronous
+async def rotate(
+    output: Output, settings: Settings, *, new_secret: str | None, kdf: Argon2idParams | None
+) -> None:
+    """
+    Re-wrap the root key for a new secret and/or a new Argon2id cost.
+
+    \b
+    Examples:
+      vaultctl rotate --new-secret file:new.key
+      vaultctl rotate --argon2 3,262144,4
+
+    Touches one entry, whatever the number of records.  It does not undo a leak: a copy of
+    the old vault meta still opens with the old secret.
+    """
+    if new_secret is None and kdf is None:
+        msg = "there is nothing to rotate to"
+        raise UsageError(msg, hint="give --new-secret REF, --argon2 T,M,P, or both")
+    async with connect.vault(settings) as (_, vault):
+        secret = await connect.given_secret(new_secret, settings, confirm=True)
+        now = await vault.rotate(new_secret=secret, kdf=kdf)
+    output.result(now, *_tables(now))
+    output.note(
+        "the old slot is gone; a copy of the old vault meta, as in a backup, still opens with the old secret"
+    )
+    output.note(
+        "next: give the new secret to every process, then vaultctl status"
+        if secret
+        else "next: vaultctl status"
+    )
+
+
+def _tables(now: VaultStatus) -> list[Table]:
+    facts = [
+        ("vault", now.vault_id),
+        ("store", now.location),
+        ("revision", now.revision),
+        ("updated", now.updated_at),
+        *((name.replace("_", " "), value) for name, value in now.policy.items()),
+    ]
+    slots = [
+        (
+            s.id,
+            s.label,
+            f"{s.kind} t={s.t} m={s.m} KiB p={s.p}",
+            s.created_at,
+            s.expires_at,
+            "yes" if s.opened else "",
+        )
+        for s in now.slots
+    ]
+    tables = [
+        table("", ("", ""), facts),
+        table("Keyslots", ("id", "label", "kind", "created", "expires", "opened now"), slots),
+        table("DEKs", ("number", "state", "created"), [(d.id, d.state, d.created_at) for d in now.deks]),
+    ]
+    if now.legacy:
+        rows = [(key.id, key.kind, key.created_at) for key in now.legacy]
+        tables.append(table("Legacy keys", ("id", "kind", "held since"), rows))
+    return tables
+
+
+def _count_table(counted: _Counted) -> Table:
+    rows = [*sorted(counted.formats.items()), *((f"DEK {n}", c) for n, c in sorted(counted.deks.items()))]
+    return table("Records", ("format or DEK", "records"), [(name, f"{count:,}") for name, count in rows])
