@@ -1,0 +1,71 @@
+# Everything runs in private environments: .venv for development, .demo for the demo.
+# PYTHON may be any Python from 3.10 on.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help test test-long lint format demo bench bench-quick wheel constraints clean
+
+help:
+	@echo "make test         everything CI checks: format, lint, types, import rules, tests"
+	@echo "make test-long    the on-demand checks too, such as the million-step vector"
+	@echo "make demo         a Fernet vault migrated, rotated and verified in a minute"
+	@echo "make bench        all benchmarks, written to benchmarks/results/"
+	@echo "make bench-quick  the ratios that CI guards"
+	@echo "make wheel        build the wheel and try it in an empty environment"
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("kvseal needs Python 3.10 or newer" if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade "pip>=25.1"
+	$(PIP) install --constraint constraints.txt --editable . --group dev
+	@touch $@
+
+lint: $(VENV)/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: lint
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-long: $(VENV)/ready
+	$(BIN)/python -m pytest -m long
+
+demo:
+	$(PYTHON) -m venv .demo/venv
+	.demo/venv/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt '.[disk]'
+	.demo/venv/bin/python scripts/demo.py .demo
+
+bench: $(VENV)/ready
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json benchmarks/results/suite.json
+	$(BIN)/python -m benchmarks.gate --json benchmarks/results/gate.json
+
+bench-quick: $(VENV)/ready
+	$(BIN)/python -m benchmarks.gate --quick
+
+wheel: $(VENV)/ready
+	rm -rf dist build/wheel-venv
+	$(BIN)/python -m build --wheel
+	$(PYTHON) -m venv build/wheel-venv
+	build/wheel-venv/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt "$$(ls dist/*.whl)[disk]"
+	build/wheel-venv/bin/python scripts/demo.py build/wheel-demo
+	build/wheel-venv/bin/vaultctl --version
+
+# Run it with PYTHON=python3.10: what the oldest Python can install, the newer ones can too.
+constraints:
+	rm -rf build/constraints-venv
+	$(PYTHON) -m venv build/constraints-venv
+	build/constraints-venv/bin/python -m pip --quiet install --upgrade "pip>=25.1"
+	build/constraints-venv/bin/python -m pip --quiet install --editable . --group dev
+	build/constraints-venv/bin/python -m pip freeze --exclude-editable --exclude pip > constraints.txt
+
+clean:
+	rm -rf $(VENV) .demo build dist
