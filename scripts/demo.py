@@ -27,7 +27,7 @@ VAULTCTL = Path(sys.executable).with_name("vaultctl")
 
 
 async def write_legacy_vault(directory: Path, key: bytes) -> None:
-    """Write what an application of last year would have: TTLs, odd names, large values, one damaged record."""
+    """Write what an old application leaves: TTLs, odd names, large values, one damaged record."""
     store = DiskStore(directory=directory)
     old = FernetEncryptionWrapper(key_value=store, fernet=Fernet(key))
     for number in range(RECORDS):
@@ -68,7 +68,9 @@ async def application_reads(directory: Path, secret: Path) -> None:
     large = await kv.get("large", collection="odd")
     if value is None or ttl is None or large is None:
         sys.exit("a record was lost")
-    print(f"session-7: {value['access_token'][:9]}…, {ttl / 3600:.1f} h to live; large: {len(large['blob']):,} bytes")
+    print(
+        f"session-7: {value['access_token'][:9]}…, {ttl / 3600:.1f} h to live; large: {len(large['blob']):,} bytes"
+    )
     await kv.close()  # type: ignore[attr-defined]  # DiskStore has it, so the wrapper has it.
 
 
@@ -110,7 +112,9 @@ def main(base: Path) -> None:
     vaultctl("inspect", "sessions", DAMAGED)
     vaultctl("inspect", "sessions", "session-7")
     asyncio.run(application_reads(store, second))
-    print("\ndone: the old key and the old secret are useless, and the damaged record is still there and named")
+    print(
+        "\ndone: the old key and the old secret are useless, and the damaged record is still there and named"
+    )
 
 
 if __name__ == "__main__":
