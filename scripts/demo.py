@@ -68,9 +68,8 @@ async def application_reads(directory: Path, secret: Path) -> None:
     large = await kv.get("large", collection="odd")
     if value is None or ttl is None or large is None:
         sys.exit("a record was lost")
-    print(
-        f"session-7: {value['access_token'][:9]}…, {ttl / 3600:.1f} h to live; large: {len(large['blob']):,} bytes"
-    )
+    print(f"session-7: {value['access_token'][:9]}…, {ttl / 3600:.1f} h to live")
+    print(f"large: {len(large['blob']):,} bytes")
     await kv.close()  # type: ignore[attr-defined]  # DiskStore has it, so the wrapper has it.
 
 
