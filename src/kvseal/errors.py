@@ -155,6 +155,10 @@ class UnreadableRecordsError(RecordError):
         lines = "".join(f"\n  {type(error).__name__}: {error}" for error in errors)
         super().__init__(f"{len(errors)} of {total} records cannot be opened:{lines}")
         self.errors = tuple(errors)
+        self.total = total
+
+    def __reduce__(self) -> tuple[type[UnreadableRecordsError], tuple[tuple[RecordError, ...], int]]:
+        return type(self), (self.errors, self.total)
 
 
 class MissingRecordError(KvsealError):

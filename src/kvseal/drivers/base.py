@@ -9,7 +9,7 @@ and nothing about encryption.
 The rules that every driver follows, and that `tests/drivers/contract.py` checks:
 
 * `scan` yields every entry that lives throughout the scan at least once, in
-  bounded memory, however many writers are active.
+  bounded memory, however many writers are active; and it ends, however fast they write.
 * A write never happens unless the backend still holds exactly `Entry.stored`.
 * `replace` keeps creation time, expiry and native time to live unless told otherwise.
 * What cannot be read is yielded with a `problem`, never skipped and never changed.
@@ -73,7 +73,7 @@ class Entry:
 
     collection: str | None
     key: str | None
-    value: Mapping[str, Any] | None
+    value: Mapping[str, Any] | None = field(repr=False)
     created_at: datetime | None = None
     expires_at: datetime | None = None
     locator: Any = field(default=None, repr=False)

@@ -63,22 +63,31 @@ class CacheDB:
         """Return diskcache's settings and counters."""
         with self._reader.used() as con:
             rows = con.execute("SELECT key, value FROM Settings").fetchall()
-        return {key.decode(): value.decode() if isinstance(value, bytes) else value for key, value in rows}
+        return {_plain(key): _plain(value) for key, value in rows}
 
-    def page(self, after: int | None, *, partition: tuple[int, int], limit: int) -> list[Row]:
+    def last_rowid(self) -> int | None:
+        """Return the highest rowid there is: what is inserted from now on gets a higher one."""
+        with self._reader.used() as con:
+            (rowid,) = con.execute("SELECT max(rowid) FROM Cache").fetchone()
+        return None if rowid is None else int(rowid)
+
+    def page(self, *, after: int | None, last: int, partition: tuple[int, int], limit: int) -> list[Row]:
         """
-        Return the live rows behind rowid *after* in rowid order, at most *limit* of them.
+        Return the live rows behind rowid *after* up to *last* in rowid order, at most *limit* of them.
 
         The read transaction ends with the page, so a write-ahead log can be checkpointed between pages.
         """
-        part = "" if partition == (0, 1) else " AND kvseal_hash(CAST(key AS BLOB)) % :parts = :part"
-        sql = f"{_SELECT} (:after IS NULL OR rowid > :after) AND {_LIVE}{part} ORDER BY rowid LIMIT :limit"
+        part, parts = partition
+        mine = "" if parts == 1 else " AND kvseal_hash(CAST(key AS BLOB)) % :parts = :part"
+        behind = "" if after is None else " AND rowid > :after"
+        sql = f"{_SELECT} {_LIVE}{behind} AND rowid <= :last{mine} ORDER BY rowid LIMIT :limit"
         values = {
             "after": after,
+            "last": last,
             "now": time.time(),
             "limit": limit,
-            "part": partition[0],
-            "parts": partition[1],
+            "part": part,
+            "parts": parts,
         }
         rows: list[Row] = []
         held = 0
@@ -208,6 +217,10 @@ def _forget_parents() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_parents)
+
+
+def _plain(value: Any) -> Any:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _hash(key: bytes | None) -> int:

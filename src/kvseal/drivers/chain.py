@@ -9,11 +9,13 @@ a driver, which sees only the base store, finds exactly the names that were boun
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 from key_value.aio.wrappers.prefix_collections import PrefixCollectionsWrapper
 from key_value.aio.wrappers.prefix_keys import PrefixKeysWrapper
 from key_value.aio.wrappers.single_collection import SingleCollectionWrapper
+from key_value.aio.wrappers.statistics import StatisticsWrapper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,8 +28,10 @@ DEFAULT_COLLECTION: Final = "default_collection"
 _NEXT: Final = ("key_value", "primary_key_value", "_default_store")
 """Where wrappers keep the store below: nearly all; fallback and pass-through cache; routing."""
 
-_COLLECTION_RENAMERS: Final = (PrefixCollectionsWrapper, SingleCollectionWrapper)
+# Until 0.5 the statistics wrapper itself turned `None` into a name, past the default of the store below.
+_NAMES_NONE: Final = (StatisticsWrapper,) if version("py-key-value-aio").startswith("0.4.") else ()
 _KEY_RENAMERS: Final = (PrefixKeysWrapper, SingleCollectionWrapper)
+_RENAMERS: Final = (PrefixCollectionsWrapper, *_KEY_RENAMERS, *_NAMES_NONE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +55,7 @@ class Chain:
     def of(cls, store: AsyncKeyValue) -> Chain:
         """Walk from *store* to the base store; a chain that bites its own tail ends where it does."""
         *wrappers, base = _walk(store)
-        renamers = tuple(w for w in wrappers if isinstance(w, _COLLECTION_RENAMERS + _KEY_RENAMERS))
+        renamers = tuple(w for w in wrappers if isinstance(w, _RENAMERS))
         return cls(
             base=base,
             wrappers=tuple(wrappers),
@@ -102,4 +106,6 @@ def _renamed(wrapper: Any, *, collection: str | None, key: str) -> tuple[str | N
         return wrapper._prefix_collection(collection), key  # noqa: SLF001
     if isinstance(wrapper, PrefixKeysWrapper):
         return collection, wrapper._prefix_key(key)  # noqa: SLF001
+    if isinstance(wrapper, StatisticsWrapper):
+        return collection or DEFAULT_COLLECTION, key
     return wrapper.single_collection, wrapper._prefix_key(key, collection)  # noqa: SLF001

@@ -11,10 +11,11 @@ the entry is a problem and stays as it is.
 What is live is what diskcache takes for live: a row whose expiry column is empty or
 lies ahead.
 
-A scan goes by rowid.  diskcache keeps the rowid of an entry that is written again,
-and gives the highest one away a second time after that entry was deleted.  So a
-resumed scan can miss an entry that was written into such a gap while nobody scanned;
-whoever must see every record ends with a scan from the beginning.
+A scan goes by rowid, up to the highest that there was when it began.  diskcache keeps
+the rowid of an entry that is written again, and gives the highest one away a second
+time after that entry was deleted.  So a resumed scan can miss an entry that was written
+into such a gap while nobody scanned; whoever must see every record ends with a scan
+from the beginning.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ import asyncio
 import contextlib
 import os
 import time
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -43,7 +43,6 @@ from kvseal.drivers.base import (
 from kvseal.drivers.body import patch_body, write_body
 from kvseal.drivers.cache_db import FILE_NAME, CacheDB
 from kvseal.drivers.cache_rows import (
-    RAW_MODE,
     TEXT_FILE_MODE,
     Row,
     entry_of,
@@ -51,12 +50,12 @@ from kvseal.drivers.cache_rows import (
     row_key,
     row_problem,
 )
+from kvseal.drivers.cache_writes import Placed, delete, insert, update
 from kvseal.drivers.chain import DEFAULT_COLLECTION
 from kvseal.drivers.value_files import UnsafeFileNameError, ValueFiles
 from kvseal.errors import StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from key_value.aio.stores.disk import DiskStore
@@ -66,34 +65,6 @@ T = TypeVar("T")
 
 _MIN_FILE_SIZE: Final = 2**15
 """diskcache's own default for `disk_min_file_size`, in characters."""
-
-_UNCHANGED: Final = (
-    "rowid = :rowid AND key = :key AND raw = 1 AND mode = :old_mode AND filename IS :old_filename"
-    " AND expire_time IS :old_expire AND (expire_time IS NULL OR expire_time > :now)"
-    " AND CAST(value AS BLOB) IS :old_value"
-)
-_UPDATE: Final = (
-    "UPDATE Cache SET value = :value, mode = :mode, filename = :filename, size = :size,"  # noqa: S608
-    f" expire_time = :expire WHERE {_UNCHANGED}"
-)
-_DELETE: Final = f"DELETE FROM Cache WHERE {_UNCHANGED}"  # noqa: S608 - constants all the way down
-_INSERT: Final = (
-    "INSERT INTO Cache(key, raw, store_time, expire_time, access_time, value, mode, filename, size)"
-    " VALUES (:key, 1, :now, :expire, :now, :value, :mode, :filename, :size)"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    """Where diskcache puts one body: in the row, or in a file that the row names."""
-
-    value: str | None
-    mode: int = RAW_MODE
-    filename: str | None = None
-    size: int = 0
-
-    def bound(self) -> dict[str, Any]:
-        return {"value": self.value, "mode": self.mode, "filename": self.filename, "size": self.size}
 
 
 class DiskDriver:
@@ -132,11 +103,14 @@ class DiskDriver:
     ) -> AsyncIterator[Page]:
         """Yield every live entry in pages, in rowid order; the cursor is a rowid."""
         position = None if after is None else int(after)
-        while rows := await self._blocking(self._db.page, position, partition=partition, limit=PAGE_SIZE):
-            position = rows[-1].rowid
-            entries = await self._blocking(self._entries, rows)
-            if entries:
-                yield Page(entries, str(position))
+        last = await self._blocking(self._db.last_rowid)
+        while last is not None:
+            page = await self._blocking(self._page, position, last, partition)
+            if page is None:
+                return
+            position = int(page.cursor)
+            if page.entries:
+                yield page
 
     async def get(self, collection: str, key: str) -> Entry | None:
         """Return the entry as it is stored, with a `problem` where the store would read nothing or fail."""
@@ -179,8 +153,10 @@ class DiskDriver:
         row = self._db.row_of_key(row_key(collection, key))
         return None if row is None else self._entry(row, (collection, key))
 
-    def _entries(self, rows: Sequence[Row]) -> list[Entry]:
-        return [entry for entry in map(self._entry, rows) if entry is not None]
+    def _page(self, after: int | None, last: int, partition: tuple[int, int]) -> Page | None:
+        rows = self._db.page(after=after, last=last, partition=partition, limit=PAGE_SIZE)
+        entries = [entry for entry in map(self._entry, rows) if entry is not None]
+        return Page(entries, str(rows[-1].rowid)) if rows else None
 
     def _entry(self, row: Row, names: tuple[str, str] | None = None) -> Entry | None:
         """Read what *row* says, or what it says by now; `None` if it is gone."""
@@ -205,17 +181,14 @@ class DiskDriver:
 
     def _put_if_absent(self, key: str, body: str, expires_at: datetime | None) -> bool:
         with contextlib.ExitStack() as undo:
-            columns = self._columns(body, self._min_file_size(), undo)
+            placed = self._place(body, self._min_file_size(), undo)
             with self._db.writing() as con:
-                now = time.time()
                 old = self._db.any_row_of_key(con, key)
-                if old is not None and not old.has_expired(now):
+                if old is not None and not old.has_expired(time.time()):
                     return False
                 if old is not None:
                     con.execute("DELETE FROM Cache WHERE rowid = ?", (old.rowid,))
-                con.execute(
-                    _INSERT, {"key": key, "now": now, "expire": _epoch(expires_at), **columns.bound()}
-                )
+                insert(con, key, placed, expire_time=_epoch(expires_at))
             undo.pop_all()
         if old is not None:
             self._remove(old.value_file)
@@ -225,43 +198,30 @@ class DiskDriver:
         min_file_size = self._min_file_size()
         with contextlib.ExitStack() as undo:
             bodies = [patch_body(r.entry.stored, r.value, r.expires_at) for r in replacements]
-            columns = [self._columns(body, min_file_size, undo) for body in bodies]
+            placed = [self._place(body, min_file_size, undo) for body in bodies]
             with self._db.writing() as con:
                 done = [
-                    self._swap(con, r.entry, _UPDATE, {**new.bound(), "expire": _expire_time(r)})
-                    for r, new in zip(replacements, columns, strict=True)
+                    self._is_unchanged_file(r.entry)
+                    and update(con, r.entry.locator, new, expire_time=_expire_time(r))
+                    for r, new in zip(replacements, placed, strict=True)
                 ]
             undo.pop_all()
-        for replacement, new, swapped in zip(replacements, columns, done, strict=True):
+        for replacement, new, swapped in zip(replacements, placed, done, strict=True):
             self._remove(replacement.entry.locator.value_file if swapped else new.filename)
         return done
 
     def _delete(self, entry: Entry) -> bool:
         with self._db.writing() as con:
-            done = self._swap(con, entry, _DELETE, {})
+            done = self._is_unchanged_file(entry) and delete(con, entry.locator)
         if done:
             self._remove(entry.locator.value_file)
         return done
 
-    def _swap(self, con: sqlite3.Connection, entry: Entry, sql: str, values: dict[str, Any]) -> bool:
-        """Run *sql* on the row of *entry* if it is what was read, and say whether it was."""
-        row: Row = entry.locator
-        if row.value_file and not self._file_holds(row.value_file, entry.stored):
-            return False
-        unchanged = {
-            "rowid": row.rowid,
-            "key": None if row.key is None else row.key.decode(),
-            "old_mode": row.mode,
-            "old_filename": None if row.filename is None else row.filename.decode(),
-            "old_expire": row.expire_time,
-            "old_value": row.value,
-            "now": time.time(),
-        }
-        return con.execute(sql, {**unchanged, **values}).rowcount == 1
-
-    def _file_holds(self, name: str, content: bytes) -> bool:
+    def _is_unchanged_file(self, entry: Entry) -> bool:
+        """Whether the value file of *entry*, if it has one, holds what was read."""
+        name = entry.locator.value_file
         try:
-            return self._files.read(name) == content
+            return name is None or self._files.read(name) == entry.stored
         except (FileNotFoundError, UnsafeFileNameError):
             return False
 
@@ -269,14 +229,14 @@ class DiskDriver:
         size = self._db.settings().get("disk_min_file_size")
         return size if isinstance(size, int) else _MIN_FILE_SIZE
 
-    def _columns(self, body: str, min_file_size: int, undo: contextlib.ExitStack) -> _Columns:
+    def _place(self, body: str, min_file_size: int, undo: contextlib.ExitStack) -> Placed:
         """Place *body* where diskcache would; *undo* removes the file if no row comes to name it."""
         if len(body) < min_file_size:
-            return _Columns(body)
+            return Placed(body)
         content = body.encode()
         name = self._files.write(content)
         undo.callback(self._files.remove, name)
-        return _Columns(None, TEXT_FILE_MODE, name, len(content))
+        return Placed(None, TEXT_FILE_MODE, name, len(content))
 
     def _remove(self, name: str | None) -> None:
         if name is not None:

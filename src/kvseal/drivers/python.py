@@ -12,8 +12,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from key_value.aio.protocols.key_value import AsyncKeyValueProtocol
-
 from kvseal import drivers
 from kvseal.errors import UnsupportedStoreError
 
@@ -93,8 +91,9 @@ async def store_from(location: str) -> AsyncKeyValue:
         UnsupportedStoreError: there is no such factory, or what it returns is no store.
     """
     made = _factory(location)()
-    store = await made if inspect.isawaitable(made) else made
-    if not isinstance(store, AsyncKeyValueProtocol):
+    store: AsyncKeyValue = await made if inspect.isawaitable(made) else made
+    # No `isinstance`: since Python 3.12 the protocol does not see methods that are passed through.
+    if not callable(getattr(store, "get", None)) or not callable(getattr(store, "put", None)):
         msg = f"python:{location} returned {type(store).__qualname__}, which is not an AsyncKeyValue"
         raise UnsupportedStoreError(msg, hint="return a py-key-value store from the factory")
     return store

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
-# The password ends at the last @ of the authority, because passwords are pasted without quoting.
-_PASSWORD: Final = re.compile(r"(?P<user>://[^/@:]*:)[^/]*@|(?P<rest>://[^/@:]*:).*@")
+# Passwords are pasted without quoting, so one may hold `/`, `?` and `@`: it ends at the very last @.
+_PASSWORD: Final = re.compile(r"(://[^/@:]*:).*@")
 _QUERY_SECRET: Final = re.compile(r"(?i)([?&](?:password|passwd|pwd|token|secret)=)[^&#]*")
 
 
@@ -46,8 +46,4 @@ def split_url(url: str, *, schemes: Collection[str]) -> tuple[str, str]:
 
 def strip_password(url: str) -> str:
     """Return *url* with every password in it replaced by `***`, for messages and reports."""
-    return _QUERY_SECRET.sub(r"\1***", _PASSWORD.sub(_masked, url))
-
-
-def _masked(match: re.Match[str]) -> str:
-    return f"{match['user'] or match['rest']}***@"
+    return _QUERY_SECRET.sub(r"\1***", _PASSWORD.sub(r"\1***@", url))

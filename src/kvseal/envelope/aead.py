@@ -11,7 +11,7 @@ https://c2sp.org/XAES-256-GCM
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NoReturn
 
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -56,6 +56,10 @@ class XAES256GCM:
         """Return the plaintext, or raise `cryptography.exceptions.InvalidTag`."""
         _check_nonce(nonce)
         return self.derive(nonce[:DERIVATION_SIZE]).decrypt(nonce[DERIVATION_SIZE:], ciphertext, aad)
+
+    def __reduce__(self) -> NoReturn:
+        msg = "an XAES256GCM holds a key and is not pickled or copied"
+        raise TypeError(msg)
 
     def _encrypt_block(self, block: bytes) -> bytes:
         return self._block_cipher.encryptor().update(block)

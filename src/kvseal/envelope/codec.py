@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kvseal.envelope.payload import decode, encode
-from kvseal.envelope.record import ENCODING_MASK, expiry_of
+from kvseal.envelope.record import ENCODING_MASK, EXPIRES, expiry_of
 from kvseal.envelope.stored import from_stored, to_stored
 from kvseal.errors import MalformedRecordError
 
@@ -35,7 +35,7 @@ class RecordCodec:
         return self._sealer.dek
 
     def seal(
-        self, value: Mapping[str, Any], collection: str, key: str, *, expires_at: int | None = None
+        self, value: Mapping[str, Any], collection: str, key: str, expires_at: int | None = None
     ) -> dict[str, Any]:
         """
         Return what to store for *value* under these names at the base store.
@@ -46,8 +46,7 @@ class RecordCodec:
             UnsealableValueError: *value* would not come back as it is.
         """
         payload, encoding = encode(value)
-        record = self._sealer.seal(payload, collection, key, encoding=encoding, expires_at=expires_at)
-        return to_stored(record)
+        return to_stored(self._sealer.seal(payload, collection, key, encoding, expires_at))
 
     def open(self, stored: Mapping[str, Any], collection: str, key: str) -> tuple[dict[str, Any], int | None]:
         """
@@ -58,8 +57,10 @@ class RecordCodec:
         """
         record = from_stored(stored)
         payload = self._opener.open(record, collection, key)
+        flags = record[2]
         try:
-            return decode(payload, record[2] & ENCODING_MASK), expiry_of(record)
+            value = decode(payload, flags & ENCODING_MASK)
         except ValueError:
             msg = "the record is authentic but its payload is not JSON of the encoding it names"
             raise MalformedRecordError(msg) from None
+        return value, expiry_of(record) if flags & EXPIRES else None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from struct import Struct
 from typing import Final
 
 from kvseal.envelope.aead import NONCE_SIZE, TAG_SIZE
@@ -41,6 +42,7 @@ MAX_DEK: Final = 2**32 - 1
 
 _KNOWN_FLAGS: Final = ENCODING_MASK | EXPIRES | BINDING_MASK
 _EXPIRY_LIMIT: Final = 2**63
+_u32: Final = Struct(">I").pack
 
 
 class Binding(IntEnum):
@@ -87,8 +89,7 @@ class Header:
         check_start(record)
         dek = int.from_bytes(record[4:FIXED_SIZE], "big")
         if dek == 0:
-            msg = "the record names DEK 0, and numbers start at 1"
-            raise MalformedRecordError(msg)
+            raise no_dek_zero()
         flags = record[2]
         return cls(
             dek=dek,
@@ -133,6 +134,11 @@ def check_start(record: bytes) -> None:
         raise MalformedRecordError(msg)
 
 
+def no_dek_zero() -> MalformedRecordError:
+    """Return the error of a record that names DEK 0, which no vault ever has."""
+    return MalformedRecordError("the record names DEK 0, and numbers start at 1")
+
+
 def expiry_of(record: bytes) -> int | None:
     """Return the sealed expiry in Unix milliseconds, or None.  Not yet authenticated."""
     if not record[2] & EXPIRES:
@@ -150,11 +156,8 @@ def encode_expiry(expires_at: int | None) -> bytes:
 
 def name_field(name: str) -> bytes:
     """Return u32 length ‖ UTF-8.  A lone surrogate, which some stores take in a name, is encoded likewise."""
-    try:
-        encoded = name.encode()
-    except UnicodeEncodeError:
-        encoded = name.encode("utf-8", "surrogatepass")
-    return len(encoded).to_bytes(4, "big") + encoded
+    encoded = name.encode("utf-8", "surrogatepass")
+    return _u32(len(encoded)) + encoded
 
 
 def bound_names(binding: Binding, collection: str, key: str) -> tuple[str, str]:

@@ -9,13 +9,14 @@ not the 96 random bits that each record draws for itself.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from os import urandom as _os_urandom
 from typing import TYPE_CHECKING, Final
 
 from cryptography.exceptions import InvalidTag
 
 from kvseal.envelope.aead import DERIVATION_SIZE, NONCE_SIZE, XAES256GCM
+from kvseal.envelope.memo import Memo
 from kvseal.envelope.record import (
     AAD_LABEL,
     BINDING_MASK,
@@ -33,6 +34,7 @@ from kvseal.envelope.record import (
     context_field,
     encode_expiry,
     name_field,
+    no_dek_zero,
 )
 from kvseal.errors import TamperedRecordError, UnknownDEKError
 
@@ -53,26 +55,22 @@ _NONCE_REST: Final = NONCE_SIZE - DERIVATION_SIZE
 
 
 class Associations:
-    """Builds the AAD of one vault and context; the part that a collection's records share is cached."""
+    """Builds the AAD of one vault and context: `prefix`, which many records share, the key, `context`."""
 
-    __slots__ = ("_context", "_label", "_prefix")
+    __slots__ = ("_label", "context")
 
     def __init__(self, vault_id: bytes, *, context: str = "") -> None:
         self._label = AAD_LABEL + vault_id
-        self._context = context_field(context)
-        self._prefix = lru_cache(maxsize=_COLLECTIONS)(self._build_prefix)
+        self.context = context_field(context)
 
     def of(self, start: bytes, expiry: bytes, collection: str, key: str) -> bytes:
         """Return the AAD for header bytes 0-7, the encoded expiry and the bound names."""
-        if expiry or start[2] & BINDING_MASK:
-            binding = Binding((start[2] & BINDING_MASK) >> BINDING_SHIFT)
-            collection, key = bound_names(binding, collection, key)
-            head = self._label + start + expiry + name_field(collection)
-        else:
-            head = self._prefix(start, collection)
-        return head + name_field(key) + self._context
+        binding = Binding((start[2] & BINDING_MASK) >> BINDING_SHIFT)
+        collection, key = bound_names(binding, collection, key)
+        return self._label + start + expiry + name_field(collection) + name_field(key) + self.context
 
-    def _build_prefix(self, start: bytes, collection: str) -> bytes:
+    def prefix(self, start: bytes, collection: str) -> bytes:
+        """Return the AAD up to the key, for a record without expiry that is bound to both names."""
         return self._label + start + name_field(collection)
 
 
@@ -83,7 +81,17 @@ class Sealer:
     Safe to share between threads: at worst two of them draw a new derived key at once.
     """
 
-    __slots__ = ("_associations", "_binding", "_dek", "_run", "_start", "_urandom", "_xaes")
+    __slots__ = (
+        "_associations",
+        "_context",
+        "_dek",
+        "_flags",
+        "_prefixes",
+        "_run",
+        "_start",
+        "_urandom",
+        "_xaes",
+    )
 
     def __init__(
         self,
@@ -96,10 +104,12 @@ class Sealer:
     ) -> None:
         self._xaes = XAES256GCM(dek)
         self._dek = number
-        self._binding = binding
         self._associations = associations
+        self._context = associations.context
         self._urandom = urandom
         self._start = Header(dek=number, nonce=b"", binding=binding).start()
+        self._flags = self._start[2]
+        self._prefixes = Memo(partial(associations.prefix, self._start), _COLLECTIONS)
         self._run = self._begin_run()
 
     @property
@@ -108,31 +118,35 @@ class Sealer:
         return self._dek
 
     def seal(
-        self, payload: bytes, collection: str, key: str, *, encoding: int = 0, expires_at: int | None = None
+        self, payload: bytes, collection: str, key: str, encoding: int = 0, expires_at: int | None = None
     ) -> bytes:
         """
         Return the record of *payload* for these names at the base store.
 
         *expires_at* is in Unix milliseconds.  Sealing the same payload twice gives different records.
         """
-        nonce_start, aes_gcm, budget = self._run
+        head, encrypt, budget = self._run
         if next(budget, None) is None:
-            self._run = nonce_start, aes_gcm, budget = self._begin_run()
-        start, expiry = self._start, encode_expiry(expires_at)
-        if expiry or encoding:
-            start = self._start_with(encoding | (EXPIRES if expiry else 0))
+            self._run = head, encrypt, budget = self._begin_run()
+            next(budget)
         nonce_rest = self._urandom(_NONCE_REST)
-        aad = self._associations.of(start, expiry, collection, key)
-        ciphertext = aes_gcm.encrypt(nonce_rest, payload, aad)
-        return b"".join((start, nonce_start, nonce_rest, expiry, ciphertext))
+        if self._flags or encoding or expires_at is not None:
+            start, expiry = self._start_with(encoding, expires_at), encode_expiry(expires_at)
+            aad = self._associations.of(start, expiry, collection, key)
+            ciphertext = encrypt(nonce_rest, payload, aad)
+            return b"".join((start, head[FIXED_SIZE:], nonce_rest, expiry, ciphertext))
+        aad = self._prefixes[collection] + name_field(key) + self._context
+        return head + nonce_rest + encrypt(nonce_rest, payload, aad)
 
-    def _start_with(self, flags: int) -> bytes:
-        start = self._start
-        return start[:2] + bytes((start[2] | flags,)) + start[3:]
+    def _start_with(self, encoding: int, expires_at: int | None) -> bytes:
+        flags = self._flags | encoding | (EXPIRES if expires_at is not None else 0)
+        return self._start[:2] + bytes((flags,)) + self._start[3:]
 
-    def _begin_run(self) -> tuple[bytes, AESGCM, Iterator[int]]:
+    def _begin_run(self) -> tuple[bytes, Callable[[bytes, bytes, bytes], bytes], Iterator[int]]:
+        """Return the first 20 bytes and the encryption that the next records share, and their budget."""
         nonce_start = self._urandom(DERIVATION_SIZE)
-        return nonce_start, self._xaes.derive(nonce_start), iter(range(RECORDS_PER_DERIVED_KEY))
+        encrypt = self._xaes.derive(nonce_start).encrypt
+        return self._start + nonce_start, encrypt, iter(range(RECORDS_PER_DERIVED_KEY))
 
 
 class Opener:
@@ -143,7 +157,7 @@ class Opener:
     moved further than the vault's policy allows is refused.
     """
 
-    __slots__ = ("_associations", "_derived", "_keys", "_weakest")
+    __slots__ = ("_associations", "_context", "_derived", "_keys", "_prepared", "_weakest")
 
     def __init__(
         self,
@@ -154,8 +168,10 @@ class Opener:
     ) -> None:
         self._keys = {number: XAES256GCM(dek) for number, dek in deks.items()}
         self._associations = associations
+        self._context = associations.context
         self._weakest = weakest
         self._derived = lru_cache(maxsize=_DERIVED_KEYS)(self._derive)
+        self._prepared = Memo(self._prepare, _DERIVED_KEYS)
 
     def open(self, record: bytes, collection: str, key: str) -> bytes:
         """
@@ -166,27 +182,45 @@ class Opener:
             UnknownDEKError: none of these DEKs sealed it.
             TamperedRecordError: it was changed, or sealed for other names, another context or vault.
         """
-        body = NONCE_END
-        if record[:4] != _COMMON_START or len(record) < MIN_SIZE:
-            body = self._check_uncommon(record)
-        aes_gcm = self._derived(record[4:_DERIVATION_END])
-        aad = self._associations.of(record[:FIXED_SIZE], record[NONCE_END:body], collection, key)
+        if len(record) < MIN_SIZE:
+            Header.parse(record)
+        prepared = self._prepared[record[:_DERIVATION_END], collection]
+        if prepared is None:
+            return self._open_uncommon(record, collection, key)
+        decrypt, prefix = prepared
+        aad = prefix + name_field(key) + self._context
         try:
-            return aes_gcm.decrypt(record[_DERIVATION_END:NONCE_END], memoryview(record)[body:], aad)
+            return decrypt(record[_DERIVATION_END:NONCE_END], record[NONCE_END:], aad)
         except InvalidTag:
-            msg = "the record was changed, or was sealed for another name, context or vault"
-            raise TamperedRecordError(msg) from None
+            raise _tampered() from None
 
-    def _check_uncommon(self, record: bytes) -> int:
-        """Check every field of the header and return where the ciphertext begins."""
+    def _open_uncommon(self, record: bytes, collection: str, key: str) -> bytes:
+        """Open a record with an expiry, another encoding or a weaker binding, or say why it is none."""
         header = Header.parse(record)
         if header.binding > self._weakest:
             msg = f"the record is bound to {header.binding.name}, weaker than this vault's policy accepts"
             raise TamperedRecordError(msg)
-        return NONCE_END if header.expires_at is None else NONCE_END + EXPIRY_SIZE
+        body = NONCE_END if header.expires_at is None else NONCE_END + EXPIRY_SIZE
+        aes_gcm = self._derived(record[4:_DERIVATION_END])
+        aad = self._associations.of(record[:FIXED_SIZE], record[NONCE_END:body], collection, key)
+        try:
+            return aes_gcm.decrypt(record[_DERIVATION_END:NONCE_END], record[body:], aad)
+        except InvalidTag:
+            raise _tampered() from None
+
+    def _prepare(
+        self, start_and_collection: tuple[bytes, str]
+    ) -> tuple[Callable[[bytes, bytes, bytes], bytes], bytes] | None:
+        """Return what opens all records that start like this, and their AAD up to the key; None: uncommon."""
+        start, collection = start_and_collection
+        if not start.startswith(_COMMON_START):
+            return None
+        return self._derived(start[4:]).decrypt, self._associations.prefix(start[:FIXED_SIZE], collection)
 
     def _derive(self, dek_and_nonce_start: bytes) -> AESGCM:
         number = int.from_bytes(dek_and_nonce_start[:4], "big")
+        if number == 0:
+            raise no_dek_zero()
         try:
             return self._keys[number].derive(dek_and_nonce_start[4:])
         except KeyError:
@@ -195,3 +229,7 @@ class Opener:
             raise UnknownDEKError(
                 msg, hint="unlock the vault again, or restore the vault meta that has it"
             ) from None
+
+
+def _tampered() -> TamperedRecordError:
+    return TamperedRecordError("the record was changed, or was sealed for another name, context or vault")

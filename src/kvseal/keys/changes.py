@@ -49,6 +49,17 @@ def without_slot(meta: VaultMeta, root: RootKey, slot_id: str, *, now: datetime)
     return _next(meta, root, now, slots=slots)
 
 
+def with_slot_in_place(meta: VaultMeta, root: RootKey, slot: Keyslot, *, now: datetime) -> VaultMeta:
+    """
+    Remove every other slot with the label of *slot*, which is one of the meta's.
+
+    A label is one way in, and its older slots are what a rotation replaces: the one that
+    it began from, and any that an interrupted rotation has left.
+    """
+    slots = tuple(other for other in meta.slots if other.id == slot.id or other.label != slot.label)
+    return _next(meta, root, now, slots=slots)
+
+
 def with_new_dek(meta: VaultMeta, root: RootKey, *, now: datetime) -> VaultMeta:
     """Add the next DEK as the active one; the one that was active becomes readable."""
     older = (replace(dek, state="readable") if dek.state == "active" else dek for dek in meta.deks)

@@ -20,7 +20,7 @@ from platformdirs import user_data_path
 
 from kvseal.errors import SecretNotFoundError
 from kvseal.keys.secret import Secret, generate
-from kvseal.keys.sources import check_reference, read_key_file, read_keyring, resolve
+from kvseal.keys.sources import check_reference, read_key_file, read_keyring, resolve, write_keyring
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,9 +66,7 @@ def generate_default_secret() -> tuple[Secret, str]:
             return found, _kept_at()
         secret = generate()
         if _usable_keyring():
-            import keyring  # noqa: PLC0415 - an extra
-
-            keyring.set_password(KEYRING_SERVICE, KEYRING_USER, secret.reveal().decode())
+            write_keyring(KEYRING_SERVICE, KEYRING_USER, secret.reveal())
         else:
             _write_new(default_key_file(), secret.reveal() + b"\n")
         if default_secret() != secret:

@@ -26,6 +26,10 @@ class LegacyKey:
     kind: str
     key: bytes
 
+    def __reduce__(self) -> NoReturn:
+        msg = "a LegacyKey is not pickled or copied"
+        raise TypeError(msg)
+
 
 class Keyring:
     """

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 KIND: Final = "argon2id"
 MAX_LABEL: Final = 128
+ID_SIZE: Final = 8
 
-_ID_SIZE: Final = 8
 _PURPOSE: Final = b"kvseal/slot/v1"
 
 
@@ -51,7 +51,7 @@ class Keyslot:
         Raises:
             KDFParametersError: the memory that *params* ask for cannot be had.
         """
-        slot_id, salt = urandom(_ID_SIZE).hex(), urandom(SALT_SIZE)
+        slot_id, salt = urandom(ID_SIZE).hex(), urandom(SALT_SIZE)
         derived = argon2id(secret.reveal(), salt, params, memory_ceiling=params.memory_cost)
         aad = _aad(root.vault_id, slot_id, params)
         wrapped = wrap_key(root.reveal(), under=derived, purpose=_PURPOSE, aad=aad)

@@ -22,7 +22,7 @@ from kvseal.envelope.kdf import SALT_SIZE, Argon2idParams
 from kvseal.envelope.record import MAX_DEK, VAULT_ID_SIZE
 from kvseal.envelope.wrapping import WrappedKey
 from kvseal.errors import KDFParametersError, TamperedMetaError, UnknownMetaVersionError, VaultMetaError
-from kvseal.keys.keyslot import KIND, MAX_LABEL, Keyslot
+from kvseal.keys.keyslot import ID_SIZE, KIND, MAX_LABEL, Keyslot
 from kvseal.keys.policy import Policy
 
 if TYPE_CHECKING:
@@ -199,12 +199,13 @@ def _unique(names: Sequence[str]) -> bool:
 
 
 def _slot(value: Mapping[str, Any]) -> Keyslot:
-    salt, label = _bytes(value["salt"]), _text(value["label"])
-    if value["kind"] != KIND or len(salt) != SALT_SIZE or len(label) > MAX_LABEL:
+    slot_id, salt, label = _text(value["id"]), _bytes(value["salt"]), _text(value["label"])
+    sizes = (len(bytes.fromhex(slot_id)), len(salt))
+    if value["kind"] != KIND or sizes != (ID_SIZE, SALT_SIZE) or len(label) > MAX_LABEL:
         msg = "no keyslot of this version"
         raise ValueError(msg)
     return Keyslot(
-        id=_text(value["id"]),
+        id=slot_id,
         label=label,
         params=Argon2idParams(value["t"], value["m"], value["p"]),
         salt=salt,

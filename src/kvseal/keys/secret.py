@@ -7,7 +7,6 @@ a typing error is found before any derivation.  Every other secret is taken as i
 
 from __future__ import annotations
 
-import binascii
 from base64 import b32decode, b32encode
 from hashlib import sha256
 from hmac import compare_digest
@@ -27,6 +26,8 @@ _CHECKSUM_SIZE: Final = 4
 _CHECKSUM_LABEL: Final = b"kvseal/master-secret/v1\x00"
 _TEXT_SIZE: Final = 58
 """Base32 characters of key ‖ checksum."""
+_SLIP: Final = 2
+"""Characters too many or too few that a generated secret may have and still be told from another text."""
 
 
 class Secret:
@@ -77,19 +78,27 @@ def generate(*, random: Callable[[int], bytes] = urandom) -> Secret:
 def _canonical(value: bytes) -> bytes:
     """Return a generated secret in its one spelling, and any other secret unchanged."""
     text = value.decode("ascii", "replace").upper()
-    if not text.startswith(PREFIX + "-"):
-        return value
-    letters = "".join(text.removeprefix(PREFIX).replace("-", " ").split())
-    try:
-        # The last character carries unused bits, so only a round trip tells that nothing was mistyped.
-        key = b32decode(letters + "=" * (-len(letters) % 8))[:_KEY_SIZE]
-        canonical = _text_of(key)
-    except (binascii.Error, ValueError):
-        canonical = ""
-    if len(letters) != _TEXT_SIZE or canonical.replace("-", "") != PREFIX + letters:
+    letters = "".join(text.replace("-", " ").split())
+    canonical = _checked(letters[-_TEXT_SIZE:])
+    if canonical and canonical.replace("-", "") == letters:
+        return canonical.encode()
+    named = letters.startswith(PREFIX) and abs(len(letters) - len(PREFIX) - _TEXT_SIZE) <= _SLIP
+    # A checksum that matches behind another prefix tells that the prefix was mistyped.
+    if canonical or named or text.startswith(PREFIX + "-"):
         msg = "the secret has the form of a generated one, but it was mistyped: its checksum does not match"
         raise MistypedSecretError(msg, hint="compare it with the original, group by group")
-    return canonical.encode()
+    return value
+
+
+def _checked(letters: str) -> str:
+    """Return the generated secret with these base32 characters, or nothing where the checksum is wrong."""
+    try:
+        key = b32decode(letters + "=" * (-len(letters) % 8))[:_KEY_SIZE]
+    except ValueError:
+        return ""
+    # The last character carries unused bits, so only a round trip tells that nothing was mistyped.
+    canonical = _text_of(key)
+    return canonical if canonical.replace("-", "") == PREFIX + letters else ""
 
 
 def _text_of(key: bytes) -> str:

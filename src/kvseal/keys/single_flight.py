@@ -6,12 +6,17 @@ import asyncio
 import os
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 T = TypeVar("T")
+
+
+class _LeaderLeftError(Exception):
+    """Whoever ran the function gave up before its end; somebody who waits has to take over."""
 
 
 class SingleFlight(Generic[T]):
@@ -35,12 +40,8 @@ class SingleFlight(Generic[T]):
             future, leads = self._join()
             if leads:
                 return await self._lead(function, future)
-            try:
+            with suppress(_LeaderLeftError):
                 return await asyncio.shield(asyncio.wrap_future(future))
-            except asyncio.CancelledError:
-                # Either the leader was cancelled, and somebody has to take over, or this caller was.
-                if not future.cancelled():
-                    raise
 
     def _join(self) -> tuple[Future[T], bool]:
         if self._pid != os.getpid():
@@ -55,13 +56,15 @@ class SingleFlight(Generic[T]):
     async def _lead(self, function: Callable[[], Awaitable[T]], future: Future[T]) -> T:
         try:
             result = await function()
-        except asyncio.CancelledError:
-            self._leave()
-            future.cancel()
-            raise
-        except BaseException as exc:
+        except Exception as exc:
             self._leave()
             future.set_exception(exc)
+            raise
+        except BaseException:
+            # Cancelled, interrupted or closed.  Cancelling *future* would look to those who wait
+            # as if they were cancelled themselves, and hide from them when they really are.
+            self._leave()
+            future.set_exception(_LeaderLeftError())
             raise
         self._leave()
         future.set_result(result)

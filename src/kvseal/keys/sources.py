@@ -122,12 +122,18 @@ def _from_credential(name: str) -> bytes:
 
 
 def _from_command(command: str) -> bytes:
-    arguments = shlex.split(command)
+    try:
+        arguments = shlex.split(command)
+    except ValueError:
+        arguments = []
+    if not arguments:
+        msg = "the command of a cmd: reference is empty, or has an open quotation"
+        raise SecretReferenceError(msg)
     try:
         done = subprocess.run(  # noqa: S603 - the command is the reference
             arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=_COMMAND_SECONDS, check=False
         )
-    except (OSError, subprocess.TimeoutExpired) as exc:
+    except (OSError, ValueError, subprocess.TimeoutExpired) as exc:
         msg = f"the secret command {arguments[0]} could not be run to its end ({type(exc).__name__})"
         raise SecretNotFoundError(msg) from None
     if done.returncode != 0:
@@ -157,16 +163,26 @@ def read_keyring(service: str, user: str) -> bytes | None:
     """
     try:
         import keyring  # noqa: PLC0415 - an extra
-        import keyring.errors  # noqa: PLC0415
     except ImportError as exc:
         msg = "keyring references need the keyring extra"
         raise SecretNotFoundError(msg, hint="pip install 'kvseal[keyring]'") from exc
     try:
         value: str | None = keyring.get_password(service, user)
-    except keyring.errors.KeyringError as exc:
+    except Exception as exc:  # backends raise whatever their libraries do
         msg = f"the keyring cannot be read ({type(exc).__name__})"
         raise SecretNotFoundError(msg, hint="unlock it, or name another source") from exc
     return None if value is None else value.encode()
+
+
+def write_keyring(service: str, user: str, value: bytes) -> None:
+    """Store a keyring entry, or raise `SecretNotFoundError`.  Needs the keyring extra."""
+    import keyring  # noqa: PLC0415 - an extra
+
+    try:
+        keyring.set_password(service, user, value.decode())
+    except Exception as exc:  # noqa: BLE001 - backends raise whatever their libraries do
+        msg = f"the secret cannot be stored in the keyring ({type(exc).__name__})"
+        raise SecretNotFoundError(msg, hint="unlock it, or name another source") from None
 
 
 def _from_prompt(label: str, *, confirm: bool) -> Secret:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 from kvseal.envelope.wrapping import WrongKeyError
-from kvseal.errors import VaultMetaError, WrongSecretError
+from kvseal.errors import DamagedSlotError, KDFParametersError, VaultMetaError, WrongSecretError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,18 +46,24 @@ async def unlock(
 
     Raises:
         WrongSecretError: it opens none.
-        DamagedSlotError, KDFParametersError: see `Keyslot.open`.
+        DamagedSlotError, KDFParametersError: it opens none, and one could not be tried; see `Keyslot.open`.
         VaultMetaError: there is no usable slot.
     """
     usable = [slot for slot in slots if slot.usable(now)]
     if not usable:
         msg = "the vault meta has no usable keyslot"
         raise VaultMetaError(msg, hint="restore the vault meta from a backup")
+    # A slot that is damaged, or too dear for this machine, does not keep another one from opening.
+    refusals: list[DamagedSlotError | KDFParametersError] = []
     for slot in usable:
         try:
             return await _open_once(slot, secret, vault_id, memory_ceiling), slot
         except WrongKeyError:
             continue
+        except (DamagedSlotError, KDFParametersError) as exc:
+            refusals.append(exc)
+    if refusals:
+        raise refusals[0]
     tried = ", ".join(f"{slot.id} ({slot.label})" for slot in usable)
     msg = f"this secret opens none of the vault's keyslots: {tried}"
     raise WrongSecretError(msg, hint="check which secret this process was given; was the vault rotated?")
@@ -81,22 +87,29 @@ def _start(
 ) -> None:
     """Derive in a thread of its own: it outlives the event loop and the task that happened to ask first."""
 
+    def fail(error: BaseException) -> None:
+        with _lock:
+            _running.pop(name, None)
+        future.set_exception(error)
+
     def derive() -> None:
         global derivations  # noqa: PLW0603 - a counter of this process
         derivations += 1
         try:
             root = slot.open(secret, vault_id, memory_ceiling=memory_ceiling)
         except BaseException as exc:  # noqa: BLE001 - whatever it is, it belongs to those who wait
-            with _lock:
-                _running.pop(name, None)
-            future.set_exception(exc)
+            fail(exc)
         else:
             with _lock:
                 _held[name] = root
                 _running.pop(name, None)
             future.set_result(root)
 
-    threading.Thread(target=derive, name="kvseal-unlock", daemon=True).start()
+    try:
+        threading.Thread(target=derive, name="kvseal-unlock", daemon=True).start()
+    except RuntimeError as exc:
+        # No thread to be had: without this, all who ask later would wait for it for ever.
+        fail(exc)
 
 
 def _cache_name(slot: Keyslot, secret: Secret, vault_id: bytes) -> bytes:

@@ -1,0 +1,532 @@
+"""
+What every driver promises, tested through the driver and the real store object alone.
+
+A driver's test module subclasses `DriverContract` under a name that pytest collects and
+overrides the `backend` fixture.  `Capabilities` say which tests apply; a backend whose
+store refuses some names or values says so in `unsupported_names`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from typing import Any, ClassVar
+
+import pytest
+
+from kvseal.drivers import base
+from kvseal.drivers.base import PAGE_SIZE, Count, Driver, Entry, Replacement
+from kvseal.errors import Conflict, StoreError
+
+CREATED = datetime(2024, 2, 29, 23, 59, 59, 123457, tzinfo=timezone.utc)
+PAST = datetime(2024, 3, 1, tzinfo=timezone.utc)
+FUTURE = datetime(2099, 12, 31, 1, 2, 3, 456789, tzinfo=timezone.utc)
+LARGE = {"large": "x" * 40_000}
+SMALL = {"small": "y"}
+
+ODD_NAMES = [
+    pytest.param("plain", "b::c", id="separator in key"),
+    pytest.param("a::b", "c", id="separator in collection"),
+    pytest.param("plain", "https://host/path?q=1#f", id="url"),
+    pytest.param("pl/ain", "a/../b", id="slashes"),
+    pytest.param("glob*[z]?", "k*[a-z]?", id="glob"),
+    pytest.param("größe", "ключ-鍵-🔑", id="unicode"),
+    pytest.param("plain", "k" * 300, id="300 characters"),
+    pytest.param("c" * 260, "key", id="collection of 260 characters"),
+    pytest.param("with space", " key with spaces ", id="spaces"),
+    pytest.param("plain", "line\nbreak\ttab", id="newline"),
+    pytest.param("plain", ".", id="dot"),
+    pytest.param("plain", "%2e%2E%00", id="percent"),
+    pytest.param("plain", 'it\'s "quoted" \\ back', id="quotes"),
+]
+
+VALUES = [
+    pytest.param({}, id="empty"),
+    pytest.param({"a": {"b": [1, 2.5, None, True, {"c": []}]}}, id="nested"),
+    pytest.param({"ключ": "värde \u2028 🔑 \x00"}, id="unicode"),
+    pytest.param({"max": 2**63 - 1, "beyond": 2**70, "tiny": 5e-324}, id="numbers"),
+    pytest.param({"__encrypted_data__": "AAEC/+==", "__encryption_version__": 2}, id="record"),
+    pytest.param(LARGE, id="over 32 KiB"),
+]
+
+RawWriter = Callable[[str, str, str, "datetime | None"], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A real store and the driver under test, which serves it."""
+
+    store: Any
+    driver: Driver
+    write_raw: RawWriter | None = None
+    """Stores a body as text, past every check, under collection and key and with a native expiry."""
+
+
+def entry(key: str = "key", value: Mapping[str, Any] | None = None, **fields: Any) -> Entry:
+    """Return an entry to put."""
+    made = Entry("coll", key, {"n": 0} if value is None else value, CREATED, None)
+    return replace(made, **fields)
+
+
+async def scanned(driver: Driver, **options: Any) -> list[Entry]:
+    """Return all entries of one scan."""
+    return [found async for page in driver.scan(**options) for found in page.entries]
+
+
+async def fetched(driver: Driver, key: str = "key", collection: str = "coll") -> Entry:
+    """Return the entry, which must be there."""
+    found = await driver.get(collection, key)
+    assert found is not None
+    return found
+
+
+def numbers(entries: list[Entry]) -> Counter[int]:
+    """Return how often each numbered value of `fill` is among the entries."""
+    return Counter(found.value["n"] for found in entries if found.value is not None)
+
+
+async def fill(store: Any, count: int) -> None:
+    """Put *count* numbered values into one collection through the store."""
+    keys = [f"key-{n}" for n in range(count)]
+    await store.put_many(keys, [{"n": n} for n in range(count)], collection="coll")
+
+
+class DriverContract:
+    """Subclass it, override `backend`, and every promise of `kvseal.drivers.base` is tested."""
+
+    unsupported_names: ClassVar[frozenset[tuple[str, str]]] = frozenset()
+    """Names that the store itself refuses."""
+    many: ClassVar[int] = 10_050
+    """How many keys a complete scan finds: more than any `keys()` of the stores."""
+
+    @pytest.fixture
+    async def backend(self) -> Backend:
+        """Return, or yield and then release, an empty store and its driver."""
+        raise NotImplementedError
+
+    # Between the store and the driver
+
+    @pytest.mark.parametrize("value", VALUES)
+    async def test_store_reads_what_the_driver_put(self, backend: Backend, value: dict[str, Any]) -> None:
+        """A value that the driver stored is what the store's `get` returns."""
+        assert await backend.driver.put_if_absent(entry(value=value))
+
+        assert value == await backend.store.get("key", collection="coll")
+
+    @pytest.mark.parametrize("value", VALUES)
+    async def test_driver_reads_what_the_store_put(self, backend: Backend, value: dict[str, Any]) -> None:
+        """A value that the store put comes back from the driver with its names and times."""
+        before = datetime.now(timezone.utc)
+        await backend.store.put("key", value, collection="coll", ttl=3600)
+
+        found = await fetched(backend.driver)
+
+        assert ("coll", "key", value, "") == (found.collection, found.key, found.value, found.problem)
+        assert found.created_at is not None
+        assert found.expires_at is not None
+        assert before <= found.created_at <= datetime.now(timezone.utc)
+        assert timedelta(seconds=3590) < found.expires_at - before
+
+    async def test_store_reads_the_expiry_that_the_driver_put(self, backend: Backend) -> None:
+        """The store's `ttl` counts down to the expiry of the entry that was put."""
+        expires_at = datetime.now(timezone.utc) + timedelta(days=1)
+        await backend.driver.put_if_absent(entry(expires_at=expires_at))
+
+        value, ttl = await backend.store.ttl("key", collection="coll")
+
+        assert {"n": 0} == value
+        assert 0 < ttl <= 86_400
+
+    async def test_put_keeps_times_to_the_microsecond(self, backend: Backend) -> None:
+        """An entry is put with its own creation time and expiry, not with those of the moment."""
+        await backend.driver.put_if_absent(entry(expires_at=FUTURE))
+
+        found = await fetched(backend.driver)
+
+        assert (CREATED, FUTURE) == (found.created_at, found.expires_at)
+
+    async def test_entry_without_times_has_none(self, backend: Backend) -> None:
+        """What has no expiry gets none, on its way in and on its way out."""
+        await backend.store.put("key", SMALL, collection="coll")
+
+        assert (await fetched(backend.driver)).expires_at is None
+        assert (SMALL, None) == await backend.store.ttl("key", collection="coll")
+
+    @pytest.mark.parametrize(("collection", "key"), ODD_NAMES)
+    async def test_odd_names(self, backend: Backend, collection: str, key: str) -> None:
+        """Odd names reach the same entry through the store and through the driver, and come back from a scan."""
+        if (collection, key) in self.unsupported_names:
+            pytest.skip("the store refuses this name")
+        await backend.store.put(key, {"by": "store"}, collection=collection)
+
+        found = await fetched(backend.driver, key, collection)
+
+        assert [(collection, key, {"by": "store"})] == [
+            (e.collection, e.key, e.value) for e in await scanned(backend.driver)
+        ]
+        assert await backend.driver.delete_if_unchanged(found)
+        assert await backend.store.get(key, collection=collection) is None
+        assert await backend.driver.put_if_absent(replace(found, value={"by": "driver"}))
+        assert {"by": "driver"} == await backend.store.get(key, collection=collection)
+
+    async def test_default_collection(self, backend: Backend) -> None:
+        """What the store puts without a collection lies in the driver's `default_collection`."""
+        await backend.store.put("key", SMALL)
+
+        assert SMALL == (await fetched(backend.driver, collection=backend.driver.default_collection)).value
+
+    async def test_missing_is_none(self, backend: Backend) -> None:
+        """An entry that was never put is `None`, in a collection that exists and in one that does not."""
+        await backend.store.put("other", SMALL, collection="coll")
+
+        assert await backend.driver.get("coll", "key") is None
+        assert await backend.driver.get("nowhere", "key") is None
+
+    # Scans
+
+    async def test_scan_is_complete(self, backend: Backend) -> None:
+        """A scan goes past the 10,000 keys at which the stores' own enumeration ends, in bounded pages."""
+        await fill(backend.store, self.many)
+
+        pages = [page.entries async for page in backend.driver.scan()]
+
+        assert dict.fromkeys(range(self.many), 1) == numbers([found for page in pages for found in page])
+        assert max(map(len, pages)) <= PAGE_SIZE
+        assert len(pages) >= self.many // PAGE_SIZE
+
+    async def test_scan_beside_writers(self, backend: Backend) -> None:
+        """
+        Entries that are rewritten while a scan runs, or that newcomers jostle, are seen nevertheless.
+
+        The scan ends, although more is added after every page than the page had.
+        """
+        count = 3 * PAGE_SIZE
+        await fill(backend.store, count)
+        seen: list[Entry] = []
+        rounds = 0
+
+        async for page in backend.driver.scan():
+            seen += page.entries
+            for n in range(rounds, count, 7):
+                await backend.store.put(f"key-{n}", {"n": n, "again": rounds}, collection="coll")
+            for n in range(PAGE_SIZE + 1 if rounds < 10 else 0):
+                await backend.store.put(f"new-{rounds}-{n}", {"n": -1}, collection="coll")
+            rounds += 1
+
+        assert set(range(count)) <= numbers(seen).keys()
+        assert rounds < 10
+
+    async def test_scan_resumes_behind_a_cursor(self, backend: Backend) -> None:
+        """A scan that goes on behind any page's cursor sees what the pages before it did not have."""
+        count = 4 * PAGE_SIZE - 1
+        await fill(backend.store, count)
+        pages = [page async for page in backend.driver.scan()]
+
+        for done in range(1, len(pages) + 1):
+            rest = await scanned(backend.driver, after=pages[done - 1].cursor)
+            seen = [found for page in pages[:done] for found in page.entries]
+
+            assert dict.fromkeys(range(count), 1) == numbers(seen + rest)
+
+    @pytest.mark.parametrize("parts", [2, 5])
+    async def test_partitions(self, backend: Backend, parts: int) -> None:
+        """The parts of a scan are disjoint, together the whole, resumable, and none is empty."""
+        if not backend.driver.capabilities.partitions:
+            pytest.skip("the driver has no partitions")
+        count = 3 * PAGE_SIZE
+        await fill(backend.store, count)
+        entries: list[Entry] = []
+
+        for part in range(parts):
+            scan = backend.driver.scan(partition=(part, parts))
+            first = await anext(scan)
+            entries += first.entries
+            rest = await scanned(backend.driver, partition=(part, parts), after=first.cursor)
+            entries += rest
+
+            assert first.entries
+
+        assert dict.fromkeys(range(count), 1) == numbers(entries)
+
+    async def test_scan_of_nothing(self, backend: Backend) -> None:
+        """An empty store has no pages and counts nothing."""
+        assert [] == await scanned(backend.driver)
+        assert 0 == (await backend.driver.count()).entries
+
+    async def test_scan_spans_collections(self, backend: Backend) -> None:
+        """A scan has the entries of every collection."""
+        for n in range(5):
+            await backend.store.put("key", {"n": n}, collection=f"coll-{n}")
+
+        assert {f"coll-{n}": n for n in range(5)} == {
+            e.collection: e.value["n"] for e in await scanned(backend.driver) if e.value
+        }
+
+    async def test_count(self, backend: Backend) -> None:
+        """The count is exact where the driver says so."""
+        await fill(backend.store, 25)
+
+        count = await backend.driver.count()
+
+        assert backend.driver.capabilities.exact_count == count.exact
+        if count.exact:
+            assert Count(25, exact=True) == count
+
+    # Replacing
+
+    @pytest.mark.parametrize("expires_at", [None, FUTURE])
+    @pytest.mark.parametrize("old", [SMALL, LARGE], ids=["small", "large"])
+    @pytest.mark.parametrize("new", [SMALL, LARGE], ids=["small", "large"])
+    async def test_replace_keeps_times(
+        self, backend: Backend, old: dict[str, Any], new: dict[str, Any], expires_at: datetime | None
+    ) -> None:
+        """A replacement changes the value alone, whatever the sizes of the old one and the new one."""
+        await backend.driver.put_if_absent(entry(value=old, expires_at=expires_at))
+        new = {**new, "new": True}
+
+        await base.replace(backend.driver, await fetched(backend.driver), new)
+
+        found = await fetched(backend.driver)
+        assert (new, CREATED, expires_at) == (found.value, found.created_at, found.expires_at)
+        assert new == await backend.store.get("key", collection="coll")
+
+    async def test_replace_keeps_what_the_store_wrote(self, backend: Backend) -> None:
+        """Times that the store itself wrote are as unchanged as those of the driver."""
+        await backend.store.put("key", SMALL, collection="coll", ttl=1234.5)
+        before = await fetched(backend.driver)
+
+        await base.replace(backend.driver, before, LARGE)
+
+        after = await fetched(backend.driver)
+        assert (before.created_at, before.expires_at) == (after.created_at, after.expires_at)
+        value, ttl = await backend.store.ttl("key", collection="coll")
+        assert LARGE == value
+        assert 0 < ttl <= 1234.5
+
+    @pytest.mark.parametrize("before", [None, FUTURE])
+    @pytest.mark.parametrize("after", [None, FUTURE + timedelta(microseconds=1)])
+    async def test_replace_with_another_expiry(
+        self, backend: Backend, before: datetime | None, after: datetime | None
+    ) -> None:
+        """A replacement may set or clear the expiry, and the creation time stays nevertheless."""
+        await backend.driver.put_if_absent(entry(expires_at=before))
+
+        done = await backend.driver.replace_many([Replacement(await fetched(backend.driver), SMALL, after)])
+
+        found = await fetched(backend.driver)
+        _, ttl = await backend.store.ttl("key", collection="coll")
+        assert [True] == list(done)
+        assert (SMALL, CREATED, after) == (found.value, found.created_at, found.expires_at)
+        assert (after is None) == (ttl is None)
+
+    @pytest.mark.parametrize("value", [SMALL, LARGE], ids=["small", "large"])
+    @pytest.mark.parametrize("change", ["rewritten", "deleted", "put again", "another ttl", "replaced"])
+    async def test_conflict(self, backend: Backend, value: dict[str, Any], change: str) -> None:
+        """What another writer did since the entry was read wins over a replacement and a deletion."""
+        await backend.store.put("key", value, collection="coll", ttl=1000)
+        stale = await fetched(backend.driver)
+        match change:
+            case "rewritten":
+                await backend.store.put("key", {"newer": 1}, collection="coll")
+            case "deleted":
+                await backend.store.delete("key", collection="coll")
+            case "put again":
+                await backend.store.delete("key", collection="coll")
+                await backend.store.put("key", value, collection="coll", ttl=1000)
+            case "another ttl":
+                await backend.store.put("key", value, collection="coll", ttl=2000)
+            case "replaced":
+                await base.replace(backend.driver, stale, {"newer": 2})
+        winner = await backend.driver.get("coll", "key")
+
+        with pytest.raises(Conflict):
+            await base.replace(backend.driver, stale, {"lost": True})
+
+        assert await backend.driver.delete_if_unchanged(stale) is False
+        assert winner == await backend.driver.get("coll", "key")
+
+    async def test_batch_with_conflicts(self, backend: Backend) -> None:
+        """In a batch every entry is decided by itself, a second change of the same entry included."""
+        await fill(backend.store, 6)
+        stale = [await fetched(backend.driver, f"key-{n}") for n in range(6)]
+        await backend.store.put("key-1", {"live": 1}, collection="coll")
+        await backend.store.delete("key-4", collection="coll")
+
+        batch = [
+            *(Replacement(e, {"new": n}) for n, e in enumerate(stale)),
+            Replacement(stale[0], {"new": 99}),
+        ]
+        done = await backend.driver.replace_many(batch)
+
+        values = await backend.store.get_many([f"key-{n}" for n in range(6)], collection="coll")
+        assert [True, False, True, True, False, True, False] == list(done)
+        assert [{"new": 0}, {"live": 1}, {"new": 2}, {"new": 3}, None, {"new": 5}] == values
+
+    async def test_empty_batch(self, backend: Backend) -> None:
+        """A batch of nothing is nothing."""
+        assert [] == list(await backend.driver.replace_many([]))
+
+    async def test_delete_if_unchanged(self, backend: Backend) -> None:
+        """An unchanged entry is deleted, once, for the store as well."""
+        await backend.store.put("key", LARGE, collection="coll")
+        found = await fetched(backend.driver)
+
+        assert await backend.driver.delete_if_unchanged(found) is True
+        assert await backend.driver.delete_if_unchanged(found) is False
+        assert await backend.store.get("key", collection="coll") is None
+
+    async def test_no_lost_update(self, backend: Backend) -> None:
+        """Of concurrent read-and-replace loops over one counter, every success is counted."""
+        if not backend.driver.capabilities.atomic_replace:
+            pytest.skip("the backend has no compare-and-swap")
+        await backend.driver.put_if_absent(entry(value={"n": 0}))
+
+        async def count_up() -> int:
+            successes = 0
+            for _ in range(10):
+                found = await fetched(backend.driver)
+                assert found.value is not None
+                (done,) = await backend.driver.replace_many([Replacement(found, {"n": found.value["n"] + 1})])
+                successes += done
+            return successes
+
+        successes = sum(await asyncio.gather(*(count_up() for _ in range(5))))
+
+        assert {"n": successes} == await backend.store.get("key", collection="coll")
+        assert successes > 0
+
+    # Putting if absent
+
+    async def test_put_if_absent_leaves_what_is_there(self, backend: Backend) -> None:
+        """A live entry is neither overwritten nor touched, whoever put it."""
+        await backend.store.put("key", SMALL, collection="coll", ttl=1000)
+        before = await fetched(backend.driver)
+
+        assert await backend.driver.put_if_absent(entry()) is False
+        assert before == await fetched(backend.driver)
+
+    async def test_put_if_absent_race(self, backend: Backend) -> None:
+        """Of many tasks that put the same name at once, exactly one succeeds, and its value is there."""
+        puts = (backend.driver.put_if_absent(entry(value={"n": n})) for n in range(20))
+
+        done = await asyncio.gather(*puts)
+
+        assert 1 == done.count(True)
+        assert {"n": done.index(True)} == await backend.store.get("key", collection="coll")
+
+    async def test_put_if_absent_race_of_threads(self, backend: Backend) -> None:
+        """The same holds among threads with event loops of their own."""
+        puts = [backend.driver.put_if_absent(entry(value={"n": n})) for n in range(8)]
+
+        done = await asyncio.gather(*(asyncio.to_thread(asyncio.run, put) for put in puts))
+
+        assert 1 == done.count(True)
+        assert {"n": done.index(True)} == (await fetched(backend.driver)).value
+
+    @pytest.mark.parametrize("fields", [{"collection": None}, {"key": None}, {"value": None}])
+    async def test_incomplete_entry_is_refused(self, backend: Backend, fields: dict[str, Any]) -> None:
+        """An entry without a name or a value is not stored under a guess."""
+        with pytest.raises(StoreError):
+            await backend.driver.put_if_absent(replace(entry(), **fields))
+
+    # Expired entries
+
+    async def test_expired_is_absent(self, backend: Backend) -> None:
+        """An expired entry is not read, scanned or counted, and does not block a new one."""
+        await backend.driver.put_if_absent(entry(value=LARGE, expires_at=PAST))
+
+        assert await backend.driver.get("coll", "key") is None
+        assert [] == await scanned(backend.driver)
+        assert 0 == (await backend.driver.count()).entries
+        assert await backend.driver.put_if_absent(entry(value=SMALL, expires_at=FUTURE)) is True
+        assert SMALL == await backend.store.get("key", collection="coll")
+        assert [FUTURE] == [e.expires_at for e in await scanned(backend.driver)]
+
+    async def test_expired_is_not_what_was_read(self, backend: Backend) -> None:
+        """An entry that expired since it was read is neither replaced nor deleted."""
+        await backend.driver.put_if_absent(entry())
+        await backend.driver.replace_many([Replacement(await fetched(backend.driver), SMALL, FUTURE)])
+        stale = await fetched(backend.driver)
+        await backend.driver.replace_many([Replacement(stale, SMALL, PAST)])
+
+        assert [False] == list(await backend.driver.replace_many([Replacement(stale, LARGE)]))
+        assert await backend.driver.delete_if_unchanged(stale) is False
+
+    # Entries that cannot be read
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            pytest.param("", id="empty"),
+            pytest.param('{"value": {"n": 1}', id="truncated"),
+            pytest.param("[1]", id="no object"),
+            pytest.param('{"version": 1}', id="no value"),
+            pytest.param('{"value": 7}', id="value is a number"),
+            pytest.param('{"value": "not json"}', id="value is text"),
+            pytest.param('{"value": {}, "created_at": "yesterday"}', id="no time"),
+            pytest.param('{"value": {}, "created_at": 12}', id="time is a number"),
+            pytest.param('{"value": {}, "expires_at": "0001-01-01T00:00:00+14:00"}', id="time out of range"),
+            pytest.param('{"value": {}, "key": "key"}', id="one name"),
+            pytest.param('{"value": ' + '{"a":' * 100_000 + "1" + "}" * 100_001, id="too deep"),
+        ],
+    )
+    async def test_unreadable_body(self, backend: Backend, body: str) -> None:
+        """What cannot be read is yielded with a problem, never skipped, never changed and never in the way."""
+        if backend.write_raw is None:
+            pytest.skip("the backend stores no bodies")
+        await backend.write_raw("coll", "broken", body, None)
+        await backend.driver.put_if_absent(entry())
+
+        (broken,) = [e for e in await scanned(backend.driver) if e.problem]
+
+        assert ("coll", "broken", None) == (broken.collection, broken.key, broken.value)
+        assert 2 == (await backend.driver.count()).entries
+        assert await backend.driver.put_if_absent(entry("broken")) is False
+        with pytest.raises(StoreError, match="cannot be read"):
+            await backend.driver.replace_many([Replacement(broken, SMALL)])
+        with pytest.raises(StoreError, match="cannot be read"):
+            await backend.driver.delete_if_unchanged(broken)
+        assert broken == await backend.driver.get("coll", "broken")
+
+    async def test_problem_does_not_quote_the_value(self, backend: Backend) -> None:
+        """The problem of an unreadable body says nothing of what is in it."""
+        if backend.write_raw is None:
+            pytest.skip("the backend stores no bodies")
+        await backend.write_raw("coll", "broken", '{"value": {"password": "hunter2"}, oops', None)
+
+        (broken,) = await scanned(backend.driver)
+
+        assert broken.problem
+        assert "hunter2" not in broken.problem
+        assert "hunter2" not in repr(broken)
+
+    async def test_value_as_text(self, backend: Backend) -> None:
+        """A body with its value as JSON text is read as the store reads it, and stays readable when replaced."""
+        if backend.write_raw is None:
+            pytest.skip("the backend stores no bodies")
+        await backend.write_raw("coll", "key", '{"value": "{\\"n\\": 1}", "extra": [1.50]}', None)
+        found = await fetched(backend.driver)
+
+        assert {"n": 1} == found.value == await backend.store.get("key", collection="coll")
+        await base.replace(backend.driver, found, {"n": 2})
+        assert {"n": 2} == await backend.store.get("key", collection="coll")
+        assert b'"extra": [1.5]' in (await fetched(backend.driver)).stored
+
+    # The driver itself
+
+    async def test_close_twice(self, backend: Backend) -> None:
+        """Closing is idempotent and leaves the application's store open."""
+        await backend.driver.put_if_absent(entry())
+
+        await backend.driver.close()
+        await backend.driver.close()
+
+        assert {"n": 0} == await backend.store.get("key", collection="coll")
+
+    async def test_location_and_capabilities(self, backend: Backend) -> None:
+        """A driver says where it is and what it can, without touching the backend."""
+        assert backend.driver.location
+        assert isinstance(backend.driver.capabilities, base.Capabilities)

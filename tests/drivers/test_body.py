@@ -1,0 +1,69 @@
+"""The stored body: read as strictly as the store reads it, written as the store writes it, patched exactly."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from key_value.aio._utils.managed_entry import ManagedEntry
+from key_value.aio._utils.serialization import BasicSerializationAdapter
+from tests.drivers.contract import CREATED, FUTURE, VALUES
+
+from kvseal.drivers.body import UnreadableBodyError, patch_body, read_body, write_body
+from kvseal.errors import UnsealableValueError
+
+
+@pytest.mark.parametrize("expires_at", [None, FUTURE])
+@pytest.mark.parametrize("names", [None, ("coll", "schlüssel")])
+@pytest.mark.parametrize("value", VALUES)
+def test_written_as_the_store_writes(
+    value: dict[str, Any], names: tuple[str, str] | None, expires_at: datetime | None
+) -> None:
+    """A body is the store's own text, character by character, and is read back as it was meant."""
+    managed = ManagedEntry(value=value, created_at=CREATED, expires_at=expires_at)
+    collection, key = names or (None, None)
+    text = BasicSerializationAdapter().dump_json(managed, collection=collection, key=key)
+
+    body = read_body(text.encode())
+
+    assert text == write_body(value, created_at=CREATED, expires_at=expires_at, names=names)
+    assert text == patch_body(patch_body(text.encode(), {"other": 1}).encode(), value)
+    assert (collection, key, value) == (body.collection, body.key, body.value)
+    assert (CREATED, expires_at) == (body.created_at, body.expires_at)
+
+
+def test_times_of_other_zones() -> None:
+    """A time is the same moment in UTC, whatever zone it was written in, and one without a zone is UTC."""
+    abroad = FUTURE.astimezone(timezone(timedelta(hours=-7)))
+    text = json.dumps(
+        {"value": {}, "created_at": "2024-02-29T23:59:59.123457", "expires_at": abroad.isoformat()}
+    )
+
+    body = read_body(text.encode())
+
+    assert (CREATED, FUTURE) == (body.created_at, body.expires_at)
+    assert "+00:00" in write_body({}, created_at=abroad, expires_at=None)
+
+
+def test_naive_time_is_refused() -> None:
+    """A time without a zone is not written, because it would be read as another time elsewhere."""
+    with pytest.raises(ValueError, match="without a zone"):
+        write_body({}, created_at=CREATED.replace(tzinfo=None), expires_at=None)
+
+
+@pytest.mark.parametrize("value", [{"a": b"bytes"}, {"a": object()}, {"a": {1, 2}}])
+def test_value_that_json_cannot_hold(value: dict[str, Any]) -> None:
+    """A value that the store's JSON cannot hold is refused in kvseal's own words."""
+    with pytest.raises(UnsealableValueError, match="cannot hold"):
+        write_body(value, created_at=None, expires_at=None)
+    with pytest.raises(UnsealableValueError, match="cannot hold"):
+        patch_body(b'{"value": {}}', value)
+
+
+@pytest.mark.parametrize("text", [b"", b"\xff", b"[]", b"{}", b'{"value": 1}', b'{"value": {}, "key": "k"}'])
+def test_unreadable(text: bytes) -> None:
+    """What is no body is told apart from everything else that can go wrong."""
+    with pytest.raises(UnreadableBodyError):
+        read_body(text)

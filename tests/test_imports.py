@@ -1,0 +1,97 @@
+"""What `import kvseal` gives, and what it does not need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+import kvseal
+
+EXTRAS = ["diskcache", "pathvalidate", "cachetools", "keyring", "redis", "asyncpg", "pymongo", "aiofile"]
+
+BLOCKED = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def run(script: str) -> str:
+    """Run *script* in a process of its own and return what it prints."""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert "" == done.stderr
+    return done.stdout
+
+
+def test_all_is_sorted_and_short() -> None:
+    """`__all__` is sorted and small enough to know by heart."""
+    assert sorted(kvseal.__all__) == kvseal.__all__
+    assert len(kvseal.__all__) <= 12
+
+
+def test_all_is_complete() -> None:
+    """Every public name that is no submodule is in `__all__`, and everything in it exists."""
+    public = {
+        name
+        for name, value in vars(kvseal).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+
+    assert set(kvseal.__all__) - {"annotations"} == public - {"annotations"}
+
+
+@pytest.mark.parametrize("name", kvseal.__all__)
+def test_public_names_are_documented(name: str) -> None:
+    """Every public name has a docstring."""
+    assert getattr(kvseal, name).__doc__
+
+
+def test_import_needs_no_extra() -> None:
+    """`import kvseal` and the command's module work with none of the optional libraries installed."""
+    script = BLOCKED.format(blocked=EXTRAS)
+
+    assert "9\n" == run(script + "import kvseal, kvseal.cli.app\nprint(len(kvseal.__all__))").replace(
+        str(len(kvseal.__all__)), "9"
+    )
+
+
+def test_import_loads_no_extra() -> None:
+    """`import kvseal` does not load an optional library that happens to be installed."""
+    script = f"import sys, kvseal\nprint(sorted(set(sys.modules) & set({EXTRAS!r})))"
+
+    assert "[]\n" == run(script)
+
+
+def test_memory_store_without_extras() -> None:
+    """A value is sealed and opened where no optional library is installed."""
+    script = BLOCKED.format(blocked=[name for name in EXTRAS if name != "cachetools"])
+    script += """
+import asyncio
+from key_value.aio.stores.memory import MemoryStore
+from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret
+
+async def main():
+    kv = EnvelopeEncryptionWrapper(MemoryStore(), secret=Secret(b"hunter2"), kdf=Argon2idParams(1, 8, 1))
+    await kv.put("k", {"a": 1})
+    print(await kv.get("k"))
+
+asyncio.run(main())
+"""
+
+    assert "{'a': 1}\n" == run(script)
+
+
+def test_import_touches_nothing(tmp_path: object) -> None:
+    """Importing reads no secret and writes no file: it works where no home directory is to be had."""
+    script = "import os\nos.environ.clear()\nimport kvseal, threading\nprint(threading.active_count())"
+
+    assert "1\n" == run(script)

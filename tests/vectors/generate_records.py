@@ -1,0 +1,401 @@
+"""
+Write record-v1.json and meta-v1.json: kvseal's own formats as test vectors.
+
+    python -m tests.vectors.generate_records
+
+Everything that is drawn at random is a SHAKE-128 stream, so the files come out
+the same each time.  verify_records.py reads them without a line of kvseal.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode, b64encode
+from datetime import datetime, timezone
+from hashlib import shake_128
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from kvseal import Argon2idParams, Policy, Secret
+from kvseal.envelope.codec import RecordCodec
+from kvseal.envelope.payload import encode
+from kvseal.envelope.record import Binding, Header
+from kvseal.envelope.sealing import Associations, Opener, Sealer
+from kvseal.envelope.stored import DATA_FIELD, VERSION_FIELD, to_stored
+from kvseal.envelope.wrapping import WrappedKey, wrap_key
+from kvseal.keys import keyslot, rootkey
+from kvseal.keys.keyslot import Keyslot
+from kvseal.keys.meta import VaultMeta, WrappedDEK, WrappedLegacyKey
+from kvseal.keys.rootkey import RootKey
+from kvseal.keys.secret import generate
+
+HERE = Path(__file__).parent
+PROVENANCE = {
+    "generated_by": "tests/vectors/generate_records.py, with kvseal itself",
+    "verified_by": "tests/vectors/verify_records.py, with cryptography, argon2-cffi and the standard library alone",
+    "randomness": "SHAKE-128 over the name of the file's format",
+}
+
+VAULT_ID = bytes.fromhex("000102030405060708090a0b0c0d0e0f")
+DEKS = {1: bytes([1]) * 32, 2: bytes([2]) * 32, 0x01020304: bytes([3]) * 32}
+EXPIRY = 1_893_456_000_000
+VALUE = {"user": "Ada", "roles": ["admin", None, True], "n": -1.5, "nested": {"": {}}}
+
+
+class Randomness:
+    """A stand-in for `os.urandom` that gives the same bytes each time."""
+
+    def __init__(self, name: str) -> None:
+        self._stream = BytesIO(shake_128(name.encode()).digest(65536))
+
+    def __call__(self, size: int) -> bytes:
+        """Return the next bytes."""
+        return self._stream.read(size)
+
+
+def records() -> dict[str, Any]:
+    """Return the vectors of the record format."""
+    urandom = Randomness("kvseal record-v1")
+    positive = [
+        _record(urandom, "plain", VALUE, "sessions", "user:1"),
+        _record(urandom, "empty value", {}, "sessions", "user:1"),
+        _record(urandom, "empty names", VALUE, "", ""),
+        _record(urandom, "empty key", VALUE, "sessions", ""),
+        _record(urandom, "unicode names", VALUE, "Sitzungen für Köln", "ключ 🔑"),
+        _record(urandom, "surrogates in names", VALUE, "\ud800", "a\udfff"),
+        _record(urandom, "bound to the collection", VALUE, "c", "k", binding=Binding.COLLECTION),
+        _record(urandom, "bound to nothing", VALUE, "c", "k", binding=Binding.NONE),
+        _record(urandom, "context", VALUE, "c", "k", context="tenant-7"),
+        _record(urandom, "context without names", VALUE, "c", "k", context="é", binding=Binding.NONE),
+        _record(urandom, "expiry", VALUE, "c", "k", expires_at=EXPIRY),
+        _record(urandom, "expiry before 1970", VALUE, "c", "k", expires_at=-1),
+        _record(urandom, "expiry beyond 63 bits", VALUE, "c", "k", expires_at=2**70),
+        _record(urandom, "64-bit integers", {"a": 2**64 - 1, "b": -(2**63)}, "c", "k"),
+        _record(urandom, "large integer", {"a": 2**64}, "c", "k"),
+        _record(urandom, "NaN and infinities", {"a": [float("nan"), float("inf"), -float("inf")]}, "c", "k"),
+        _record(urandom, "lone surrogate", {"\ud800": "\ud83d\ude00"}, "c", "k"),
+        _record(urandom, "large DEK number", VALUE, "c", "k", dek=0x01020304),
+        _record(
+            urandom,
+            "all flags",
+            {"a": float("inf")},
+            "c",
+            "k",
+            dek=2,
+            context="x",
+            expires_at=EXPIRY,
+            binding=Binding.COLLECTION,
+        ),
+    ]
+    return {
+        "format": "kvseal record, version 1",
+        "provenance": PROVENANCE,
+        "vault_id": VAULT_ID.hex(),
+        "deks": {str(number): dek.hex() for number, dek in DEKS.items()},
+        "positive": positive,
+        "negative": _refused_records(urandom),
+    }
+
+
+def metas() -> dict[str, Any]:
+    """Return the vectors of the vault meta and of the way from a secret to a record."""
+    urandom = Randomness("kvseal meta-v1")
+    generated = generate(random=urandom)
+    small = _vault(urandom, "one slot and one DEK", [("primary", Secret(b"correct horse"), None)])
+    full = _vault(
+        urandom,
+        "two slots, a retired, a readable and an active DEK, legacy keys and a weaker policy",
+        [("primary", generated, None), ("zweiter Schlüssel 🔑", Secret(b"battery\xff"), _time(2030))],
+        states=["retired", "readable", "active"],
+        policy=Policy(read_legacy=True, binding=Binding.COLLECTION),
+        legacy=["fernet", "fernet"],
+    )
+    return {
+        "format": "kvseal vault meta, version 1",
+        "provenance": PROVENANCE,
+        "positive": [small, full],
+        "negative_are": "the last of the positive ones, with a new value at each path of the edits",
+        "negative": _refused_metas(full),
+    }
+
+
+def text_of(vectors: dict[str, Any]) -> str:
+    """Return the content of a vector file: ASCII, so that surrogates survive every editor."""
+    return json.dumps(vectors, indent=1, ensure_ascii=True) + "\n"
+
+
+def _record(
+    urandom: Randomness,
+    name: str,
+    value: dict[str, Any],
+    collection: str,
+    key: str,
+    *,
+    dek: int = 1,
+    context: str = "",
+    binding: Binding = Binding.COLLECTION_AND_KEY,
+    expires_at: int | None = None,
+) -> dict[str, Any]:
+    associations = Associations(VAULT_ID, context=context)
+    sealer = Sealer(DEKS[dek], dek, associations, binding=binding, urandom=urandom)
+    opener = Opener(DEKS, associations, weakest=binding)
+    codec = RecordCodec(sealer, opener)
+    stored = codec.seal(value, collection, key, expires_at=expires_at)
+    payload, encoding = encode(value)
+    header = Header.parse(b64decode(stored[DATA_FIELD]))
+    return {
+        "name": name,
+        "collection": collection,
+        "key": key,
+        "context": context,
+        "binding": int(binding),
+        "dek": dek,
+        "encoding": encoding,
+        "expires_at": header.expires_at,
+        "nonce": header.nonce.hex(),
+        "payload": payload.hex(),
+        "stored": stored,
+    }
+
+
+def _refused_records(urandom: Randomness) -> list[dict[str, Any]]:
+    good = _record(urandom, "", VALUE, "c", "k")
+    loose = _record(urandom, "", VALUE, "c", "k", binding=Binding.COLLECTION)
+    expiring = _record(urandom, "", VALUE, "c", "k", expires_at=EXPIRY)
+    record, text = b64decode(good["stored"][DATA_FIELD]), good["stored"][DATA_FIELD]
+
+    def changed(offset: int, byte: int, source: bytes = record) -> dict[str, Any]:
+        return to_stored(source[:offset] + bytes((byte,)) + source[offset + 1 :])
+
+    def fields(**stored: Any) -> dict[str, Any]:
+        return {DATA_FIELD: text, VERSION_FIELD: 2, **stored}
+
+    def refused(name: str, error: str, stored: dict[str, Any], **where: Any) -> dict[str, Any]:
+        place = {"collection": "c", "key": "k", "context": "", "weakest": 0, "vault_id": VAULT_ID.hex()}
+        return {"name": name, "error": error, **place, **where, "stored": stored}
+
+    malformed, tampered = "MalformedRecordError", "TamperedRecordError"
+    version, flags = "UnknownRecordVersionError", "UnknownFlagsError"
+    return [
+        refused("no bytes", malformed, to_stored(b"")),
+        refused("header alone", malformed, to_stored(record[:32])),
+        refused("one byte less than the least", malformed, to_stored(record[:47])),
+        refused(
+            "expiry without room for a tag",
+            malformed,
+            to_stored(b64decode(expiring["stored"][DATA_FIELD])[:55]),
+        ),
+        refused("truncated ciphertext", tampered, to_stored(record[:-1])),
+        refused("one byte too many", tampered, to_stored(record + b"\0")),
+        refused("format version 0", version, changed(0, 0)),
+        refused("format version 2", version, changed(0, 2)),
+        refused("suite 0", "UnknownSuiteError", changed(1, 0)),
+        refused("suite 2", "UnknownSuiteError", changed(1, 2)),
+        refused("encoding 2", flags, changed(2, 0b0000_0010)),
+        refused("encoding 3", flags, changed(2, 0b0000_0011)),
+        refused("unknown flag 3", flags, changed(2, 0b0000_1000)),
+        refused("unknown flag 6", flags, changed(2, 0b0100_0000)),
+        refused("unknown flag 7", flags, changed(2, 0b1000_0000)),
+        refused("binding 3", flags, changed(2, 0b0011_0000)),
+        refused("reserved byte", malformed, changed(3, 1)),
+        refused("DEK 0", malformed, changed(7, 0)),
+        refused("unknown DEK", "UnknownDEKError", changed(7, 9)),
+        refused("another DEK", tampered, changed(7, 2)),
+        refused("flipped encoding", tampered, changed(2, 0b0000_0001)),
+        refused("claimed expiry", tampered, changed(2, 0b0000_0100)),
+        refused("flipped bit of the nonce's start", tampered, changed(8, record[8] ^ 1)),
+        refused("flipped bit of the nonce's end", tampered, changed(31, record[31] ^ 0x80)),
+        refused("flipped bit of the ciphertext", tampered, changed(32, record[32] ^ 1)),
+        refused("flipped bit of the tag", tampered, changed(len(record) - 1, record[-1] ^ 1)),
+        refused(
+            "changed expiry",
+            tampered,
+            changed(39, 0xFF, b64decode(expiring["stored"][DATA_FIELD])),
+        ),
+        refused("another key", tampered, good["stored"], key="l"),
+        refused("another collection", tampered, good["stored"], collection="d"),
+        refused("shifted names", tampered, good["stored"], collection="ck", key=""),
+        refused("into a context", tampered, good["stored"], context="x"),
+        refused("another vault", tampered, good["stored"], vault_id="ff" * 16, weakest=2),
+        refused("weaker binding than policy", tampered, loose["stored"]),
+        refused("weakened binding", tampered, changed(2, 0b0001_0000), weakest=2),
+        refused(
+            "strengthened binding", tampered, changed(2, 0, b64decode(loose["stored"][DATA_FIELD])), weakest=2
+        ),
+        refused("base64 without padding", malformed, fields(**{DATA_FIELD: text.rstrip("=")[:-1]})),
+        refused("url-safe base64", malformed, fields(**{DATA_FIELD: "_" + text[1:]})),
+        refused("line break in base64", malformed, fields(**{DATA_FIELD: text + "\n"})),
+        refused("unused bits of base64", malformed, fields(**{DATA_FIELD: _with_unused_bits(record)})),
+        refused("empty text", malformed, fields(**{DATA_FIELD: ""})),
+        refused("data that is no text", malformed, fields(**{DATA_FIELD: None})),
+        refused("third field", malformed, fields(extra=1)),
+        refused("version as text", malformed, fields(**{VERSION_FIELD: "2"})),
+        refused("version true", malformed, fields(**{VERSION_FIELD: True})),
+        refused("version 2.0", malformed, fields(**{VERSION_FIELD: 2.0})),
+        refused("version 1", "LegacyRecordError", fields(**{VERSION_FIELD: 1})),
+        refused("version 3", version, fields(**{VERSION_FIELD: 3})),
+        refused("no version", malformed, {DATA_FIELD: text}),
+        refused("no data", malformed, {VERSION_FIELD: 2}),
+        refused("plaintext", "PlaintextRecordError", {"user": "Ada"}),
+    ]
+
+
+def _with_unused_bits(record: bytes) -> str:
+    """Return base64 that a lenient decoder reads as a record, in a spelling that nobody writes."""
+    padded = record + bytes(2 - len(record) % 3 if len(record) % 3 < 2 else 2)
+    text = b64encode(padded).decode().rstrip("=")
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    return text[:-1] + alphabet[alphabet.index(text[-1]) ^ 1] + "=" * (-len(text) % 4)
+
+
+def _vault(
+    urandom: Randomness,
+    name: str,
+    slots: list[tuple[str, Secret, datetime | None]],
+    *,
+    states: list[Any] | None = None,
+    policy: Policy | None = None,
+    legacy: list[str] | None = None,
+) -> dict[str, Any]:
+    states, policy, legacy = states or ["active"], policy or Policy(), legacy or []
+    root = RootKey.generate(urandom(16), random=urandom)
+    deks = {number: urandom(32) for number in range(1, len(states) + 1)}
+    legacy_keys = {urandom(8).hex(): (kind, urandom(32)) for kind in legacy}
+    meta = VaultMeta(
+        vault_id=root.vault_id,
+        revision=7,
+        created_at=_time(2026),
+        updated_at=_time(2027),
+        policy=policy,
+        slots=tuple(_slot(urandom, root, *slot) for slot in slots),
+        deks=tuple(
+            WrappedDEK(
+                number,
+                states[number - 1],
+                _time(2026),
+                None
+                if states[number - 1] == "retired"
+                else _wrap(urandom, root, rootkey._DEK_PURPOSE, dek, root._dek_aad(number)),
+            )
+            for number, dek in deks.items()
+        ),
+        legacy=tuple(
+            WrappedLegacyKey(
+                identifier,
+                kind,
+                _time(2026),
+                _wrap(urandom, root, rootkey._LEGACY_PURPOSE, key, root._legacy_aad(kind, identifier)),
+            )
+            for identifier, (kind, key) in legacy_keys.items()
+        ),
+    ).authenticated(root)
+    active = len(states)
+    associations = Associations(root.vault_id)
+    sealer = Sealer(deks[active], active, associations, binding=policy.binding, urandom=urandom)
+    sealed = RecordCodec(sealer, Opener(deks, associations)).seal(VALUE, "sessions", "user:1")
+    return {
+        "name": name,
+        "secrets": [secret.reveal().hex() for _, secret, _ in slots],
+        "root_key": root.reveal().hex(),
+        "deks": {str(number): dek.hex() for number, dek in deks.items() if states[number - 1] != "retired"},
+        "legacy": {identifier: key.hex() for identifier, (_, key) in legacy_keys.items()},
+        "meta": meta.as_value(),
+        "record": {"collection": "sessions", "key": "user:1", "value": VALUE, "stored": sealed},
+    }
+
+
+def _slot(
+    urandom: Randomness, root: RootKey, label: str, secret: Secret, expires_at: datetime | None
+) -> Keyslot:
+    params = Argon2idParams(time_cost=2, memory_cost=32, parallelism=2)
+    slot_id, salt = urandom(8).hex(), urandom(16)
+    under = keyslot.argon2id(secret.reveal(), salt, params)
+    aad = keyslot._aad(root.vault_id, slot_id, params)
+    wrapped = wrap_key(root.reveal(), under=under, purpose=keyslot._PURPOSE, aad=aad, urandom=urandom)
+    return Keyslot(slot_id, label, params, salt, wrapped, _time(2026), expires_at)
+
+
+def _wrap(urandom: Randomness, root: RootKey, purpose: bytes, key: bytes, aad: bytes) -> WrappedKey:
+    return wrap_key(key, under=root.reveal(), purpose=purpose, aad=aad, urandom=urandom)
+
+
+def _refused_metas(full: dict[str, Any]) -> list[dict[str, Any]]:
+    def refused(
+        name: str, error: str, *edits: tuple[tuple[str | int, ...], Any], **secret: str
+    ) -> dict[str, Any]:
+        return {"name": name, "error": error, "secret": full["secrets"][0], **secret, "edits": edits}
+
+    meta = full["meta"]
+    first, second = meta["deks"][1], meta["deks"][2]
+    wrap = ("commitment", "nonce", "wrapped")
+    tampered, malformed, wrong, damaged = (
+        "TamperedMetaError",
+        "VaultMetaError",
+        "WrongSecretError",
+        "DamagedSlotError",
+    )
+    return [
+        refused("wrong secret", wrong, secret=b"wrong".hex()),
+        refused("changed salt", wrong, (("slots", 0, "salt"), meta["slots"][1]["salt"])),
+        refused("changed passes", wrong, (("slots", 0, "t"), 3)),
+        refused("changed commitment", wrong, (("slots", 0, "commitment"), meta["slots"][1]["commitment"])),
+        refused("changed slot id", damaged, (("slots", 0, "id"), "0" * 16)),
+        refused("changed vault id", damaged, (("vault_id",), "ff" * 16)),
+        refused("changed nonce", damaged, (("slots", 0, "nonce"), meta["slots"][1]["nonce"])),
+        refused("changed wrapped root key", damaged, (("slots", 0, "wrapped"), meta["slots"][1]["wrapped"])),
+        refused("changed revision", tampered, (("revision",), 8)),
+        refused("changed label", tampered, (("slots", 0, "label"), "another")),
+        refused("removed expiry", tampered, (("slots", 1), _without(meta["slots"][1], "expires_at"))),
+        refused("removed slot", tampered, (("slots",), meta["slots"][:1])),
+        refused("edited policy", tampered, (("policy", "read_plaintext"), True)),
+        refused("weakened binding", tampered, (("policy", "binding"), "none")),
+        refused(
+            "flipped DEK states",
+            tampered,
+            (("deks", 1, "state"), "active"),
+            (("deks", 2, "state"), "readable"),
+        ),
+        refused(
+            "swapped DEKs",
+            tampered,
+            (("deks", 1), {**first, **{field: second[field] for field in wrap}}),
+            (("deks", 2), {**second, **{field: first[field] for field in wrap}}),
+        ),
+        refused("dropped legacy keys", tampered, (("legacy",), [])),
+        refused("changed MAC", tampered, (("mac",), b64encode(bytes(32)).decode())),
+        refused("later version", "UnknownMetaVersionError", (("kvseal",), 2)),
+        refused("version true", malformed, (("kvseal",), True)),
+        refused("unknown field", malformed, (("extra",), 1)),
+        refused("unknown field of a slot", malformed, (("slots", 0, "extra"), 1)),
+        refused("revision 7.0", malformed, (("revision",), 7.0)),
+        refused("upper-case vault id", malformed, (("vault_id",), meta["vault_id"].upper())),
+        refused("two active DEKs", malformed, (("deks", 1, "state"), "active")),
+        refused("DEK numbers with a gap", malformed, (("deks",), meta["deks"][1:])),
+        refused("the same slot twice", malformed, (("slots", 1), meta["slots"][0])),
+        refused("no slots", malformed, (("slots",), [])),
+        refused("short salt", malformed, (("slots", 0, "salt"), "AAAA")),
+        refused("time with an offset", malformed, (("created_at",), "2026-01-01T00:00:00+00:00")),
+        refused("65 passes", "KDFParametersError", (("slots", 0, "t"), 65)),
+        refused("65 lanes", "KDFParametersError", (("slots", 0, "p"), 65)),
+        refused("too little memory for the lanes", "KDFParametersError", (("slots", 0, "m"), 15)),
+        refused("memory above the ceiling", "KDFParametersError", (("slots", 0, "m"), 2**32 - 1)),
+    ]
+
+
+def _without(value: dict[str, Any], field: str) -> dict[str, Any]:
+    return {name: part for name, part in value.items() if name != field}
+
+
+def _time(year: int) -> datetime:
+    return datetime(year, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+
+
+def main() -> None:
+    """Write both files."""
+    (HERE / "record-v1.json").write_text(text_of(records()), encoding="ascii")
+    (HERE / "meta-v1.json").write_text(text_of(metas()), encoding="ascii")
+
+
+if __name__ == "__main__":
+    main()

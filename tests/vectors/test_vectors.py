@@ -1,0 +1,131 @@
+"""kvseal's own formats: written by one implementation, checked by another, refused where they must be."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.keys.made import NOW
+from tests.strategies import same
+from tests.vectors.generate_records import metas, records, text_of
+from tests.vectors.verify_records import edited
+
+from kvseal import Secret
+from kvseal.envelope.codec import RecordCodec
+from kvseal.envelope.kdf import DEFAULT_MEMORY_CEILING
+from kvseal.envelope.record import Binding
+from kvseal.envelope.sealing import Associations, Opener, Sealer
+from kvseal.errors import KvsealError, RecordError
+from kvseal.keys.keyring import Keyring
+from kvseal.keys.meta import VaultMeta
+from kvseal.keys.unlock import unlock
+
+HERE = Path(__file__).parent
+VERIFIER = HERE / "verify_records.py"
+RECORDS: dict[str, Any] = json.loads((HERE / "record-v1.json").read_text(encoding="ascii"))
+METAS: dict[str, Any] = json.loads((HERE / "meta-v1.json").read_text(encoding="ascii"))
+
+
+def each(vectors: list[dict[str, Any]]) -> pytest.MarkDecorator:
+    """Return the parametrization of a test by vectors, each under its own name."""
+    return pytest.mark.parametrize(
+        "vector", vectors, ids=lambda vector: str(vector["name"]).replace(" ", "-")
+    )
+
+
+def codec(vector: dict[str, Any], *, vault_id: str, weakest: int) -> RecordCodec:
+    """Return the codec that reads a vector."""
+    deks = {int(number): bytes.fromhex(dek) for number, dek in RECORDS["deks"].items()}
+    associations = Associations(bytes.fromhex(vault_id), context=vector["context"])
+    return RecordCodec(Sealer(deks[1], 1, associations), Opener(deks, associations, weakest=Binding(weakest)))
+
+
+async def open_meta(meta: dict[str, Any], secret: str) -> Keyring:
+    """Open a vault meta with a secret in hexadecimal."""
+    parsed = VaultMeta.from_value(meta)
+    root, _ = await unlock(
+        parsed.slots,
+        Secret(bytes.fromhex(secret)),
+        parsed.vault_id,
+        now=NOW,
+        memory_ceiling=DEFAULT_MEMORY_CEILING,
+    )
+    return Keyring(parsed, root)
+
+
+@pytest.mark.parametrize(
+    ("name", "vectors"), [("record-v1.json", records), ("meta-v1.json", metas)], ids=["records", "metas"]
+)
+def test_generator_writes_what_is_committed(name: str, vectors: Any) -> None:
+    """The committed file is what the generator writes today: no format drifts unnoticed."""
+    assert (HERE / name).read_text(encoding="ascii") == text_of(vectors())
+
+
+def test_independent_implementation_agrees() -> None:
+    """The verifier, run as people run it, opens and refuses every vector as expected."""
+    done = subprocess.run([sys.executable, VERIFIER], capture_output=True, text=True, check=False)
+
+    assert "" == done.stderr
+    assert "69 record vectors and 36 vault meta vectors verified\n" == done.stdout
+
+
+def test_verifier_is_independent() -> None:
+    """The verifier imports neither kvseal nor a test of it."""
+    imported = {
+        (node.module or "") if isinstance(node, ast.ImportFrom) else alias.name
+        for node in ast.walk(ast.parse(VERIFIER.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+
+    assert {"cryptography", "argon2"} == {
+        name.partition(".")[0] for name in imported if name.partition(".")[0] not in sys.stdlib_module_names
+    }
+
+
+@each(RECORDS["positive"])
+def test_record_opens(vector: dict[str, Any]) -> None:
+    """A record that an earlier kvseal wrote opens to its value and expiry."""
+    reader = codec(vector, vault_id=RECORDS["vault_id"], weakest=vector["binding"])
+    value, expires_at = reader.open(vector["stored"], vector["collection"], vector["key"])
+    payload = bytes.fromhex(vector["payload"]).decode("utf-8", "surrogatepass")
+
+    assert same(json.loads(payload), value)
+    assert vector["expires_at"] == expires_at
+
+
+@each(RECORDS["negative"])
+def test_record_is_refused(vector: dict[str, Any]) -> None:
+    """A record that must not open has exactly the error that the vector names."""
+    with pytest.raises(RecordError) as caught:
+        codec(vector, vault_id=vector["vault_id"], weakest=vector["weakest"]).open(
+            vector["stored"], vector["collection"], vector["key"]
+        )
+    assert vector["error"] == type(caught.value).__name__
+
+
+@each(METAS["positive"])
+async def test_meta_opens(vector: dict[str, Any]) -> None:
+    """A vault that an earlier kvseal wrote opens with each of its secrets, and so does its record."""
+    record = vector["record"]
+    for secret in vector["secrets"]:
+        keyring = await open_meta(vector["meta"], secret)
+
+        assert vector["deks"] == {str(number): dek.hex() for number, dek in keyring._deks.items()}
+        assert list(vector["legacy"].values()) == [key.key.hex() for key in keyring.legacy]
+        assert (record["value"], None) == keyring.codec().open(
+            record["stored"], record["collection"], record["key"]
+        )
+
+
+@each(METAS["negative"])
+async def test_meta_is_refused(vector: dict[str, Any]) -> None:
+    """A vault meta that must not open has exactly the error that the vector names."""
+    with pytest.raises(KvsealError) as caught:
+        await open_meta(edited(METAS["positive"][-1]["meta"], vector["edits"]), vector["secret"])
+    assert vector["error"] == type(caught.value).__name__

@@ -1,0 +1,320 @@
+"""
+Check record-v1.json and meta-v1.json with an implementation that shares nothing with kvseal.
+
+    python tests/vectors/verify_records.py
+
+Written from the description of the formats; it needs cryptography, argon2-cffi
+and the standard library, and stops at the first vector that it sees otherwise.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+from argon2.low_level import Type, hash_secret_raw
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.cmac import CMAC
+
+HERE = Path(__file__).parent
+BINDINGS = {"collection+key": 0, "collection": 1, "none": 2}
+SLOT_FIELDS = {"id", "label", "kind", "t", "m", "p", "salt", "commitment", "nonce", "wrapped", "created_at"}
+META_FIELDS = {
+    "kvseal",
+    "vault_id",
+    "revision",
+    "created_at",
+    "updated_at",
+    "policy",
+    "slots",
+    "deks",
+    "legacy",
+    "mac",
+}
+WRAP_FIELDS = {"commitment", "nonce", "wrapped"}
+
+
+class Refused(Exception):  # noqa: N818 - not an error: the expected outcome of half of the vectors
+    """The vector is refused, for the reason that its argument names."""
+
+
+def require(condition: object, reason: str) -> None:
+    """Refuse unless *condition* holds."""
+    if not condition:
+        raise Refused(reason)
+
+
+def aes_gcm_key(key: bytes, nonce: bytes) -> bytes:
+    """Return XAES-256-GCM's derived key: NIST SP 800-108 in counter mode with CMAC-AES-256."""
+    derived = b""
+    for counter in (1, 2):
+        cmac = CMAC(AES(key))
+        cmac.update(struct.pack(">H", counter) + b"X\x00" + nonce[:12])
+        derived += cmac.finalize()
+    return derived
+
+
+def xaes_open(key: bytes, nonce: bytes, ciphertext: bytes, aad: bytes) -> bytes | None:
+    """Return the plaintext, or None."""
+    try:
+        return AESGCM(aes_gcm_key(key, nonce)).decrypt(nonce[12:], ciphertext, aad)
+    except InvalidTag:
+        return None
+
+
+def expand(key: bytes, info: bytes, size: int) -> bytes:
+    """Return HKDF-SHA256's expand step, as RFC 5869 writes it."""
+    output = block = b""
+    counter = 1
+    while len(output) < size:
+        block = hmac.digest(key, block + info + bytes((counter,)), hashlib.sha256)
+        output += block
+        counter += 1
+    return output[:size]
+
+
+def unwrap(under: bytes, purpose: bytes, wrapped: dict[str, Any], aad: bytes) -> bytes | str:
+    """Return the key, or `wrong` or `damaged`."""
+    material = expand(under, purpose, 64)
+    if material[32:] != unbase64(wrapped["commitment"]):
+        return "wrong"
+    key = xaes_open(material[:32], unbase64(wrapped["nonce"]), unbase64(wrapped["wrapped"]), aad)
+    return key if key is not None else "damaged"
+
+
+def unbase64(text: str) -> bytes:
+    """Return the bytes of base64 in its one spelling, or refuse."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError:
+        raise Refused("base64") from None
+    require(base64.b64encode(data).decode() == text, "base64")
+    return data
+
+
+def field(name: str) -> bytes:
+    """Return a name as it is authenticated."""
+    encoded = name.encode("utf-8", "surrogatepass")
+    return struct.pack(">I", len(encoded)) + encoded
+
+
+def record_of(stored: dict[str, Any]) -> bytes:
+    """Return the record bytes of a stored mapping."""
+    data, version = "__encrypted_data__", "__encryption_version__"
+    require(data in stored or version in stored, "PlaintextRecordError")
+    require(data in stored and version in stored, "MalformedRecordError")
+    require(type(stored[version]) is int, "MalformedRecordError")
+    require(stored[version] != 1, "LegacyRecordError")
+    require(stored[version] == 2, "UnknownRecordVersionError")
+    require(len(stored) == 2 and type(stored[data]) is str, "MalformedRecordError")
+    try:
+        return unbase64(stored[data])
+    except Refused:
+        raise Refused("MalformedRecordError") from None
+
+
+def open_record(
+    stored: dict[str, Any],
+    deks: dict[int, bytes],
+    *,
+    vault_id: bytes,
+    collection: str,
+    key: str,
+    context: str = "",
+    weakest: int = 0,
+) -> dict[str, Any]:
+    """Return the fields and the payload of a record, or refuse it."""
+    record = record_of(stored)
+    require(len(record) >= 48, "MalformedRecordError")
+    version, suite, flags, reserved, number = struct.unpack(">BBBBI", record[:8])
+    require(version == 1, "UnknownRecordVersionError")
+    require(suite == 1, "UnknownSuiteError")
+    encoding, expires, binding = flags & 3, flags & 4, flags >> 4
+    require(encoding < 2 and binding < 3 and not flags & 8, "UnknownFlagsError")
+    require(reserved == 0 and number > 0, "MalformedRecordError")
+    body = 40 if expires else 32
+    require(len(record) >= body + 16, "MalformedRecordError")
+    require(number in deks, "UnknownDEKError")
+    require(binding <= weakest, "TamperedRecordError")
+    aad = b"kvseal/record/v1\0" + vault_id + record[:8] + record[32:body]
+    aad += field(collection if binding < 2 else "") + field(key if binding < 1 else "")
+    aad += field(context) if context else b""
+    payload = xaes_open(deks[number], record[8:32], record[body:], aad)
+    require(payload is not None, "TamperedRecordError")
+    expires_at = struct.unpack(">q", record[32:40])[0] if expires else None
+    return {
+        "dek": number,
+        "encoding": encoding,
+        "binding": binding,
+        "expires_at": expires_at,
+        "nonce": record[8:32].hex(),
+        "payload": payload,
+    }
+
+
+def check_meta(meta: dict[str, Any]) -> None:
+    """Refuse a vault meta that is not exactly as kvseal writes it."""
+    version = meta.get("kvseal")
+    require(type(version) is not int or version <= 1, "UnknownMetaVersionError")
+    require(type(version) is int and set(meta) == META_FIELDS, "VaultMetaError")
+    require(re.fullmatch("[0-9a-f]{32}", meta["vault_id"]), "VaultMetaError")
+    require(type(meta["revision"]) is int and meta["revision"] > 0, "VaultMetaError")
+    require(set(meta["policy"]) == {"read_legacy", "read_plaintext", "binding"}, "VaultMetaError")
+    require(meta["policy"]["binding"] in BINDINGS, "VaultMetaError")
+    for slot in meta["slots"]:
+        require(set(slot) | {"expires_at"} == SLOT_FIELDS | {"expires_at"}, "VaultMetaError")
+        require(len(slot["salt"]) == 24, "VaultMetaError")
+        require(1 <= slot["t"] <= 64 and 1 <= slot["p"] <= 64, "KDFParametersError")
+        require(8 * slot["p"] <= slot["m"] <= 4 * 2**20, "KDFParametersError")
+    for dek in meta["deks"]:
+        wrap = set() if dek["state"] == "retired" else WRAP_FIELDS
+        require(set(dek) == {"number", "state", "created_at"} | wrap, "VaultMetaError")
+    for key in meta["legacy"]:
+        require(set(key) == {"id", "kind", "created_at"} | WRAP_FIELDS, "VaultMetaError")
+    ids = [slot["id"] for slot in meta["slots"]]
+    require(ids and len(set(ids)) == len(ids), "VaultMetaError")
+    require([dek["number"] for dek in meta["deks"]] == [*range(1, len(meta["deks"]) + 1)], "VaultMetaError")
+    require([dek["state"] for dek in meta["deks"]].count("active") == 1, "VaultMetaError")
+    parts = [meta, *meta["slots"], *meta["deks"], *meta["legacy"]]
+    times = [value for part in parts for name, value in part.items() if name.endswith("_at")]
+    require(all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", time) for time in times), "VaultMetaError")
+
+
+def root_key(meta: dict[str, Any], secret: bytes) -> bytes:
+    """Return the root key that *secret* opens in one of the slots, or refuse."""
+    for slot in meta["slots"]:
+        under = hash_secret_raw(
+            secret, unbase64(slot["salt"]), slot["t"], slot["m"], slot["p"], 32, Type.ID, version=19
+        )
+        aad = bytes.fromhex(meta["vault_id"]) + struct.pack(">III", slot["t"], slot["m"], slot["p"])
+        root = unwrap(under, b"kvseal/slot/v1", slot, aad + slot["id"].encode())
+        require(root != "damaged", "DamagedSlotError")
+        if isinstance(root, bytes):
+            return root
+    raise Refused("WrongSecretError")
+
+
+def check_mac(meta: dict[str, Any], root: bytes) -> None:
+    """Refuse a vault meta that a holder of *root* did not write."""
+    authenticated = {name: value for name, value in meta.items() if name != "mac"}
+    # RFC 8785: the field names are ASCII and the numbers integers, so this is all there is to it.
+    text = json.dumps(authenticated, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    mac = hmac.digest(expand(root, b"kvseal/meta-mac/v1", 32), text, hashlib.sha256)
+    require(mac == unbase64(meta["mac"]), "TamperedMetaError")
+
+
+def open_meta(meta: dict[str, Any], secret: bytes) -> tuple[bytes, dict[int, bytes], dict[str, bytes]]:
+    """Return the root key, the DEKs and the legacy keys, or refuse."""
+    check_meta(meta)
+    root, vault_id = root_key(meta, secret), bytes.fromhex(meta["vault_id"])
+    check_mac(meta, root)
+    deks, legacy = {}, {}
+    for dek in meta["deks"]:
+        if dek["state"] != "retired":
+            number = dek["number"]
+            key = unwrap(root, b"kvseal/dek/v1", dek, vault_id + struct.pack(">I", number))
+            require(isinstance(key, bytes), "TamperedMetaError")
+            deks[number] = key
+    for one in meta["legacy"]:
+        aad = vault_id + one["kind"].encode() + b"\0" + one["id"].encode()
+        key = unwrap(root, b"kvseal/legacy-key/v1", one, aad)
+        require(isinstance(key, bytes), "TamperedMetaError")
+        legacy[one["id"]] = key
+    return root, deks, legacy
+
+
+def expect(name: str, expected: object, actual: object) -> None:
+    """Stop with the vector's name unless both are the same."""
+    if expected != actual:
+        raise SystemExit(f"{name}: expected {expected!r}, got {actual!r}")
+
+
+def outcome_of(function: Any, *args: Any, **kwargs: Any) -> str:
+    """Return why *function* refuses, or `accepted`."""
+    try:
+        function(*args, **kwargs)
+    except Refused as exc:
+        return str(exc)
+    return "accepted"
+
+
+def verify_records(vectors: dict[str, Any]) -> int:
+    """Check every vector of the record format and return how many there are."""
+    deks = {int(number): bytes.fromhex(dek) for number, dek in vectors["deks"].items()}
+    for vector in vectors["positive"]:
+        opened = open_record(
+            vector["stored"],
+            deks,
+            vault_id=bytes.fromhex(vectors["vault_id"]),
+            collection=vector["collection"],
+            key=vector["key"],
+            context=vector["context"],
+            weakest=vector["binding"],
+        )
+        expect(vector["name"], bytes.fromhex(vector["payload"]), opened.pop("payload"))
+        expect(vector["name"], {name: vector[name] for name in opened}, opened)
+        text = bytes.fromhex(vector["payload"]).decode(
+            "utf-8", "surrogatepass" if opened["encoding"] else "strict"
+        )
+        expect(vector["name"], dict, type(json.loads(text)))
+    for vector in vectors["negative"]:
+        where = {name: vector[name] for name in ("collection", "key", "context", "weakest")}
+        vault_id = bytes.fromhex(vector["vault_id"])
+        actual = outcome_of(open_record, vector["stored"], deks, vault_id=vault_id, **where)
+        expect(vector["name"], vector["error"], actual)
+    return len(vectors["positive"]) + len(vectors["negative"])
+
+
+def edited(meta: dict[str, Any], edits: list[Any]) -> dict[str, Any]:
+    """Return a copy of *meta* with the new value at each path."""
+    copy: dict[str, Any] = json.loads(json.dumps(meta))
+    for (*path, last), new in edits:
+        target: Any = copy
+        for step in path:
+            target = target[step]
+        target[last] = new
+    return copy
+
+
+def verify_metas(vectors: dict[str, Any]) -> int:
+    """Check every vector of the vault meta and return how many there are."""
+    for vector in vectors["positive"]:
+        meta, record = vector["meta"], vector["record"]
+        for secret in vector["secrets"]:
+            root, deks, legacy = open_meta(meta, bytes.fromhex(secret))
+            expect(vector["name"], vector["root_key"], root.hex())
+            expect(vector["name"], vector["deks"], {str(number): dek.hex() for number, dek in deks.items()})
+            expect(vector["name"], vector["legacy"], {name: key.hex() for name, key in legacy.items()})
+            opened = open_record(
+                record["stored"],
+                deks,
+                vault_id=bytes.fromhex(meta["vault_id"]),
+                collection=record["collection"],
+                key=record["key"],
+                weakest=BINDINGS[meta["policy"]["binding"]],
+            )
+            expect(vector["name"], record["value"], json.loads(opened["payload"]))
+    for vector in vectors["negative"]:
+        meta = edited(vectors["positive"][-1]["meta"], vector["edits"])
+        actual = outcome_of(open_meta, meta, bytes.fromhex(vector["secret"]))
+        expect(vector["name"], vector["error"], actual)
+    return len(vectors["positive"]) + len(vectors["negative"])
+
+
+def main() -> None:
+    """Check both files."""
+    records = verify_records(json.loads((HERE / "record-v1.json").read_text(encoding="ascii")))
+    metas = verify_metas(json.loads((HERE / "meta-v1.json").read_text(encoding="ascii")))
+    print(f"{records} record vectors and {metas} vault meta vectors verified")  # noqa: T201 - a script
+
+
+if __name__ == "__main__":
+    main()
