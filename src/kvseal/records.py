@@ -120,18 +120,12 @@ async def inspect_record(driver: Driver, collection: str, key: str) -> RecordInf
         MalformedRecordError, UnknownRecordVersionError: it claims to be sealed but is no record.
     """
     entry = await _existing(driver, collection, key)
-    if entry.value is None:
-        return _info(entry, f"undecodable: {entry.problem}")
-    if not is_sealed(entry.value):
-        known = (FernetCodec(()), PlaintextCodec())
-        return _info(
-            entry, next((codec.format for codec in known if codec.recognises(entry.value)), "undecodable")
-        )
+    if entry.value is None or not is_sealed(entry.value):
+        return _info(entry)
     record = from_stored(entry.value)
     header = Header.parse(record)
     return _info(
         entry,
-        "kvseal",
         version=record[0],
         suite="XAES-256-GCM",
         dek=header.dek,
@@ -140,6 +134,11 @@ async def inspect_record(driver: Driver, collection: str, key: str) -> RecordInf
         nonce=header.nonce.hex(),
         sealed_expires_at=_millisecond_text(header.expires_at),
     )
+
+
+async def find_record(driver: Driver, collection: str, key: str) -> RecordInfo:
+    """Return names, format and times of the stored entry, however damaged it is; or `MissingRecordError`."""
+    return _info(await _existing(driver, collection, key))
 
 
 async def list_records(driver: Driver, collection: str | None = None) -> AsyncIterator[Entry]:
@@ -175,11 +174,20 @@ def _value(entry: Entry) -> Mapping[str, Any]:
     return entry.value
 
 
-def _info(entry: Entry, name: str, **fields: Any) -> RecordInfo:
+def _format(entry: Entry) -> str:
+    if entry.value is None:
+        return f"undecodable: {entry.problem}"
+    if is_sealed(entry.value):
+        return "kvseal"
+    known = (FernetCodec(()), PlaintextCodec())
+    return next((codec.format for codec in known if codec.recognises(entry.value)), "undecodable")
+
+
+def _info(entry: Entry, **fields: Any) -> RecordInfo:
     return RecordInfo(
         collection=entry.collection or "",
         key=entry.key or "",
-        format=name,
+        format=_format(entry),
         created_at=None if entry.created_at is None else entry.created_at.isoformat(),
         expires_at=None if entry.expires_at is None else entry.expires_at.isoformat(),
         stored_bytes=len(entry.stored),

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import click
-import orjson
 
 from kvseal.cli.completion import completion
 from kvseal.cli.help import help_command
 from kvseal.cli.keygen import keygen
 from kvseal.cli.migrate import migrate_from_fernet
 from kvseal.cli.options import global_options
+from kvseal.cli.output import json_line, printable
 from kvseal.cli.records import delete, get, inspect, list_, put
 from kvseal.cli.settings import Settings
 from kvseal.cli.vault import init, rotate, status
@@ -26,7 +26,11 @@ USAGE: Final = 2
 FAILED: Final = 1
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    # A usage error like any other: click would report the whole help text as its message.
+    no_args_is_help=False,
+)
 @click.version_option(package_name="kvseal", message="vaultctl %(version)s")
 @global_options
 def cli() -> None:
@@ -109,10 +113,9 @@ def _explain(error: BaseException) -> _Fatal:
 
 def _report(fatal: _Fatal, *, as_json: bool) -> int:
     if as_json:
-        line = orjson.dumps({"type": "error", "schema": 1, **asdict(fatal)}).decode()
-        click.echo(line, err=True)
+        click.echo(json_line({"type": "error", "schema": 1, **asdict(fatal)}), err=True)
         return fatal.code
-    click.echo(f"vaultctl: error: {fatal.message[:1].lower()}{fatal.message[1:]}", err=True)
+    click.echo(f"vaultctl: error: {printable(fatal.message[:1].lower() + fatal.message[1:])}", err=True)
     for line in fatal.hint.splitlines():
-        click.echo(f"hint: {line}", err=True)
+        click.echo(f"hint: {printable(line)}", err=True)
     return fatal.code

@@ -6,10 +6,13 @@ import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from kvseal.cli.output import interruptible
 from kvseal.drivers import driver_from_url
-from kvseal.errors import UsageError
+from kvseal.errors import StoreNotFoundError, UsageError, VaultNotFoundError
 from kvseal.keys.defaults import secret_for_opening
 from kvseal.keys.sources import check_reference, resolve
 from kvseal.vault import Vault
@@ -29,18 +32,41 @@ class Stores:
     data: Driver
     meta: Driver | None
 
+    async def has_vault(self) -> bool:
+        """Whether there is a vault, so that its secret is not asked for as a new one."""
+        try:
+            await Vault.expect(self.data, meta_store=self.meta)
+        except VaultNotFoundError:
+            return False
+        return True
+
 
 @asynccontextmanager
-async def stores(settings: Settings, *, create: bool = False) -> AsyncIterator[Stores]:
-    """Yield the drivers of the stores that *settings* name."""
+async def stores(settings: Settings, *, create: bool = False, dry_run: bool = False) -> AsyncIterator[Stores]:
+    """Yield the drivers of the stores that *settings* name; see `store` for *create* and *dry_run*."""
     async with AsyncExitStack() as stack:
-        data = await driver_from_url(settings.required_store(), create=create)
-        stack.push_async_callback(data.close)
+        data = await stack.enter_async_context(
+            store(settings.required_store(), create=create, dry_run=dry_run)
+        )
         meta = None
         if settings.meta_store is not None:
-            meta = await driver_from_url(settings.meta_store, create=create)
-            stack.push_async_callback(meta.close)
+            meta = await stack.enter_async_context(store(settings.meta_store, create=create, dry_run=dry_run))
         yield Stores(data, meta)
+
+
+@asynccontextmanager
+async def store(url: str, *, create: bool, dry_run: bool) -> AsyncIterator[Driver]:
+    """Yield the driver of the store *url*; where a *dry_run* would *create* it, an empty one stands in."""
+    async with AsyncExitStack() as stack:
+        try:
+            driver = await driver_from_url(url, create=create and not dry_run)
+        except StoreNotFoundError:
+            if not (create and dry_run and _is_free(url)):
+                raise
+            directory = stack.enter_context(TemporaryDirectory(prefix="vaultctl-"))
+            driver = await driver_from_url(f"disk:{directory}", create=True)
+        stack.push_async_callback(driver.close)
+        yield driver
 
 
 @asynccontextmanager
@@ -65,6 +91,10 @@ async def given_secret(reference: str | None, settings: Settings, *, confirm: bo
     if reference.startswith("prompt:") and not settings.may_ask:
         msg = f"{reference} needs a terminal, and may not be used with --no-input"
         raise UsageError(msg, hint="use env:, file:, fd: or another source")
+    if reference.startswith("prompt:"):
+        # Not in a thread, which nobody can interrupt while it waits for a line.
+        with interruptible():
+            return resolve(reference, confirm=confirm)
     return await asyncio.to_thread(resolve, reference, confirm=confirm)
 
 
@@ -78,3 +108,9 @@ def synchronous(
         return asyncio.run(function(*arguments, **options))
 
     return run
+
+
+def _is_free(url: str) -> bool:
+    """Whether a store could be created at the place that *url* names and that holds none."""
+    path = Path(url.partition(":")[2]).expanduser()
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))

@@ -10,7 +10,6 @@ import click
 
 from kvseal.cli import connect
 from kvseal.cli.options import argon2_option, command_options
-from kvseal.drivers import driver_from_url, strip_password
 from kvseal.envelope.kdf import Argon2idParams
 from kvseal.errors import UsageError
 from kvseal.legacy import FernetCodec
@@ -82,19 +81,20 @@ async def migrate_from_fernet(
     """
     codec = await _codec(settings, fernet_keys, source_material, salt)
     writes = not (dry_run or check)
-    if writes and to is None:
-        where = strip_password(settings.required_store())
-        output.confirm(f"Re-seal every record of {where} in place?", settings)
     async with AsyncExitStack() as stack:
         found = await stack.enter_async_context(connect.stores(settings))
         target = None
         if to is not None:
-            target = await driver_from_url(to, create=create_store and writes)
-            stack.push_async_callback(target.close)
+            target = await stack.enter_async_context(
+                connect.store(to, create=create_store, dry_run=not writes)
+            )
+        elif writes:
+            output.confirm(f"Re-seal every record of {found.data.location} in place?", settings)
+        is_new = not await connect.Stores(target or found.data, found.meta).has_vault()
         migration = await migrate(
             found.data,
             [codec],
-            secret=await connect.given_secret(settings.secret, settings, confirm=writes),
+            secret=await connect.given_secret(settings.secret, settings, confirm=writes and is_new),
             to=target,
             meta_store=found.meta,
             kdf=kdf or Argon2idParams.RFC_9106_LOW_MEMORY,
@@ -134,7 +134,12 @@ async def _read(reference: str, settings: Settings) -> bytes:
 def _tell_next(output: Output, migration: Migration) -> None:
     report = migration.report
     if report.dry_run:
-        output.note("nothing was written; next: the same command without --dry-run")
+        todo = (
+            "next: the same command without --dry-run or --check"
+            if report.changed
+            else "nothing is left to do"
+        )
+        output.note(f"nothing was written; {todo}")
         return
     if migration.vault is not None:
         output.note(f"DEK {migration.vault.active_dek} is active in vault {migration.vault.vault_id}")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from kvseal.cli.output import Output
 
+_LONGEST: Final = 100 * 365 * 86400.0
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _PROFILES: Final = {
     "rfc9106-low-memory": Argon2idParams.RFC_9106_LOW_MEMORY,
@@ -108,6 +109,8 @@ class Duration(click.ParamType[float]):
         seconds = float(match[1]) * _SECONDS[match[2] or "s"] if match else 0.0
         if not seconds:
             self.fail(f"{value!r} is no duration such as 90s, 15m, 24h or 30d", param, ctx)
+        if seconds > _LONGEST:
+            self.fail(f"{value!r} is longer than a hundred years", param, ctx)
         return seconds
 
 

@@ -6,21 +6,25 @@ With `--json` the same dataclasses are printed as JSON Lines instead of tables.
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import sys
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import click
 import orjson
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from kvseal.errors import UsageError
 from kvseal.recode.events import Failure, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from kvseal.cli.settings import Settings
     from kvseal.recode import Event, Report
@@ -59,7 +63,7 @@ class Output:
 
     def json(self, line: Any) -> None:
         """Print one JSON line on stdout."""
-        click.echo(orjson.dumps(line).decode())
+        click.echo(json_line(line))
 
     def text(self, line: str) -> None:
         """Print one line of data on stdout."""
@@ -69,7 +73,7 @@ class Output:
         """Tell people something, on stderr."""
         if not self.quiet and not self.as_json:
             self._clear()
-            click.echo(line, err=True)
+            click.echo(printable(line), err=True)
 
     def event(self, event: Event) -> None:
         """Draw progress, or print it every few seconds; print every failure at once."""
@@ -88,7 +92,9 @@ class Output:
             self.json(report.as_dict())
             return
         would = "would be " if report.dry_run else ""
-        counts = [f"{report.scanned:,} records", f"{report.changed:,} {would}re-sealed"]
+        counts = [f"{report.scanned:,} records"]
+        if report.command != "verify":
+            counts.append(f"{report.changed:,} {would}re-sealed")
         counts += [f"{n:,} {word}" for n, word in _rest(report) if n]
         self.text(f"{report.command}: {', '.join(counts)}; {report.seconds:.1f} s")
         for title, found in (("formats", report.formats), ("DEKs", report.deks)):
@@ -102,7 +108,9 @@ class Output:
         if not settings.may_ask:
             msg = f"{question} Nobody can be asked here"
             raise UsageError(msg, hint="add --yes")
-        if not click.confirm(question, err=True):
+        with interruptible():
+            agreed = click.confirm(printable(question), err=True)
+        if not agreed:
             raise click.Abort
 
     def _failure(self, failure: Failure) -> None:
@@ -110,7 +118,8 @@ class Output:
         if self.as_json:
             self.json(failure.as_dict())
         else:
-            click.echo(f"  failed: {failure.collection}/{failure.key}: {failure.reason}", err=True)
+            text = f"failed: {failure.collection}/{failure.key}: {failure.reason}"
+            click.echo(f"  {printable(text)}", err=True)
 
     def _progress(self, progress: Progress) -> None:
         terminal = sys.stderr.isatty()
@@ -149,8 +158,34 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     for column in columns:
         built.add_column(column, overflow="fold")
     for row in rows:
-        built.add_row(*("" if cell is None else str(cell) for cell in row))
+        # As `Text`, so that brackets in a name are no markup.
+        built.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
     return built
+
+
+def printable(text: str) -> str:
+    """Return *text* with everything escaped that breaks a line or steers a terminal: a name may hold both."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def json_line(data: Any) -> str:
+    """Return *data* as one line of JSON; a name may hold a lone surrogate, which only an escape can carry."""
+    try:
+        return orjson.dumps(data).decode()
+    except orjson.JSONEncodeError:
+        return json.dumps(data, separators=(",", ":"))
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C end a question at once: the event loop's own handler would wait for the answer."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _rest(report: Report) -> list[tuple[int, str]]:

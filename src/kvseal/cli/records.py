@@ -11,7 +11,7 @@ import click
 from kvseal import exact_json, records
 from kvseal.cli import connect
 from kvseal.cli.options import Duration, command_options
-from kvseal.cli.output import table
+from kvseal.cli.output import interruptible, printable, table
 from kvseal.errors import UsageError
 
 if TYPE_CHECKING:
@@ -112,9 +112,11 @@ async def delete(output: Output, settings: Settings, *, collection: str, key: st
       vaultctl delete default_collection session-7 --yes
     """
     async with connect.stores(settings) as found:
-        info = await records.inspect_record(found.data, collection, key)
+        info = await records.find_record(found.data, collection, key)
         if dry_run:
-            output.result(info, table("", ("would be deleted", ""), [(f"{collection}/{key}", info.format)]))
+            output.result(
+                info, table("", ("would be deleted", "format"), [(f"{collection}/{key}", info.format)])
+            )
             return
         output.confirm(f"Delete {collection}/{key} for good?", settings)
         await records.delete_record(found.data, collection, key)
@@ -132,6 +134,10 @@ class _Listed:
     def of(cls, entry: Entry) -> _Listed:
         expires_at = None if entry.expires_at is None else entry.expires_at.isoformat()
         return cls(entry.collection, entry.key, expires_at, entry.problem)
+
+    def columns(self) -> list[str]:
+        names = [self.collection or "", self.key or ""]
+        return [*names, self.problem] if self.problem else names
 
     def as_dict(self) -> dict[str, Any]:
         return {"type": "record", "schema": 1, **asdict(self)}
@@ -156,15 +162,15 @@ async def list_(output: Output, settings: Settings, *, collection: str | None) -
             if output.as_json:
                 output.json(listed.as_dict())
             else:
-                problem = f"\t{listed.problem}" if listed.problem else ""
-                output.text(f"{listed.collection}\t{listed.key}{problem}")
+                output.text("\t".join(map(printable, listed.columns())))
 
 
 def _json_object(file: BinaryIO) -> dict[str, Any]:
-    if file is sys.stdin.buffer and sys.stdin.isatty():
-        click.echo("type one JSON object, then Ctrl-D:", err=True)
     try:
-        value = exact_json.loads(file.read())
+        with interruptible():
+            if file is sys.stdin.buffer and sys.stdin.isatty():
+                click.echo("type one JSON object, then Ctrl-D:", err=True)
+            value = exact_json.loads(file.read())
     except ValueError:
         value = None
     if type(value) is not dict:

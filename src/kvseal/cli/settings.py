@@ -51,7 +51,9 @@ class Settings:
         config = _read_config(Path(CONFIG_FILE))
 
         def value(name: str) -> str | None:
-            return getattr(self, name) or os.environ.get(_VARIABLES[name]) or config.get(name)
+            given: str | None = getattr(self, name)
+            # An empty variable is as good as none; an empty flag is a mistake, such as `--store "$UNSET"`.
+            return given if given is not None else os.environ.get(_VARIABLES[name]) or config.get(name)
 
         return replace(self, store=value("store"), secret=value("secret"), meta_store=value("meta_store"))
 

@@ -11,8 +11,10 @@ from kvseal.cli import connect
 from kvseal.cli.options import argon2_option, command_options
 from kvseal.cli.output import table
 from kvseal.envelope.kdf import Argon2idParams
-from kvseal.errors import UsageError
-from kvseal.recode.verify import readers_of, take_census
+from kvseal.errors import SecretNotFoundError, UsageError, VaultExistsError
+from kvseal.keys.defaults import secret_for_opening
+from kvseal.metastore import MetaStore
+from kvseal.recode.verify import none, readers_of, take_census
 from kvseal.vault import Vault
 
 if TYPE_CHECKING:
@@ -20,17 +22,25 @@ if TYPE_CHECKING:
 
     from kvseal.cli.output import Output
     from kvseal.cli.settings import Settings
+    from kvseal.keys.secret import Secret
     from kvseal.status import VaultStatus
 
 
 @click.command()
 @click.option("--label", default="primary", show_default=True, help="The name of the first keyslot.")
 @click.option("--create-store", is_flag=True, help="Create the store too, if there is none at that place.")
+@click.option("--dry-run", is_flag=True, help="Check store and secret, and create nothing.")
 @argon2_option
 @command_options
 @connect.synchronous
 async def init(
-    output: Output, settings: Settings, *, label: str, create_store: bool, kdf: Argon2idParams | None
+    output: Output,
+    settings: Settings,
+    *,
+    label: str,
+    create_store: bool,
+    dry_run: bool,
+    kdf: Argon2idParams | None,
 ) -> None:
     """
     Create the vault: root key, DEK 1 and the first keyslot.
@@ -43,8 +53,13 @@ async def init(
     Without --secret and with none in the environment, a secret is generated into the
     keyring, or into a key file that only you can read.
     """
-    async with connect.stores(settings, create=create_store) as found:
+    async with connect.stores(settings, create=create_store, dry_run=dry_run) as found:
+        if dry_run:
+            await _check_creation(found)
         secret = await connect.given_secret(settings.secret, settings, confirm=True)
+        if dry_run:
+            await _tell_what_init_would(output, settings, secret)
+            return
         vault = await Vault.create(
             found.data,
             secret=secret,
@@ -55,6 +70,27 @@ async def init(
         output.result(vault.status(), *_tables(vault.status()))
         await vault.close()
     output.note("next: wrap the store with EnvelopeEncryptionWrapper, or vaultctl migrate-from-fernet")
+
+
+async def _check_creation(found: connect.Stores) -> None:
+    """Raise what `Vault.create` would before it writes."""
+    async with MetaStore.reached(found.meta or found.data) as metastore:
+        await metastore.refuse_eviction()
+        if await metastore.load() is not None:
+            msg = f"there already is a vault in {metastore.location}"
+            raise VaultExistsError(msg, hint="open it, or choose another store")
+        await metastore.refuse_orphaned_records(None if found.meta is None else found.data)
+
+
+async def _tell_what_init_would(output: Output, settings: Settings, secret: Secret | None) -> None:
+    try:
+        await secret_for_opening(secret)
+        output.note("the secret is there")
+    except SecretNotFoundError:
+        if secret is not None:
+            raise
+        output.note("a master secret would be generated, because none was named and none is here")
+    output.note(f"nothing was written; a vault would be created in {settings.required_store()}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +124,24 @@ async def status(output: Output, settings: Settings, *, count: bool) -> None:
         if not count:
             output.result(now, *_tables(now))
             return
-        census = await take_census(found.data, readers_of(vault), only="", listener=output.event)
+        census = await take_census(found.data, readers_of(vault), opens=none, listener=output.event)
     counted = _Counted(now, dict(census.formats), dict(census.deks))
     output.result(counted, *_tables(now), _count_table(counted))
 
 
 @click.command()
 @click.option("--new-secret", metavar="REF", help="The secret that opens the vault from now on.")
+@click.option("--dry-run", is_flag=True, help="Check both secrets, and change nothing.")
 @argon2_option
 @command_options
 @connect.synchronous
 async def rotate(
-    output: Output, settings: Settings, *, new_secret: str | None, kdf: Argon2idParams | None
+    output: Output,
+    settings: Settings,
+    *,
+    new_secret: str | None,
+    dry_run: bool,
+    kdf: Argon2idParams | None,
 ) -> None:
     """
     Re-wrap the root key for a new secret and/or a new Argon2id cost.
@@ -117,6 +159,10 @@ async def rotate(
         raise UsageError(msg, hint="give --new-secret REF, --argon2 T,M,P, or both")
     async with connect.vault(settings) as (_, vault):
         secret = await connect.given_secret(new_secret, settings, confirm=True)
+        if dry_run:
+            output.result(vault.status(), *_tables(vault.status()))
+            output.note("nothing was written; the slot that opened now would be replaced")
+            return
         now = await vault.rotate(new_secret=secret, kdf=kdf)
     output.result(now, *_tables(now))
     output.note(

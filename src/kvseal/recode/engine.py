@@ -14,14 +14,15 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
+from kvseal import exact_json
 from kvseal.drivers.base import Entry, Replacement
 from kvseal.errors import RecordError
 from kvseal.keys.meta import COLLECTION as META_COLLECTION
 from kvseal.metastore import driver_of
-from kvseal.recode.decision import Change, Leave, decide, decide_copy
+from kvseal.recode.decision import Change, Leave, decide, decide_copy, is_done
 from kvseal.recode.events import Failure, Progress, ignore
-from kvseal.recode.report import Report, Tally
-from kvseal.recode.verify import Census, take_census
+from kvseal.recode.report import FAILURES_KEPT, Report, Tally
+from kvseal.recode.verify import take_census
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from kvseal.recode.decision import Decision
     from kvseal.recode.events import Listener
     from kvseal.recode.plan import Plan
+    from kvseal.recode.verify import Census
 
 PAGES_IN_FLIGHT: Final = 3
 """Pages that are opened, sealed and swapped while the next one is read."""
@@ -65,13 +67,13 @@ async def recode(
         census = None
         if plan.verify and not plan.dry_run:
             census = await take_census(
-                destination or driver, plan.known, only=plan.target.format, listener=listener
+                destination or driver, plan.known, opens=run.is_to_verify, listener=listener
             )
     finally:
         await _close_own(store, driver)
         if to is not None and destination is not None:
             await _close_own(to, destination)
-    return _report(plan, run.tally, census, time.monotonic() - started)
+    return run.report(census, time.monotonic() - started)
 
 
 class _Run:
@@ -85,10 +87,12 @@ class _Run:
         self._total = total
         self._listener = listener
         self._started = time.monotonic()
+        self._unreadable_there: set[tuple[str | None, str | None]] = set()
 
     async def all_pages(self) -> None:
         """Recode page after page, a few at a time; the first error stops them all."""
         running: set[asyncio.Task[None]] = set()
+        done: set[asyncio.Task[None]] = set()
         try:
             async for page in self._driver.scan():
                 running.add(asyncio.create_task(self._page(page)))
@@ -100,7 +104,41 @@ class _Run:
         finally:
             for task in running:
                 task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            # What else failed at the same time is heard as well, so that asyncio does not log it later.
+            await asyncio.gather(*running, *done, return_exceptions=True)
+
+    def is_to_verify(self, entry: Entry) -> bool:
+        """Whether the verify pass is to open *entry*: not what this run has opened in vain already."""
+        if self._destination is None:
+            return is_done(entry, self._plan)
+        names = (entry.collection, entry.key)
+        return self._plan.target.recognises(entry.value or {}) and names not in self._unreadable_there
+
+    def report(self, census: Census | None, seconds: float) -> Report:
+        """Return what was done, with what the verify pass has found."""
+        tally, damaged = self.tally, 0 if census is None else census.failed
+        changed, already = tally.changed, tally.already
+        if self._destination is None:
+            # Such a record was done by its header, or written in vain; only opening it showed the damage.
+            already = max(0, tally.already - damaged)
+            changed = max(0, tally.changed - max(0, damaged - tally.already))
+        failed = tally.failed + damaged
+        failures = (*tally.failures, *(census.failures if census is not None else ()))
+        return Report(
+            command=self._plan.command,
+            # What came after it was scanned and does not open is counted, too.
+            scanned=changed + already + tally.skipped + failed,
+            changed=changed,
+            already=already,
+            skipped=tally.skipped,
+            failed=failed,
+            conflicts=tally.conflicts,
+            seconds=seconds,
+            dry_run=self._plan.dry_run,
+            failures=failures[:FAILURES_KEPT],
+            formats=None if census is None else dict(census.formats),
+            deks=None if census is None else dict(census.deks),
+        )
 
     async def _page(self, page: Page) -> None:
         entries = [entry for entry in page.entries if entry.collection != META_COLLECTION]
@@ -108,13 +146,13 @@ class _Run:
         # Opening and sealing a page takes milliseconds that belong to the application's event loop.
         decisions = await asyncio.to_thread(self._decide_all, entries)
         changes = self._book(decisions)
-        if self._plan.dry_run:
-            self.tally.changed += len(changes)
-        elif self._destination is None:
-            await self._swap(changes)
-        else:
+        if self._destination is not None:
             for change in changes:
                 await self._copy(change, self._destination)
+        elif self._plan.dry_run:
+            self.tally.changed += len(changes)
+        else:
+            await self._swap(changes)
         self._tell()
 
     def _decide_all(self, entries: Sequence[Entry]) -> list[Decision]:
@@ -171,46 +209,48 @@ class _Run:
             created_at=entry.created_at,
             expires_at=entry.expires_at,
         )
-        if await destination.put_if_absent(copy):
+        if not self._plan.dry_run and await destination.put_if_absent(copy):
             self.tally.changed += 1
             return
         there = await destination.get(entry.collection or "", entry.key or "")
-        if there is not None and there.value is not None and self._opens_there(there):
-            self.tally.already += 1
+        if there is not None:
+            self._compare(copy, there)
+        elif self._plan.dry_run:
+            self.tally.changed += 1
         else:
-            reason = "the other store holds something else under this name"
-            self._fail(Failure(entry.collection, entry.key, reason))
+            # Deleted between the two looks: what the other store's own writers do counts.
+            self.tally.skipped += 1
 
-    def _opens_there(self, there: Entry) -> bool:
-        try:
-            self._plan.target.open(there)
-        except RecordError:
-            return False
-        return True
+    def _compare(self, copy: Entry, there: Entry) -> None:
+        """Leave what the other store holds, but never take an older value there for a finished copy."""
+        reason = ""
+        if there.value is None or not self._plan.target.recognises(there.value):
+            reason = "the other store holds something else under this name"
+        else:
+            try:
+                if not self._is_same(copy, there) and not _is_newer(there, copy):
+                    reason = "the other store holds another value under this name, and no newer one"
+            except RecordError as exc:
+                self._unreadable_there.add((copy.collection, copy.key))
+                reason = f"the other store's record does not open: {type(exc).__name__}: {exc.message}"
+        if reason:
+            self._fail(Failure(copy.collection, copy.key, reason))
+        else:
+            self.tally.already += 1
+
+    def _is_same(self, copy: Entry, there: Entry) -> bool:
+        ours, theirs = (self._plan.target.open(entry)[0] for entry in (copy, there))
+        # As text, because NaN is not equal to itself.
+        return exact_json.dumps(ours) == exact_json.dumps(theirs)
 
     def _tell(self) -> None:
         tally, seconds = self.tally, time.monotonic() - self._started
         self._listener(Progress("recode", tally.scanned, self._total, tally.changed, tally.failed, seconds))
 
 
-def _report(plan: Plan, tally: Tally, census: Census | None, seconds: float) -> Report:
-    found = census or Census()
-    # By its header such a record was done; only opening it showed that it is damaged.
-    damaged = min(found.failed, tally.already)
-    return Report(
-        command=plan.command,
-        scanned=tally.scanned,
-        changed=tally.changed,
-        already=tally.already - damaged,
-        skipped=tally.skipped,
-        failed=tally.failed + damaged,
-        conflicts=tally.conflicts,
-        seconds=seconds,
-        dry_run=plan.dry_run,
-        failures=(*tally.failures, *found.failures),
-        formats=None if census is None else dict(census.formats),
-        deks=None if census is None else dict(census.deks),
-    )
+def _is_newer(there: Entry, copy: Entry) -> bool:
+    """Whether *there* is younger than the entry that *copy* is of: the application has moved on."""
+    return there.created_at is not None and copy.created_at is not None and there.created_at > copy.created_at
 
 
 async def _close_own(store: AsyncKeyValue | Driver, driver: Driver) -> None:

@@ -66,17 +66,17 @@ async def migrate(
     try:
         found = await survey(source, legacy, plaintext=plaintext, listener=listener)
         vault = await _vault(to or store, secret, kdf, meta_store, dry_run=dry_run)
-        target = _throwaway_target() if vault is None else SealedTarget(vault.keyring.codec())
-        plan = migration(target, legacy, command=command, plaintext=plaintext, dry_run=dry_run)
-        report = await recode(source, plan, to=to, total=found.total, listener=listener)
+        try:
+            target = _throwaway_target() if vault is None else SealedTarget(vault.keyring.codec())
+            plan = migration(target, legacy, command=command, plaintext=plaintext, dry_run=dry_run)
+            report = await recode(source, plan, to=to, total=found.total, listener=listener)
+            return Migration(report, None if vault is None else vault.status())
+        finally:
+            if vault is not None:
+                await vault.close()
     finally:
         if source is not store:
             await source.close()
-    if vault is None:
-        return Migration(report, None)
-    status = vault.status()
-    await vault.close()
-    return Migration(report, status)
 
 
 async def _vault(

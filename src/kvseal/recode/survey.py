@@ -7,6 +7,7 @@ middle of a migration.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -64,9 +65,7 @@ async def survey(
     look = _Look([LegacySource(codec) for codec in (*legacy, PlaintextCodec())])
     started = time.monotonic()
     async for page in driver.scan():
-        for entry in page.entries:
-            if entry.collection != META_COLLECTION:
-                look.at(entry)
+        await asyncio.to_thread(look.at_all, page.entries)
         seen = sum(look.formats.values())
         listener(Progress("survey", seen, None, 0, 0, time.monotonic() - started))
     look.judge(plaintext)
@@ -80,7 +79,12 @@ class _Look:
         self._sampled = self._opened = 0
         self._plaintext: list[str] = []
 
-    def at(self, entry: Entry) -> None:
+    def at_all(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            if entry.collection != META_COLLECTION:
+                self._at(entry)
+
+    def _at(self, entry: Entry) -> None:
         if entry.value is not None and is_sealed(entry.value):
             self.formats[KVSEAL] += 1
             return

@@ -25,7 +25,7 @@ from kvseal.recode.events import Failure, Progress, ignore
 from kvseal.recode.report import FAILURES_KEPT, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
@@ -85,17 +85,27 @@ async def verify(store: AsyncKeyValue | Driver, vault: Vault, *, listener: Liste
     )
 
 
-async def take_census(
-    driver: Driver, readers: Sequence[Source], *, only: str | None = None, listener: Listener = ignore
-) -> Census:
-    """
-    Open every entry with the first of *readers* that recognises it.
+def every(_: Entry) -> bool:
+    """Open every entry."""
+    return True
 
-    With *only*, entries of that format are opened and the others just counted; `""` opens none.
-    """
+
+def none(_: Entry) -> bool:
+    """Open no entry: formats and DEKs are counted by the headers."""
+    return False
+
+
+async def take_census(
+    driver: Driver,
+    readers: Sequence[Source],
+    *,
+    opens: Callable[[Entry], bool] = every,
+    listener: Listener = ignore,
+) -> Census:
+    """Count every entry; those that *opens* picks are opened with the first of *readers* that knows them."""
     census, started = Census(), time.monotonic()
     async for page in driver.scan():
-        found = await asyncio.to_thread(_census_of, page.entries, readers, only)
+        found = await asyncio.to_thread(_census_of, page.entries, readers, opens)
         for failure in found.failures:
             listener(failure)
         census.add(found)
@@ -119,7 +129,7 @@ def readers_of(vault: Vault) -> tuple[Source, ...]:
     return (SealedTarget(keyring.codec()), *legacy, plaintext)
 
 
-def _census_of(entries: Iterable[Entry], readers: Sequence[Source], only: str | None) -> Census:
+def _census_of(entries: Iterable[Entry], readers: Sequence[Source], opens: Callable[[Entry], bool]) -> Census:
     census = Census()
     for entry in entries:
         if entry.collection == META_COLLECTION:
@@ -129,7 +139,7 @@ def _census_of(entries: Iterable[Entry], readers: Sequence[Source], only: str | 
         census.formats[name] += 1
         if name == KVSEAL:
             _count_dek(entry, census)
-        if only is None or name == only:
+        if opens(entry):
             _judge(entry, reader, census)
     return census
 

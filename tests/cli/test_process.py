@@ -1,0 +1,232 @@
+"""vaultctl as a process: signals, pipes, and a person at a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import re
+import select
+import signal
+import sqlite3
+import subprocess
+import sys
+import termios
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.cli.harness import FERNET_KEY, PLAINTEXT, PROGRAM, SECRET, Terminalless, old_store, real
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SLOW_STORE = """
+import sys
+from key_value.aio.stores.disk import DiskStore
+
+async def make():
+    print("ready", flush=True)
+    return DiskStore(directory="kv")
+"""
+
+# Makes the pseudo terminal the controlling one, as a login does, and becomes vaultctl.
+_AT_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and terminals of POSIX")
+
+
+class Person:
+    """Somebody who runs one command at a terminal, reads and types."""
+
+    def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
+        self._master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _AT_TERMINAL, str(PROGRAM), *arguments],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+        )
+        os.close(slave)
+        self.screen = ""
+
+    def reads(self, text: str) -> None:
+        """Wait until *text* is on the screen behind what was read before."""
+        seen = len(self.screen) if text not in self.screen else 0
+        while text not in self.screen[seen:]:
+            assert self._more(), f"{text!r} never came: {self.screen!r}"
+
+    def types(self, text: str) -> None:
+        """Type *text*, once the program takes it without an echo or with one."""
+        os.write(self._master, text.encode())
+
+    def interrupts(self) -> None:
+        """Press Ctrl-C, once the program waits: Python itself misses a signal in the instant before it does."""
+        status = Path(f"/proc/{self.process.pid}/stat")
+        while status.exists() and status.read_text().rpartition(")")[2].split()[0] != "S":
+            os.sched_yield()
+        self.types("\x03")
+
+    def has_no_echo(self) -> bool:
+        """Whether what is typed now stays off the screen."""
+        return not termios.tcgetattr(self._master)[3] & termios.ECHO
+
+    def leaves(self) -> int:
+        """Read to the end, and return the exit code."""
+        while self._more():
+            pass
+        os.close(self._master)
+        return self.process.wait(timeout=30)
+
+    def _more(self) -> bool:
+        if not select.select([self._master], [], [], 30)[0]:
+            self.process.kill()
+            msg = f"nothing more came: {self.screen!r}"
+            raise AssertionError(msg)
+        # A terminal whose program has gone answers with an error on Linux, with nothing elsewhere.
+        with contextlib.suppress(OSError):
+            read = os.read(self._master, 4096)
+            self.screen += read.decode(errors="replace")
+            return bool(read)
+        return False
+
+
+def test_a_secret_is_typed_twice_for_a_new_vault(vaultctl: Terminalless) -> None:
+    """Creation asks twice and off the screen, opening once; two different entries create nothing."""
+    kinds = {"init": ["init", "--create-store", "--secret", "prompt:", "--argon2", "1,8,1"]}
+
+    person = Person(*kinds["init"])
+    person.reads("Master secret: ")
+    assert person.has_no_echo()
+    person.types(f"{SECRET}\n")
+    person.reads("Again: ")
+    person.types("something else\n")
+    assert 2 == person.leaves()
+    assert "the two entries differ" in person.screen
+    assert 10 == vaultctl("status").code
+
+    person = Person(*kinds["init"])
+    person.reads("Master secret: ")
+    person.types(f"{SECRET}\n")
+    person.reads("Again: ")
+    person.types(f"{SECRET}\n")
+    assert 0 == person.leaves()
+    assert SECRET not in person.screen
+
+    person = Person("status", "--secret", "prompt:Passphrase", env={"NO_COLOR": "1"})
+    person.reads("Passphrase: ")
+    person.types(f"{SECRET}\n")
+    assert 0 == person.leaves()
+    assert "Again" not in person.screen
+    # Bold and italics are no colours.
+    assert "\x1b[" in person.screen
+    assert not re.search(r"\x1b\[(?:[\d;]*;)?(?:[34][0-8]|9[0-7])m", person.screen)
+
+
+@pytest.mark.parametrize("at", ["secret", "confirmation", "value"])
+def test_ctrl_c_at_a_question(vaultctl: Terminalless, at: str) -> None:
+    """One Ctrl-C ends a command that waits for a person, with 130 and the terminal's echo back."""
+    old_store(Path("kv"), {"a": {"t": PLAINTEXT}})
+    assert 0 == vaultctl("init --argon2 1,8,1").code
+    command, question = {
+        "secret": ("status --secret prompt:", "Master secret: "),
+        "confirmation": ("delete c a", "for good? [y/N]: "),
+        "value": ("put c k", "type one JSON object, then Ctrl-D:"),
+    }[at]
+
+    person = Person(*command.split())
+    person.reads(question)
+    person.interrupts()
+
+    assert 130 == person.leaves()
+    assert "vaultctl: error: interrupted" in person.screen
+    assert "Traceback" not in person.screen
+
+
+def test_a_person_says_yes_and_no(vaultctl: Terminalless) -> None:
+    """A confirmation at a terminal: anything but yes leaves things as they are."""
+    old_store(Path("kv"), {"a": {"t": PLAINTEXT}})
+
+    for answer, code in (("n", 130), ("y", 0)):
+        person = Person("delete", "c", "a")
+        person.reads("Delete c/a for good? [y/N]: ")
+        person.types(f"{answer}\n")
+        assert code == person.leaves()
+        assert ("" if code == 0 else "c\ta\n") == vaultctl("list").out
+
+
+@contextlib.contextmanager
+def write_locked(directory: Path) -> Iterator[None]:
+    """Hold the write lock of a disk store: whoever wants to write has to wait."""
+    with closing(sqlite3.connect(directory / "cache.db", isolation_level=None)) as con:
+        con.execute("BEGIN IMMEDIATE")
+        yield
+        con.execute("ROLLBACK")
+
+
+def test_sigint_and_again(vaultctl: Terminalless) -> None:
+    """An interrupted migration exits with 130 after the batch in flight; the same command finishes it."""
+    Path("slow.py").write_text(SLOW_STORE)
+    old_store(Path("kv"), {f"{number}": {"v": number} for number in range(20)})
+    assert 0 == vaultctl("init --argon2 1,8,1").code
+    command = [
+        str(PROGRAM),
+        *["migrate-from-fernet", "--fernet-key", "env:OLD", "--yes", "--store", "python:slow:make"],
+    ]
+
+    with write_locked(Path("kv")):
+        running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert running.stdout is not None
+        assert "ready\n" == running.stdout.readline()
+        running.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            # Only as long as it takes to see that it is not killed while a write may be under way.
+            running.wait(timeout=0.01)
+    out, err = running.communicate(timeout=60)
+    again = vaultctl("migrate-from-fernet --fernet-key env:OLD --yes --json")
+
+    assert (130, "") == (running.returncode, out)
+    assert "vaultctl: error: interrupted\nhint: run the same command again to resume\n" == err.lstrip("\n")
+    assert (20, 0) == (again.lines[-1]["formats"]["kvseal"], again.code)
+
+
+def test_whoever_reads_has_gone(vaultctl: Terminalless) -> None:
+    """`vaultctl list | head -1` ends without a traceback and without a complaint of Python's."""
+    old_store(Path("kv"), {f"{number}" * 50: {"v": number} for number in range(1000)})
+    reader, writer = os.pipe()
+
+    running = subprocess.Popen([str(PROGRAM), "list"], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    os.read(reader, 1)
+    os.close(reader)
+    _, err = running.communicate(timeout=60)
+
+    assert (1, "") == (running.returncode, err)
+
+
+def test_streams_of_a_real_process(vaultctl: Terminalless, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A generated secret goes into a file for its owner alone; where it is, is told on stderr."""
+    monkeypatch.delenv("KVSEAL_MASTER_KEY")
+    old_store(Path("kv"), {"a": {"t": PLAINTEXT}})
+    command = ["migrate-from-fernet", "--fernet-key", "env:OLD", "--yes", "--json", "--argon2", "1,8,1"]
+
+    done = real(*command, cwd=vaultctl.directory)
+
+    key_file = Path(os.environ["XDG_DATA_HOME"]) / "kvseal" / "master.key"
+    secret = key_file.read_text().strip()
+    assert (0, 1) == (done.returncode, len(done.stdout.splitlines()))
+    assert f"kept at file:{key_file}: back it up" in done.stderr
+    assert 0o600 == key_file.stat().st_mode & 0o777
+    assert not [shown for shown in (secret, FERNET_KEY, PLAINTEXT) if shown in done.stdout + done.stderr]
+    assert 0 == vaultctl("verify").code
+
+
+def test_importing_is_quick_enough() -> None:
+    """No backend's library and nothing of the tests is imported before it is needed."""
+    code = "import sys, kvseal.cli.app; print([m for m in ('diskcache', 'keyring', 'hypothesis') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "[]\n" == done.stdout

@@ -1,0 +1,65 @@
+"""
+What a person sees, command by command.
+
+A transcript is a file: `$ vaultctl …` is typed, lines behind it are stdout, `! ` marks
+stderr, and `(exit N)` any code but 0.  Ids, times and secrets are replaced by their kind.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.cli.harness import Terminalless, old_store, with_store
+from tests.recode.worlds import damage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TRANSCRIPTS = Path(__file__).parent / "transcripts"
+
+
+def nothing(_: Path) -> None:
+    """Leave the directory empty."""
+
+
+def an_old_vault(directory: Path) -> None:
+    """Put three old records into the store."""
+    old_store(directory / "kv", {"a": {"v": 1}, "b": {"v": 2}, "large": {"v": "x" * 40_000}})
+
+
+def a_damaged_vault(directory: Path) -> None:
+    """Put a good record, a damaged one, a pickle and plaintext into the store."""
+    old_store(directory / "kv", {"a": {"v": 1}, "damaged": {"v": 2}})
+
+    async def harm(store: Any) -> None:
+        await damage(store, "damaged")
+        await store.put("open", {"v": 1}, collection="c")
+        store._cache.set("c::pickled", {"v": 1})
+
+    with_store(directory / "kv", harm)
+
+
+BEFORE: dict[str, Callable[[Path], None]] = {
+    "migrate": an_old_vault,
+    "damage": a_damaged_vault,
+    "init-and-rotate": nothing,
+    "records": nothing,
+    "help": nothing,
+}
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_transcript(vaultctl: Terminalless, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Every line of the transcript is what vaultctl says today."""
+    monkeypatch.setenv("WRONG", "YW5vdGhlciBhcHBsaWNhdGlvbidzIEZlcm5ldCBrZXk=")
+    BEFORE[name](vaultctl.directory)
+    expected = (TRANSCRIPTS / f"{name}.txt").read_text()
+
+    assert expected == vaultctl.transcript(expected)
+
+
+def test_every_transcript_is_run() -> None:
+    """No transcript lies there untested."""
+    assert sorted(BEFORE) == sorted(path.stem for path in TRANSCRIPTS.iterdir())

@@ -1,0 +1,263 @@
+"""A migration that dies at any store operation, and the one that is run after it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import shutil
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from key_value.aio.stores.disk import DiskStore
+from key_value.aio.stores.memory import MemoryStore
+from tests.fakes import Death, HookedDriver, Killed
+from tests.recode.worlds import AnyStore, adds_up, damage, failed, fernet, fill, times_of
+
+from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
+from kvseal.drivers import driver_for
+from kvseal.errors import StoreUnreachableError, VaultLockedError
+from kvseal.recode import Report, migrate
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+SECRET = Secret(b"the secret of the new vault")
+CHEAP = Argon2idParams(time_cost=1, memory_cost=8, parallelism=1)
+VALUES: dict[str, dict[str, Any]] = {f"{number}": {"v": number} for number in range(6)}
+
+
+async def fill_for_migration(store: AnyStore) -> None:
+    """Put six good records, one with a ttl, and a damaged one into *store*."""
+    await fill(store, VALUES)
+    await fill(store, {"damaged": {"v": 1}})
+    await damage(store, "damaged")
+
+
+async def migrated(store: Any) -> Report:
+    """Migrate *store*."""
+    return (await migrate(store, [fernet()], secret=SECRET, kdf=CHEAP)).report
+
+
+async def check_finished(store: AnyStore, times: Any) -> None:
+    """Run the migration once more, and check that every record is sealed once and nothing is lost."""
+    report = await migrated(store)
+    again = await migrated(store)
+
+    wrapper = EnvelopeEncryptionWrapper(store, secret=SECRET, create=False)
+    assert adds_up(report)
+    assert (7, 6, 1) == (report.scanned, report.changed + report.already, report.failed)
+    assert ["damaged"] == failed(report)
+    assert {"kvseal": 6, "fernet": 1} == report.formats
+    assert (0, 6) == (again.changed, again.already)
+    assert list(VALUES.values()) == await wrapper.get_many(list(VALUES), collection="c")
+    assert times == await times_of(store)
+
+
+async def operations_of_a_migration() -> list[str]:
+    """Return the store operations of a whole migration."""
+    store, death = MemoryStore(), Death()
+    await fill_for_migration(store)
+    await migrated(HookedDriver(driver_for(store), death))
+    return death.operations
+
+
+async def test_death_at_every_operation_in_memory() -> None:
+    """Wherever the process dies, before or after an operation, running it again finishes the migration."""
+    operations = await operations_of_a_migration()
+    assert {"scan", "get", "put_if_absent", "replace_many"} == set(operations)
+
+    for at in range(1, len(operations) + 1):
+        for after in (False, True):
+            store = MemoryStore()
+            await fill_for_migration(store)
+            times = await times_of(store)
+
+            with pytest.raises(Killed):
+                await migrated(HookedDriver(driver_for(store), Death(at, after=after)))
+
+            await check_finished(store, times)
+
+
+async def test_a_backend_that_fails_at_every_operation() -> None:
+    """A store error anywhere stops the run with that error, and running it again finishes."""
+
+    def fail() -> Any:
+        msg = "the disk is full"
+        raise StoreUnreachableError(msg)
+
+    for at in range(1, len(await operations_of_a_migration()) + 1):
+        store = MemoryStore()
+        await fill_for_migration(store)
+        times = await times_of(store)
+
+        with pytest.raises(StoreUnreachableError, match="the disk is full"):
+            await migrated(HookedDriver(driver_for(store), Death(at, die=fail)))
+
+        await check_finished(store, times)
+
+
+# One process forks a child per death, before it has any thread: to start Python for each would take minutes.
+_DYING = """
+import asyncio, os, sys
+from pathlib import Path
+from kvseal import Argon2idParams, Secret
+from kvseal.drivers import driver_for
+from kvseal.recode import migrate
+from key_value.aio.stores.disk import DiskStore
+from tests.fakes import Death, HookedDriver
+from tests.recode.worlds import fernet
+
+async def die_in(directory, at, after):
+    store = DiskStore(directory=directory)
+    driver = HookedDriver(driver_for(store), Death(at, after=after, die=lambda: os._exit(9)))
+    cheap = Argon2idParams(time_cost=1, memory_cost=8, parallelism=1)
+    await migrate(driver, [fernet()], secret=Secret(b"the secret of the new vault"), kdf=cheap)
+
+for directory in sorted(Path(sys.argv[1]).iterdir()):
+    at, after = directory.name.split("-")
+    if not (child := os.fork()):
+        asyncio.run(die_in(directory, int(at), after == "after"))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+async def test_death_at_every_operation_on_disk(tmp_path: Path) -> None:
+    """A process that is gone from one instant to the next, without a clean-up, loses nothing on disk."""
+    with closing(DiskStore(directory=tmp_path / "original")._cache) as cache:
+        original = DiskStore(disk_cache=cache)
+        await fill_for_migration(original)
+        times = await times_of(original)
+    deaths = [
+        f"{at:02}-{when}"
+        for at in range(1, len(await operations_of_a_migration()) + 1)
+        for when in ("before", "after")
+    ]
+    for name in deaths:
+        shutil.copytree(tmp_path / "original", tmp_path / "deaths" / name)
+
+    died = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", _DYING, tmp_path / "deaths"],
+        capture_output=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+
+    assert [b"9"] * len(deaths) == died.stdout.split()
+    for name in deaths:
+        with closing(DiskStore(directory=tmp_path / "deaths" / name)._cache) as cache:
+            await check_finished(DiskStore(disk_cache=cache), times)
+
+
+@pytest.mark.parametrize("operation", ["scan", "put_if_absent", "replace_many"])
+async def test_cancelling(any_store: AnyStore, operation: str) -> None:
+    """A cancelled migration leaves no task behind, and the next one finishes it."""
+    await fill_for_migration(any_store)
+    times = await times_of(any_store)
+    reached = asyncio.Event()
+
+    async def around(name: str, do: Callable[[], Awaitable[Any]]) -> Any:
+        if name == operation:
+            reached.set()
+            await asyncio.Event().wait()
+        return await do()
+
+    driver = HookedDriver(driver_for(any_store), around)
+    running = asyncio.create_task(migrated(driver))
+    await reached.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    assert {asyncio.current_task()} == asyncio.all_tasks()
+    await driver.close()
+    await check_finished(any_store, times)
+
+
+async def three_pages(store: MemoryStore) -> None:
+    """Put so many old records into *store* that three pages are swapped at the same time."""
+    await fill(store, {"0": {"v": 1}})
+    token = await store.get("0", collection="c")
+    for number in range(1200):
+        await store.put(f"{number}", token or {}, collection="c")
+
+
+async def test_pages_that_fail_at_once(store: MemoryStore, caplog: pytest.LogCaptureFixture) -> None:
+    """The first error is raised, and asyncio has nothing to say about the others."""
+    await three_pages(store)
+    all_there = asyncio.Event()
+    count = 0
+
+    async def around(name: str, do: Callable[[], Awaitable[Any]]) -> Any:
+        nonlocal count
+        if name != "replace_many":
+            return await do()
+        count += 1
+        if count == 3:
+            all_there.set()
+        await all_there.wait()
+        msg = "gone"
+        raise StoreUnreachableError(msg)
+
+    with contextlib.suppress(StoreUnreachableError):
+        await migrated(HookedDriver(driver_for(store), around))
+    gc.collect()
+
+    assert 3 == count
+    assert [] == [record.message for record in caplog.records if record.name == "asyncio"]
+    assert {asyncio.current_task()} == asyncio.all_tasks()
+
+
+async def test_the_first_error_stops_the_other_pages(store: MemoryStore) -> None:
+    """Pages that would wait for ever are cancelled when one page fails, and none is left behind."""
+    await three_pages(store)
+    count = 0
+
+    async def around(name: str, do: Callable[[], Awaitable[Any]]) -> Any:
+        nonlocal count
+        if name != "replace_many":
+            return await do()
+        count += 1
+        if count < 3:
+            await asyncio.Event().wait()
+        msg = "gone"
+        raise StoreUnreachableError(msg)
+
+    with pytest.raises(StoreUnreachableError):
+        await migrated(HookedDriver(driver_for(store), around))
+
+    assert {asyncio.current_task()} == asyncio.all_tasks()
+
+
+async def test_the_vault_is_closed_when_the_run_fails(
+    any_store: AnyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No key stays unlocked behind a migration that was stopped."""
+    opened: list[Vault] = []
+    remember = Vault.open_or_create
+
+    async def remembering(*arguments: Any, **options: Any) -> Vault:
+        opened.append(await remember(*arguments, **options))
+        return opened[0]
+
+    async def around(name: str, do: Callable[[], Awaitable[Any]]) -> Any:
+        if name == "replace_many":
+            raise Killed
+        return await do()
+
+    monkeypatch.setattr(Vault, "open_or_create", remembering)
+    await fill(any_store, VALUES)
+    driver = HookedDriver(driver_for(any_store), around)
+
+    with pytest.raises(Killed):
+        await migrated(driver)
+
+    with pytest.raises(VaultLockedError):
+        _ = opened[0].keyring
+    await driver.close()
