@@ -27,6 +27,10 @@ class _Capability:
 
     key_value: Any
 
+    def _base_collection(self, collection: str | None) -> str:
+        """Return the collection's name at the base store; raises `ReservedNameError` for the vault meta's."""
+        raise NotImplementedError
+
     async def unlock(self) -> None:
         raise NotImplementedError
 
@@ -39,7 +43,7 @@ class Keys(_Capability):
 
     async def keys(self, collection: str | None = None, *, limit: int | None = None) -> list[str]:
         """List the keys of *collection*, as far as the store below does."""
-        refuse_reserved(collection)
+        self._base_collection(collection)
         keys: list[str] = await self.key_value.keys(collection, limit=limit)
         return keys
 
@@ -67,7 +71,7 @@ class DestroyCollection(_Capability):
 
     async def destroy_collection(self, collection: str) -> bool:
         """Remove *collection* with everything in it."""
-        refuse_reserved(collection)
+        self._base_collection(collection)
         destroyed: bool = await self.key_value.destroy_collection(collection)
         return destroyed
 

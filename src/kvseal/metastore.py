@@ -81,6 +81,8 @@ class MetaStore:
             ForeignVaultError: another program's record is there.
             VaultMetaError: it is malformed, unreadable, or older than this process has seen.
         """
+        # What was seen before the look: meanwhile another task may see a newer one, and that is no rollback.
+        seen = _seen.copy()
         entry = await self._driver.get(COLLECTION, KEY)
         if entry is None:
             return None
@@ -91,9 +93,9 @@ class MetaStore:
             msg = f"{COLLECTION}/{KEY} in {self.location} was written by another program, not by kvseal"
             raise ForeignVaultError(msg, hint="use another store, or import that vault first")
         meta = VaultMeta.from_value(entry.value)
-        lowest = _seen.get(meta.vault_id, 0)
+        lowest = seen.get(meta.vault_id, 0)
         if meta.revision < lowest:
-            msg = f"the vault meta in {self.location} is revision {meta.revision}; this process has seen {lowest}"
+            msg = f"the vault meta in {self.location} is revision {meta.revision}, but {lowest} was seen"
             raise RolledBackMetaError(
                 msg, hint="find out who put an older copy back, then restore the newest"
             )

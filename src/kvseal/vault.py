@@ -75,7 +75,7 @@ class Vault:
     ) -> None:
         self._store = store
         self._metastore = metastore
-        self._secret = secret
+        self._secret: Secret | None = secret
         self._root: RootKey | None = root
         self._slot_id = slot_id
         self._meta = meta
@@ -123,7 +123,7 @@ class Vault:
     async def expect(
         cls, store: AsyncKeyValue | Driver, *, meta_store: AsyncKeyValue | Driver | None = None
     ) -> None:
-        """Raise `VaultNotFoundError`, or what is wrong with its meta, before anybody is asked for a secret."""
+        """Raise `VaultNotFoundError`, or what is wrong with its meta, before a secret is asked for."""
         async with MetaStore.reached(meta_store or store) as metastore:
             await metastore.expect()
             await metastore.close()
@@ -218,18 +218,19 @@ class Vault:
         self, *, new_secret: Secret | str | None = None, kdf: Argon2idParams | None = None
     ) -> VaultStatus:
         """
-        Re-wrap the root key for *new_secret* and/or a new cost, and drop the slot that opened this vault.
+        Re-wrap the root key for *new_secret* and/or a new cost, in place of the slot that opened this vault.
 
         Touches the vault meta alone, whatever the number of records.  A rotation that was
-        interrupted is finished by running it again.  A copy of the old meta still opens
-        with the old secret: rotation does not undo a leak.
+        interrupted is finished by running it again, and what it left is dropped by any later
+        one: with the slot that opened this vault go all others of its label.  A copy of the
+        old meta still opens with the old secret: rotation does not undo a leak.
 
         Raises:
             Conflict: another process changed the vault meta; nothing is lost, see `status`.
             SecretError, KDFParametersError: nothing was changed.
         """
         root = self._unlocked()
-        secret = self._secret if new_secret is None else await secret_for_opening(new_secret)
+        secret = await secret_for_opening(self._secret if new_secret is None else new_secret)
         entry, meta = await self._current(root)
         old = self._own_slot(meta)
         params = kdf or old.params
@@ -240,11 +241,14 @@ class Vault:
             root = await _prove(added, new, secret, root)
             await self._metastore.change(entry, added)
             entry, meta = await self._current(root)
-        removed = changes.without_slot(meta, root, old.id, now=_now())
-        root = await _prove(removed, new, secret, root)
-        await self._metastore.change(entry, removed)
-        self._secret, self._slot_id, self._root = secret, new.id, root
-        self._take(removed, root)
+            # Another rotation may have removed the old slot since: this one has then not replaced it.
+            self._own_slot(meta)
+        replaced = changes.with_slot_in_place(meta, root, new, now=_now())
+        root = await _prove(replaced, new, secret, root)
+        await self._metastore.change(entry, replaced)
+        if self._root is not None:
+            self._secret, self._slot_id, self._root = secret, new.id, root
+        self._take(replaced, root)
         return self.status()
 
     async def rotate_dek(self) -> VaultStatus:
@@ -274,12 +278,15 @@ class Vault:
 
     async def lock(self) -> None:
         """
-        Forget every key.  What uses this vault raises `VaultLockedError` until it is opened anew.
+        Forget every key and the secret.
+
+        What uses this vault raises `VaultLockedError` until it is opened anew.
 
         Python cannot promise that no copy is left in memory; see docs/threat-model.md.
         """
         self._root = None
         self._keyring = None
+        self._secret = None
 
     async def close(self) -> None:
         """Lock the vault and release what it opened to reach the vault meta; the stores stay open."""
@@ -293,10 +300,15 @@ class Vault:
         return self._root
 
     def _take(self, meta: VaultMeta, root: RootKey) -> None:
-        """Believe *meta* after its MAC, and unlock its DEKs."""
-        self._keyring = Keyring(meta, root)
-        self._meta = meta
+        """
+        Believe *meta* after its MAC, and unlock its DEKs.
+
+        Not where another task has locked the vault, or taken a newer meta, since this one was read.
+        """
+        keyring = Keyring(meta, root)
         accept(meta)
+        if self._root is not None and meta.revision >= self._meta.revision:
+            self._keyring, self._meta = keyring, meta
 
     async def _current(self, root: RootKey) -> tuple[Entry, VaultMeta]:
         entry, meta = await self._metastore.expect()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from functools import lru_cache
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 from weakref import WeakKeyDictionary
@@ -23,6 +22,7 @@ from typing_extensions import Self, override
 from kvseal.capabilities import refuse_reserved, with_capabilities_of
 from kvseal.drivers.chain import Chain
 from kvseal.envelope.kdf import DEFAULT_MEMORY_CEILING, Argon2idParams
+from kvseal.envelope.memo import Memo
 from kvseal.envelope.stored import VERSION
 from kvseal.errors import (
     LegacyRecordError,
@@ -121,7 +121,8 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         self._refreshing: SingleFlight[bool] = SingleFlight()
         self._legacy: WeakKeyDictionary[Keyring, tuple[LegacyCodec, ...]] = WeakKeyDictionary()
         self._chain = Chain.of(key_value)
-        self._collection = lru_cache(maxsize=_COLLECTIONS)(self._base_collection)
+        self._renames_keys = self._chain.renames_keys
+        self._collections = Memo(self._base_collection, _COLLECTIONS)
 
     async def vault(self) -> Vault:
         """Return the open vault, opening or creating it first."""
@@ -137,15 +138,18 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         Raises:
             RecordError: what is stored is not a record of this vault for this name.
         """
-        names = self._names(collection, key)
+        if self._renames_keys:
+            base, name = self._names(collection, key)
+        else:
+            base, name = self._collections[collection], key
         codec = (self._vault or await self.vault()).keyring.codec(self._context)
-        stored = await self.key_value.get(key=key, collection=collection)
+        stored = await self.key_value.get(key, collection=collection)
         if stored is None:
             return None
         try:
-            value, expires_at = codec.open(stored, *names)
+            value, expires_at = codec.open(stored, base, name)
         except RecordError as exc:
-            return (await self._read_uncommon(exc, stored, names))[0]
+            return (await self._read_uncommon(exc, stored, (base, name)))[0]
         return value if expires_at is None or expires_at > _now() else None
 
     @override
@@ -174,11 +178,14 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             UnsealableValueError: it would not come back as it is; nothing was written.
             InvalidTTLError: *ttl* is not a positive number of seconds.
         """
-        names = self._names(collection, key)
+        if self._renames_keys:
+            base, name = self._names(collection, key)
+        else:
+            base, name = self._collections[collection], key
         expires_at = None if ttl is None else _expiry(ttl)
         codec = (self._vault or await self.vault()).keyring.codec(self._context)
-        sealed = codec.seal(value, *names, expires_at=expires_at)
-        await self.key_value.put(key=key, value=sealed, collection=collection, ttl=ttl)
+        sealed = codec.seal(value, base, name, expires_at)
+        await self.key_value.put(key, sealed, collection=collection, ttl=ttl)
 
     @override
     async def delete(self, key: str, *, collection: str | None = None) -> bool:
@@ -196,7 +203,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         Raises:
             UnreadableRecordsError: after every record was tried; it names all that failed.
         """
-        names = [self._names(collection, key) for key in keys]
+        names = self._names_of_many(collection, keys)
         await self.vault()
         stored = await self.key_value.get_many(keys=keys, collection=collection)
         opened = await self._read_many(stored, names)
@@ -207,7 +214,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         self, keys: Sequence[str], *, collection: str | None = None
     ) -> list[tuple[dict[str, Any] | None, float | None]]:
         """Return what `ttl` would for each key; raises like `get_many`."""
-        names = [self._names(collection, key) for key in keys]
+        names = self._names_of_many(collection, keys)
         await self.vault()
         entries = await self.key_value.ttl_many(keys=keys, collection=collection)
         opened = await self._read_many([stored for stored, _ in entries], names)
@@ -226,11 +233,12 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         if len(keys) != len(values):
             msg = f"put_many was given {len(keys)} keys and {len(values)} values"
             raise ValueError(msg)
-        names = [self._names(collection, key) for key in keys]
+        names = self._names_of_many(collection, keys)
         expires_at = None if ttl is None else _expiry(ttl)
         codec = (await self.vault()).keyring.codec(self._context)
         sealed = [
-            codec.seal(value, *name, expires_at=expires_at) for value, name in zip(values, names, strict=True)
+            codec.seal(value, base, name, expires_at)
+            for value, (base, name) in zip(values, names, strict=True)
         ]
         await self.key_value.put_many(keys=keys, values=sealed, collection=collection, ttl=ttl)
 
@@ -252,11 +260,17 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
 
     def _names(self, collection: str | None, key: str) -> tuple[str, str]:
         """Return the names at the base store, to which the record is bound."""
-        if self._chain.renames_keys:
+        if self._renames_keys:
             names = self._chain.physical(collection, key)
             refuse_reserved(names[0])
             return names
-        return self._collection(collection), key
+        return self._collections[collection], key
+
+    def _names_of_many(self, collection: str | None, keys: Sequence[str]) -> list[tuple[str, str]]:
+        base = self._collections[collection]  # Refuses a reserved one, even where there are no keys.
+        if self._renames_keys:
+            return [self._names(collection, key) for key in keys]
+        return [(base, key) for key in keys]
 
     def _base_collection(self, collection: str | None) -> str:
         name = self._chain.physical_collection(collection)
@@ -282,11 +296,19 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
     async def _read_many(
         self, stored: Sequence[Mapping[str, Any] | None], names: Sequence[tuple[str, str]]
     ) -> list[tuple[dict[str, Any] | None, int | None]]:
-        opened: list[tuple[dict[str, Any] | None, int | None]] = []
+        opened: list[tuple[dict[str, Any] | None, int | None]] = [(None, None)] * len(names)
+        uncommon: list[int] = []
         errors: list[RecordError] = []
-        for one, name in zip(stored, names, strict=True):
+        codec = (await self.vault()).keyring.codec(self._context)
+        for index, (one, (base, name)) in enumerate(zip(stored, names, strict=True)):
+            if one is not None:
+                try:
+                    opened[index] = codec.open(one, base, name)
+                except RecordError:
+                    uncommon.append(index)
+        for index in uncommon:
             try:
-                opened.append(await self._read(one, name))
+                opened[index] = await self._read(stored[index], names[index])
             except RecordError as exc:
                 errors.append(exc)
         if errors:
@@ -310,7 +332,9 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         """Read what another process sealed since the vault was opened, or what policy lets in; else raise."""
         vault = await self.vault()
         try:
-            if isinstance(error, UnknownDEKError) and await self._refreshing.run(vault.refresh):
+            if isinstance(error, UnknownDEKError):
+                # Whether or not this refresh found anything: another reader's may have, a moment ago.
+                await self._refreshing.run(vault.refresh)
                 return _unexpired(*vault.keyring.codec(self._context).open(stored, *names))
             if isinstance(error, LegacyRecordError) and vault.keyring.policy.read_legacy:
                 return self._open_legacy(stored, vault.keyring), None

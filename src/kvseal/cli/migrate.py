@@ -88,6 +88,9 @@ async def migrate_from_fernet(
             target = await stack.enter_async_context(
                 connect.store(to, create=create_store, dry_run=not writes)
             )
+            if target.location == found.data.location:
+                msg = f"--to names the very store that is to be migrated, {target.location}"
+                raise UsageError(msg, hint="leave --to out to migrate in place")
         elif writes:
             output.confirm(f"Re-seal every record of {found.data.location} in place?", settings)
         is_new = not await connect.Stores(target or found.data, found.meta).has_vault()
@@ -144,5 +147,7 @@ def _tell_next(output: Output, migration: Migration) -> None:
     if migration.vault is not None:
         output.note(f"DEK {migration.vault.active_dek} is active in vault {migration.vault.vault_id}")
     if report.failed:
-        output.note("what failed is untouched: give the key that opens it, or delete it, and run again")
+        output.note("what failed is untouched, and may need the old key: keep it until nothing fails any more")
+        output.note("next: run again with the key that opens what failed, or vaultctl delete it")
+        return
     output.note("next: vaultctl verify, then deploy EnvelopeEncryptionWrapper and retire the Fernet key")

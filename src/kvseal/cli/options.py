@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from kvseal.cli.output import Output
 from kvseal.cli.settings import Settings
 from kvseal.envelope.kdf import Argon2idParams
 from kvseal.errors import KDFParametersError
@@ -15,9 +16,15 @@ from kvseal.errors import KDFParametersError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kvseal.cli.output import Output
 
 _LONGEST: Final = 100 * 365 * 86400.0
+if TYPE_CHECKING:
+    _CostType = click.ParamType[Argon2idParams]
+    _DurationType = click.ParamType[float]
+else:
+    # Older releases of click have no generic ParamType.
+    _CostType = _DurationType = click.ParamType
+
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _PROFILES: Final = {
     "rfc9106-low-memory": Argon2idParams.RFC_9106_LOW_MEMORY,
@@ -57,7 +64,6 @@ def global_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def command_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the global options to a command, which is called with an `Output` first and `Settings` second."""
-    from kvseal.cli.output import Output  # noqa: PLC0415 - rich takes longer to import than most commands run
 
     @click.pass_context
     @wraps(function)
@@ -65,7 +71,7 @@ def command_options(function: Callable[..., Any]) -> Callable[..., Any]:
         given = {name: arguments.pop(name) for name in _NAMES}
         context.obj = (context.obj or Settings()).overridden(**given)
         settings = context.obj.completed()
-        output: Output = Output(as_json=bool(settings.as_json), quiet=bool(settings.quiet))
+        output = Output(as_json=bool(settings.as_json), quiet=bool(settings.quiet))
         return function(output, settings, **arguments)
 
     return _decorated(with_output)
@@ -77,7 +83,7 @@ def _decorated(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-class Argon2Cost(click.ParamType[Argon2idParams]):
+class Argon2Cost(_CostType):
     """`t,m,p` with m in KiB, or the name of a profile."""
 
     name = "t,m,p"
@@ -96,7 +102,7 @@ class Argon2Cost(click.ParamType[Argon2idParams]):
             self.fail(str(exc), param, ctx)
 
 
-class Duration(click.ParamType[float]):
+class Duration(_DurationType):
     """Seconds, or a number with s, m, h or d."""
 
     name = "duration"

@@ -280,7 +280,7 @@ def _create(directory: Path) -> None:
     """Build an empty store with DiskStore itself, for nobody but its owner to enter."""
     if (directory / FILE_NAME).exists():
         return
-    if directory.exists() and any(directory.iterdir()):
+    if directory.is_dir() and any(directory.iterdir()):
         msg = f"{directory} is not empty and holds no disk store"
         raise StoreNotFoundError(msg, hint="name an empty or a new directory")
     if os.path.expandvars(directory) != str(directory):
@@ -288,7 +288,11 @@ def _create(directory: Path) -> None:
         raise UnsupportedStoreError(msg, hint="name a directory without $")
     from key_value.aio.stores.disk import DiskStore  # noqa: PLC0415 - an extra, needed here alone
 
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        msg = f"a disk store cannot be created at {directory}: {exc.strerror}"
+        raise StoreNotFoundError(msg, hint="name a directory that can be made") from exc
     store = DiskStore(directory=directory)
     store._cache.close()  # noqa: SLF001 - DiskStore.close() closes nothing before its first use
 

@@ -1,0 +1,276 @@
+"""
+Stand-ins that show or break what happens between kvseal and a store.
+
+Each delegates to the real thing: none imitates what kvseal does.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from key_value.aio.stores.disk import DiskStore
+from key_value.aio.stores.memory import MemoryStore
+
+from kvseal.drivers import driver_for
+from kvseal.drivers.base import Capabilities, Count, Driver, Entry, Page, Replacement, replace
+from kvseal.keys.meta import COLLECTION, KEY
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+
+    import pytest
+    from typing_extensions import Self
+
+    from kvseal import Vault
+
+Stored = dict[str, Any]
+
+
+class BareStore:
+    """The eight methods of `AsyncKeyValue` over a dict, and nothing else; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.entries: dict[tuple[str | None, str], tuple[Stored, float | None]] = {}
+        self.calls: list[str] = []
+
+    async def get(self, key: str, *, collection: str | None = None) -> Stored | None:
+        """Return the value."""
+        self.calls.append("get")
+        return self.entries.get((collection, key), (None, None))[0]
+
+    async def ttl(self, key: str, *, collection: str | None = None) -> tuple[Stored | None, float | None]:
+        """Return the value and the ttl it was put with: here no time passes."""
+        self.calls.append("ttl")
+        return self.entries.get((collection, key), (None, None))
+
+    async def put(
+        self, key: str, value: Mapping[str, Any], *, collection: str | None = None, ttl: Any = None
+    ) -> None:
+        """Store the value."""
+        self.calls.append("put")
+        self.entries[collection, key] = dict(value), None if ttl is None else float(ttl)
+
+    async def delete(self, key: str, *, collection: str | None = None) -> bool:
+        """Delete the entry."""
+        self.calls.append("delete")
+        return self.entries.pop((collection, key), None) is not None
+
+    async def get_many(self, keys: Sequence[str], *, collection: str | None = None) -> list[Stored | None]:
+        """Return the values."""
+        self.calls.append("get_many")
+        return [self.entries.get((collection, key), (None, None))[0] for key in keys]
+
+    async def ttl_many(
+        self, keys: Sequence[str], *, collection: str | None = None
+    ) -> list[tuple[Stored | None, float | None]]:
+        """Return values and ttls."""
+        self.calls.append("ttl_many")
+        return [self.entries.get((collection, key), (None, None)) for key in keys]
+
+    async def put_many(
+        self,
+        keys: Sequence[str],
+        values: Sequence[Mapping[str, Any]],
+        *,
+        collection: str | None = None,
+        ttl: Any = None,
+    ) -> None:
+        """Store the values."""
+        self.calls.append("put_many")
+        for key, value in zip(keys, values, strict=True):
+            self.entries[collection, key] = dict(value), None if ttl is None else float(ttl)
+
+    async def delete_many(self, keys: Sequence[str], *, collection: str | None = None) -> int:
+        """Delete the entries."""
+        self.calls.append("delete_many")
+        return sum([self.entries.pop((collection, key), None) is not None for key in keys])
+
+
+class FullStore(MemoryStore):
+    """A memory store with everything that any py-key-value store offers; remembers its life cycle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    async def setup(self) -> None:
+        """Set up."""
+        self.calls.append("setup")
+        await super().setup()
+
+    async def cull(self) -> None:
+        """Cull."""
+        self.calls.append("cull")
+
+    async def close(self) -> None:
+        """Close."""
+        self.calls.append("close")
+
+    async def __aenter__(self) -> Self:
+        """Enter."""
+        self.calls.append("enter")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Exit."""
+        self.calls.append("exit")
+
+
+class Clock:
+    """The wrapper's wall clock, moved by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.milliseconds = 1_900_000_000_000
+        monkeypatch.setattr("kvseal.wrapper.time", SimpleNamespace(time_ns=self._time_ns))
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass for the wrapper alone: the store below sees nothing of it."""
+        self.milliseconds += round(seconds * 1000)
+
+    def _time_ns(self) -> int:
+        return self.milliseconds * 1_000_000
+
+
+class HookedDriver:
+    """*driver*, with *around* called for each of its operations: `around(name, operation)`."""
+
+    def __init__(self, driver: Driver, around: Callable[[str, Callable[[], Awaitable[Any]]], Any]) -> None:
+        self._driver = driver
+        self._around = around
+        self.location = driver.location
+        self.default_collection = driver.default_collection
+        self.capabilities: Capabilities = driver.capabilities
+
+    async def scan(
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+    ) -> AsyncIterator[Page]:
+        """Scan, as one operation."""
+
+        async def pages() -> list[Page]:
+            return [page async for page in self._driver.scan(after=after, partition=partition)]
+
+        for page in await self._around("scan", pages):
+            yield page
+
+    async def get(self, collection: str, key: str) -> Entry | None:
+        """Get."""
+        entry: Entry | None = await self._around("get", lambda: self._driver.get(collection, key))
+        return entry
+
+    async def put_if_absent(self, entry: Entry) -> bool:
+        """Put if absent."""
+        done: bool = await self._around("put_if_absent", lambda: self._driver.put_if_absent(entry))
+        return done
+
+    async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
+        """Replace."""
+        done: Sequence[bool] = await self._around(
+            "replace_many", lambda: self._driver.replace_many(replacements)
+        )
+        return done
+
+    async def delete_if_unchanged(self, entry: Entry) -> bool:
+        """Delete."""
+        done: bool = await self._around("delete", lambda: self._driver.delete_if_unchanged(entry))
+        return done
+
+    async def count(self) -> Count:
+        """Count."""
+        count: Count = await self._around("count", self._driver.count)
+        return count
+
+    async def close(self) -> None:
+        """Close; that is no operation on the store."""
+        await self._driver.close()
+
+
+class Killed(BaseException):
+    """The process died here."""
+
+
+def raise_killed() -> NoReturn:
+    """End this process, as far as the test is concerned."""
+    raise Killed
+
+
+class Death:
+    """
+    For `HookedDriver`: a process that dies around its *at*-th operation.
+
+    With *after*, the store does what it was asked, and nobody learns of it.
+    """
+
+    def __init__(
+        self, at: int | None = None, *, after: bool = False, die: Callable[[], NoReturn] = raise_killed
+    ) -> None:
+        self._at = at
+        self._after = after
+        self._die = die
+        self.operations: list[str] = []
+
+    async def __call__(self, name: str, operation: Callable[[], Awaitable[Any]]) -> Any:
+        """Do the operation, or die before or after it; a dead process does nothing more."""
+        if self._at is not None and len(self.operations) >= self._at:
+            self._die()
+        self.operations.append(name)
+        if len(self.operations) != self._at:
+            return await operation()
+        if self._after:
+            await operation()
+        return self._die()
+
+
+def dump(store: MemoryStore | DiskStore) -> Any:
+    """Return everything that lies in *store*, byte for byte."""
+    if isinstance(store, DiskStore):
+        directory = Path(store._cache.directory)
+        with closing(sqlite3.connect(directory / "cache.db")) as con:
+            rows = con.execute("SELECT key, raw, expire_time, mode, filename, value FROM Cache").fetchall()
+        return sorted(rows), {path.name: path.read_bytes() for path in sorted(directory.rglob("*.val"))}
+    return {
+        (collection, key): (entry.json_str, entry.expires_at)
+        for collection, entries in store._cache.items()
+        for key, entry in entries._cache.items()
+    }
+
+
+async def raw_meta(store: Any) -> Stored:
+    """Return the stored vault meta."""
+    value = await store.get(KEY, collection=COLLECTION)
+    assert value is not None
+    return value
+
+
+async def put_raw_meta(store: Any, value: Mapping[str, Any]) -> None:
+    """Put *value* where the vault meta is, as somebody who writes to the store could."""
+    await store.put(KEY, value, collection=COLLECTION)
+
+
+async def flipped(store: Any, *path: str | int) -> None:
+    """Change one base64 character of the stored vault meta at *path*."""
+    meta = await raw_meta(store)
+    *parents, last = path
+    node: Any = meta
+    for step in parents:
+        node = node[step]
+    text = node[last]
+    node[last] = ("B" if text[0] == "A" else "A") + text[1:]
+    await put_raw_meta(store, meta)
+
+
+async def rewrite_policy(vault: Vault, store: Any, policy: Any) -> None:
+    """Give the vault in *store* another policy, as only a holder of its root key can."""
+    from dataclasses import replace as with_fields
+
+    root = vault._unlocked()
+    driver = driver_for(store)
+    entry = await driver.get(COLLECTION, KEY)
+    assert entry is not None
+    meta = with_fields(vault._meta, policy=policy, revision=vault._meta.revision + 1).authenticated(root)
+    await replace(driver, entry, meta.as_value())
+    await driver.close()
+    await vault.refresh()
