@@ -47,6 +47,7 @@ demo:
 bench: $(VENV)/ready
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json benchmarks/results/suite.json
 	$(BIN)/python -m benchmarks.gate --json benchmarks/results/gate.json
+	$(BIN)/python -m benchmarks.report
 
 bench-quick: $(VENV)/ready
 	$(BIN)/python -m benchmarks.gate --quick

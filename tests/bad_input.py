@@ -25,6 +25,7 @@ from kvseal.errors import (
     TamperedMetaError,
     UnknownMetaVersionError,
     UnsupportedStoreError,
+    VaultError,
     VaultExistsError,
     VaultMetaError,
     VaultMetaLostError,
@@ -245,6 +246,8 @@ CASES: dict[str, Case] = {
     "KDF above a lowered ceiling": Case(
         with_vault, open_with(RIGHT, memory_ceiling=7), KDFParametersError, 1
     ),
+    "KDF above the ceiling: create": Case(empty, create_with(RIGHT, memory_ceiling=7), KDFParametersError, 1),
+    "label that a message cannot show": Case(empty, create_with(RIGHT, label="\x1b[2J"), VaultError, 1),
     "KDF above the ceiling: wrapper": Case(edited(_cost("m", 2**31)), wrapped(), KDFParametersError, 1),
     "KDF out of bounds: time": Case(edited(_cost("t", 65)), open_with(RIGHT), KDFParametersError, 1),
     "KDF out of bounds: lanes": Case(edited(_cost("p", 65)), open_with(RIGHT), KDFParametersError, 1),

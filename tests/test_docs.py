@@ -86,6 +86,19 @@ async def test_operations(tmp_path: Path) -> None:
     assert "(0, 0, 0)" in "".join(printed)
 
 
+def test_numbers() -> None:
+    """Every figure in the README and in the results page is that of the committed results."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.report", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (0, "") == (done.returncode, done.stderr)
+
+
 def test_links() -> None:
     """Every relative link in a document leads to a file."""
     pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]

@@ -185,8 +185,8 @@ def test_lossy_part_beside_anything_is_refused(value: dict[str, Any], part: Any)
 @pytest.mark.parametrize(
     ("value", "path"),
     [
-        ({"a": {"b": [0, {"c": (1,)}]}}, "value['a']['b'][1]['c'] is of type tuple"),
-        ({"a": [{1: 2}]}, "value['a'][0] has a key of type int"),
+        ({"a": {"b": [0, {"c": (1,)}]}}, "value.<field 1>.<field 1>[1].<field 1> is of type tuple"),
+        ({"a": [{1: 2}]}, "value.<field 1>[0] has a key of type int"),
         ({1: 2}, "value has a key of type int"),
     ],
     ids=["tuple", "key", "top"],

@@ -133,11 +133,12 @@ def _refuse_lossy(value: Any, path: str, depth: int) -> None:
         msg = f"the value is nested deeper than {MAX_DEPTH} levels"
         raise UnsealableValueError(msg, hint="flatten it, or store parts under keys of their own")
     if isinstance(value, dict):
-        for key, child in value.items():
+        for number, (key, child) in enumerate(value.items(), 1):
             if not isinstance(key, str):
                 msg = f"{path} has a key of type {type(key).__name__}; JSON would turn it into a string"
                 raise UnsealableValueError(msg, hint="use str keys at every depth")
-            _refuse_lossy(child, f"{path}[{key!r}]", depth + 1)
+            # The name of a field is plaintext too, so a message says which one it is by number.
+            _refuse_lossy(child, f"{path}.<field {number}>", depth + 1)
     elif isinstance(value, list):
         for index, child in enumerate(value):
             _refuse_lossy(child, f"{path}[{index}]", depth + 1)

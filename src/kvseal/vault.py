@@ -16,7 +16,7 @@ from functools import partial
 from os import urandom
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kvseal.envelope.kdf import DEFAULT_MEMORY_CEILING, Argon2idParams
+from kvseal.envelope.kdf import DEFAULT_MEMORY_CEILING, Argon2idParams, check_memory
 from kvseal.envelope.record import VAULT_ID_SIZE
 from kvseal.errors import (
     Conflict,
@@ -37,11 +37,12 @@ from kvseal.metastore import MetaStore, accept
 from kvseal.status import VaultStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
     from kvseal.drivers.base import Driver, Entry
+    from kvseal.envelope.codec import RecordCodec
     from kvseal.keys.keyring import LegacyKey
     from kvseal.keys.secret import Secret
     from kvseal.wrapper import EnvelopeEncryptionWrapper
@@ -72,14 +73,18 @@ class Vault:
         *,
         slot_id: str,
         meta: VaultMeta,
+        memory_ceiling: int,
     ) -> None:
         self._store = store
         self._metastore = metastore
         self._secret: Secret | None = secret
         self._root: RootKey | None = root
         self._slot_id = slot_id
+        self._memory_ceiling = memory_ceiling
         self._meta = meta
         self._keyring: Keyring | None = None
+        self.codecs: Mapping[str, RecordCodec] = _Locked()
+        """The keyring's codecs by context, a dict hit away for the wrapper."""
         self._take(meta, root)
 
     @classmethod
@@ -92,6 +97,7 @@ class Vault:
         meta_store: AsyncKeyValue | Driver | None = None,
         policy: Policy | None = None,
         label: str = "primary",
+        memory_ceiling: int = DEFAULT_MEMORY_CEILING,
     ) -> Vault:
         """
         Create the vault: a new root key, DEK 1 and the first keyslot.
@@ -111,13 +117,18 @@ class Vault:
                 msg = f"there already is a vault in {metastore.location}"
                 raise VaultExistsError(msg, hint="open it, or choose another store")
             await metastore.refuse_orphaned_records(None if meta_store is None else store)
+            check_memory(kdf, memory_ceiling)
             chosen = await secret_for_creation(secret)
             root = RootKey.generate(urandom(VAULT_ID_SIZE))
-            slot = await asyncio.to_thread(Keyslot.create, root, chosen, kdf, label=label, now=_now())
+            slot = await asyncio.to_thread(
+                Keyslot.create, root, chosen, kdf, label=label, now=_now(), memory_ceiling=memory_ceiling
+            )
             meta = changes.first(root, slot, policy or Policy(), now=_now())
             root = await _prove(meta, slot, chosen, root)
             await metastore.create(meta)
-            return cls(store, metastore, chosen, root, slot_id=slot.id, meta=meta)
+            return cls(
+                store, metastore, chosen, root, slot_id=slot.id, meta=meta, memory_ceiling=memory_ceiling
+            )
 
     @classmethod
     async def expect(
@@ -154,7 +165,9 @@ class Vault:
             root, slot = await unlock(
                 meta.slots, chosen, meta.vault_id, now=_now(), memory_ceiling=memory_ceiling
             )
-            return cls(store, metastore, chosen, root, slot_id=slot.id, meta=meta)
+            return cls(
+                store, metastore, chosen, root, slot_id=slot.id, meta=meta, memory_ceiling=memory_ceiling
+            )
 
     @classmethod
     async def open_or_create(
@@ -172,7 +185,9 @@ class Vault:
             await metastore.close()
         if not exists:
             try:
-                return await cls.create(store, secret=secret, kdf=kdf, meta_store=meta_store)
+                return await cls.create(
+                    store, secret=secret, kdf=kdf, meta_store=meta_store, memory_ceiling=memory_ceiling
+                )
             except VaultExistsError:
                 _log.debug("another process created the vault first")
         return await cls.open(store, secret=secret, meta_store=meta_store, memory_ceiling=memory_ceiling)
@@ -181,8 +196,7 @@ class Vault:
     def keyring(self) -> Keyring:
         """The unlocked DEKs.  Raises `VaultLockedError` after `lock`."""
         if self._keyring is None:
-            msg = f"the vault in {self._metastore.location} is locked"
-            raise VaultLockedError(msg, hint="open it again")
+            raise _locked()
         return self._keyring
 
     def wrap(
@@ -236,7 +250,15 @@ class Vault:
         params = kdf or old.params
         new = await self._interrupted(meta, old, secret, params)
         if new is None:
-            new = await asyncio.to_thread(Keyslot.create, root, secret, params, label=old.label, now=_now())
+            new = await asyncio.to_thread(
+                Keyslot.create,
+                root,
+                secret,
+                params,
+                label=old.label,
+                now=_now(),
+                memory_ceiling=self._memory_ceiling,
+            )
             added = changes.with_slot(meta, root, new, now=_now())
             root = await _prove(added, new, secret, root)
             await self._metastore.change(entry, added)
@@ -286,6 +308,7 @@ class Vault:
         """
         self._root = None
         self._keyring = None
+        self.codecs = _Locked()
         self._secret = None
 
     async def close(self) -> None:
@@ -295,8 +318,7 @@ class Vault:
 
     def _unlocked(self) -> RootKey:
         if self._root is None:
-            msg = f"the vault in {self._metastore.location} is locked"
-            raise VaultLockedError(msg, hint="open it again")
+            raise _locked()
         return self._root
 
     def _take(self, meta: VaultMeta, root: RootKey) -> None:
@@ -309,6 +331,7 @@ class Vault:
         accept(meta)
         if self._root is not None and meta.revision >= self._meta.revision:
             self._keyring, self._meta = keyring, meta
+            self.codecs = keyring.codecs
 
     async def _current(self, root: RootKey) -> tuple[Entry, VaultMeta]:
         entry, meta = await self._metastore.expect()
@@ -345,6 +368,17 @@ class Vault:
         except WrongSecretError:
             return None
         return slot
+
+
+class _Locked(dict[str, "RecordCodec"]):
+    """The codecs of a locked vault: asking for one raises."""
+
+    def __missing__(self, _: str) -> RecordCodec:
+        raise _locked()
+
+
+def _locked() -> VaultLockedError:
+    return VaultLockedError("the vault is locked", hint="open it again")
 
 
 async def _prove(meta: VaultMeta, slot: Keyslot, secret: Secret, root: RootKey) -> RootKey:

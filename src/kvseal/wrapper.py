@@ -142,7 +142,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             base, name = self._names(collection, key)
         else:
             base, name = self._collections[collection], key
-        codec = (self._vault or await self.vault()).keyring.codec(self._context)
+        codec = (self._vault or await self.vault()).codecs[self._context]
         stored = await self.key_value.get(key, collection=collection)
         if stored is None:
             return None
@@ -183,7 +183,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         else:
             base, name = self._collections[collection], key
         expires_at = None if ttl is None else _expiry(ttl)
-        codec = (self._vault or await self.vault()).keyring.codec(self._context)
+        codec = (self._vault or await self.vault()).codecs[self._context]
         sealed = codec.seal(value, base, name, expires_at)
         await self.key_value.put(key, sealed, collection=collection, ttl=ttl)
 
@@ -235,7 +235,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             raise ValueError(msg)
         names = self._names_of_many(collection, keys)
         expires_at = None if ttl is None else _expiry(ttl)
-        codec = (await self.vault()).keyring.codec(self._context)
+        codec = (await self.vault()).codecs[self._context]
         sealed = [
             codec.seal(value, base, name, expires_at)
             for value, (base, name) in zip(values, names, strict=True)
@@ -299,7 +299,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         opened: list[tuple[dict[str, Any] | None, int | None]] = [(None, None)] * len(names)
         uncommon: list[int] = []
         errors: list[RecordError] = []
-        codec = (await self.vault()).keyring.codec(self._context)
+        codec = (await self.vault()).codecs[self._context]
         for index, (one, (base, name)) in enumerate(zip(stored, names, strict=True)):
             if one is not None:
                 try:
@@ -320,7 +320,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
     ) -> tuple[dict[str, Any] | None, int | None]:
         if stored is None:
             return None, None
-        codec: RecordCodec = (await self.vault()).keyring.codec(self._context)
+        codec: RecordCodec = (await self.vault()).codecs[self._context]
         try:
             return codec.open(stored, *names)
         except RecordError as exc:
@@ -335,7 +335,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             if isinstance(error, UnknownDEKError):
                 # Whether or not this refresh found anything: another reader's may have, a moment ago.
                 await self._refreshing.run(vault.refresh)
-                return _unexpired(*vault.keyring.codec(self._context).open(stored, *names))
+                return _unexpired(*vault.codecs[self._context].open(stored, *names))
             if isinstance(error, LegacyRecordError) and vault.keyring.policy.read_legacy:
                 return self._open_legacy(stored, vault.keyring), None
         except RecordError as exc:

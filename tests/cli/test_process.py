@@ -218,7 +218,7 @@ def test_streams_of_a_real_process(vaultctl: Terminalless, monkeypatch: pytest.M
     key_file = Path(os.environ["XDG_DATA_HOME"]) / "kvseal" / "master.key"
     secret = key_file.read_text().strip()
     assert (0, 1) == (done.returncode, len(done.stdout.splitlines()))
-    assert f"kept at file:{key_file}: back it up" in done.stderr
+    assert f"generated into file:{key_file}: back it up" in done.stderr
     assert 0o600 == key_file.stat().st_mode & 0o777
     assert not [shown for shown in (secret, FERNET_KEY, PLAINTEXT) if shown in done.stdout + done.stderr]
     assert 0 == vaultctl("verify").code

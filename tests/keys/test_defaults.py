@@ -190,12 +190,12 @@ def test_never_generated_over_one_that_exists(tmp_path: Path, monkeypatch: pytes
     file = write_key(default_key_file(), b"file\n")
     monkeypatch.setenv("KVSEAL_MASTER_KEY", "variable")
 
-    assert (Secret(b"variable"), "env:KVSEAL_MASTER_KEY") == generate_default_secret()
+    assert (Secret(b"variable"), None) == generate_default_secret()
     monkeypatch.delenv("KVSEAL_MASTER_KEY")
-    assert (Secret(b"file"), f"file:{file}") == generate_default_secret()
+    assert (Secret(b"file"), None) == generate_default_secret()
     named = write_key(tmp_path / "named", b"named")
     monkeypatch.setenv("KVSEAL_MASTER_KEY_FILE", str(named))
-    assert (Secret(b"named"), f"file:{named}") == generate_default_secret()
+    assert (Secret(b"named"), None) == generate_default_secret()
     assert b"file\n" == file.read_bytes()
 
 

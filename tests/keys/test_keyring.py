@@ -33,9 +33,9 @@ def holders(made: Made) -> dict[str, Any]:
         "Keyring": keyring,
         "LegacyKey": keyring.legacy[0],
         "RecordCodec": codec,
-        "Sealer": codec._sealer,
-        "Opener": codec._opener,
-        "XAES256GCM": codec._sealer._xaes,
+        "Sealer": codec._seal.__self__,
+        "Opener": codec._open.__self__,
+        "XAES256GCM": codec._seal.__self__._xaes,
     }
 
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import pytest
 from tests.keys.made import NOW, OTHER_SECRET, SECRET, VAULT_ID, slot
 
 from kvseal import Argon2idParams, Secret
 from kvseal.envelope.wrapping import WrappedKey, WrongKeyError
-from kvseal.errors import DamagedSlotError, KDFParametersError
+from kvseal.errors import DamagedSlotError, KDFParametersError, VaultError
+from kvseal.keys.keyslot import Keyslot
 from kvseal.keys.rootkey import RootKey
-
-if TYPE_CHECKING:
-    from kvseal.keys.keyslot import Keyslot
 
 ROOT = RootKey.generate(VAULT_ID)
 
@@ -132,3 +129,23 @@ def test_wrapped_key_is_not_the_key(good: Keyslot) -> None:
     """The wrapped key is 48 other bytes."""
     assert WrappedKey is type(good.wrapped)
     assert ROOT.reveal() not in good.wrapped.ciphertext
+
+
+@pytest.mark.parametrize("label", ["", "x" * 129, "a\nb", "\x1b[31mred", "\ud800", "a\u202eb"], ids=ascii)
+def test_label_that_a_message_cannot_show(label: str) -> None:
+    """A label is 1 to 128 printable characters, at creation and when it is read."""
+    with pytest.raises(VaultError, match="slot label"):
+        Keyslot.create(RootKey.generate(VAULT_ID), SECRET, Argon2idParams(1, 8, 1), label=label, now=NOW)
+
+
+def test_creation_respects_the_ceiling() -> None:
+    """A slot that a default `open` would refuse is not made."""
+    with pytest.raises(KDFParametersError, match="ceiling of 7 KiB"):
+        Keyslot.create(
+            RootKey.generate(VAULT_ID),
+            SECRET,
+            Argon2idParams(1, 8, 1),
+            label="primary",
+            now=NOW,
+            memory_ceiling=7,
+        )

@@ -340,6 +340,8 @@ def test_no_version(version: Any, made: Made) -> None:
         pytest.param(("slots", 0, "salt"), "A" * 21 + "B==", id="odd-salt"),
         pytest.param(("slots", 0, "label"), "x" * 129, id="long-label"),
         pytest.param(("slots", 0, "label"), "\ud800", id="label-of-a-surrogate"),
+        pytest.param(("slots", 0, "label"), "", id="empty-label"),
+        pytest.param(("slots", 0, "label"), "\x1b[2J", id="label-that-clears-a-terminal"),
         pytest.param(("slots", 1, "expires_at"), None, id="expiry-null"),
         pytest.param(("slots", 0, "wrapped"), "AAAA", id="short-wrap"),
         pytest.param(("deks",), [], id="no-deks"),

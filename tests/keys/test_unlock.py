@@ -368,3 +368,14 @@ asyncio.run(in_parent())
     )
 
     assert ("0 True\n", "") == (done.stdout, done.stderr)
+
+
+async def test_lower_ceiling_does_not_spoil_a_running_derivation(slots: list[Keyslot], gate: Gate) -> None:
+    """A caller whose ceiling is too low fails alone; it neither joins nor starts the others' derivation."""
+    affordable = asyncio.create_task(root_of(slots, memory_ceiling=8))
+    await asyncio.to_thread(gate.running.acquire)
+
+    with pytest.raises(KDFParametersError):
+        await root_of(slots, memory_ceiling=7)
+    gate.open()
+    assert ROOT.reveal() == (await affordable).reveal()

@@ -23,16 +23,15 @@ if TYPE_CHECKING:
 class RecordCodec:
     """Seals with the active DEK and opens with every DEK of one keyring, for one context."""
 
-    __slots__ = ("_opener", "_sealer")
+    __slots__ = ("_open", "_seal", "active_dek")
+
+    active_dek: int
+    """The number of the DEK that seals."""
 
     def __init__(self, sealer: Sealer, opener: Opener) -> None:
-        self._sealer = sealer
-        self._opener = opener
-
-    @property
-    def active_dek(self) -> int:
-        """The number of the DEK that seals."""
-        return self._sealer.dek
+        self._seal = sealer.seal
+        self._open = opener.open
+        self.active_dek = sealer.dek
 
     def seal(
         self, value: Mapping[str, Any], collection: str, key: str, expires_at: int | None = None
@@ -46,7 +45,7 @@ class RecordCodec:
             UnsealableValueError: *value* would not come back as it is.
         """
         payload, encoding = encode(value)
-        return to_stored(self._sealer.seal(payload, collection, key, encoding, expires_at))
+        return to_stored(self._seal(payload, collection, key, encoding, expires_at))
 
     def open(self, stored: Mapping[str, Any], collection: str, key: str) -> tuple[dict[str, Any], int | None]:
         """
@@ -56,7 +55,7 @@ class RecordCodec:
             RecordError: the subclass says why *stored* is no record of this vault for these names.
         """
         record = from_stored(stored)
-        payload = self._opener.open(record, collection, key)
+        payload = self._open(record, collection, key)
         flags = record[2]
         try:
             value = decode(payload, flags & ENCODING_MASK)

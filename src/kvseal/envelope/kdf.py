@@ -74,9 +74,7 @@ def argon2id(
     if len(salt) != SALT_SIZE:
         msg = f"an Argon2id salt has {SALT_SIZE} bytes, not {len(salt)}"
         raise KDFParametersError(msg)
-    if params.memory_cost > memory_ceiling:
-        msg = f"Argon2id wants {params.memory_cost} KiB of memory, above the ceiling of {memory_ceiling} KiB"
-        raise KDFParametersError(msg, hint="raise the memory ceiling only if you set this cost yourself")
+    check_memory(params, memory_ceiling)
     try:
         return hash_secret_raw(
             secret,
@@ -91,6 +89,13 @@ def argon2id(
     except HashingError as exc:
         msg = f"Argon2id with {params} failed: {exc}"
         raise KDFParametersError(msg, hint="give this process more memory, or lower the cost") from exc
+
+
+def check_memory(params: Argon2idParams, memory_ceiling: int) -> None:
+    """Raise `KDFParametersError` if *params* ask for more than *memory_ceiling* KiB."""
+    if params.memory_cost > memory_ceiling:
+        msg = f"Argon2id wants {params.memory_cost} KiB of memory, above the ceiling of {memory_ceiling} KiB"
+        raise KDFParametersError(msg, hint="raise the memory ceiling only if you set this cost yourself")
 
 
 def hkdf(key: bytes, info: bytes, length: int = OUTPUT_SIZE) -> bytes:

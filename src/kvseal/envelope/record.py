@@ -42,7 +42,7 @@ MAX_DEK: Final = 2**32 - 1
 
 _KNOWN_FLAGS: Final = ENCODING_MASK | EXPIRES | BINDING_MASK
 _EXPIRY_LIMIT: Final = 2**63
-_u32: Final = Struct(">I").pack
+pack_length: Final = Struct(">I").pack
 
 
 class Binding(IntEnum):
@@ -157,7 +157,7 @@ def encode_expiry(expires_at: int | None) -> bytes:
 def name_field(name: str) -> bytes:
     """Return u32 length ‖ UTF-8.  A lone surrogate, which some stores take in a name, is encoded likewise."""
     encoded = name.encode("utf-8", "surrogatepass")
-    return _u32(len(encoded)) + encoded
+    return pack_length(len(encoded)) + encoded
 
 
 def bound_names(binding: Binding, collection: str, key: str) -> tuple[str, str]:

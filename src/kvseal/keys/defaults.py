@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import tempfile
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from platformdirs import user_data_path
@@ -24,7 +26,6 @@ from kvseal.keys.sources import check_reference, read_key_file, read_keyring, re
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 _log = logging.getLogger("kvseal")
 
@@ -54,16 +55,16 @@ def default_secret() -> Secret:
     return secret
 
 
-def generate_default_secret() -> tuple[Secret, str]:
+def generate_default_secret() -> tuple[Secret, str | None]:
     """
-    Return the default secret, generating one if there is none, and where it is kept.
+    Return the default secret; if there was none, a generated one and where it is kept.
 
     Of several processes that start at once, one generates and all return the same secret.
     """
     with _only_one():
         found = _find()
         if found is not None:
-            return found, _kept_at()
+            return found, None
         secret = generate()
         if _usable_keyring():
             write_keyring(KEYRING_SERVICE, KEYRING_USER, secret.reveal())
@@ -97,7 +98,8 @@ async def secret_for_creation(secret: Secret | str | None) -> Secret:
     if secret is not None:
         return await secret_for_opening(secret)
     chosen, kept_at = await asyncio.to_thread(generate_default_secret)
-    _log.warning("the master secret of the new vault is kept at %s: back it up", kept_at)
+    if kept_at is not None:
+        _log.warning("the master secret of the new vault was generated into %s: back it up", kept_at)
     return chosen
 
 
@@ -115,10 +117,6 @@ def _find() -> Secret | None:
 
 
 def _kept_at() -> str:
-    if VARIABLE in os.environ:
-        return f"env:{VARIABLE}"
-    if FILE_VARIABLE in os.environ:
-        return f"file:{os.environ[FILE_VARIABLE]}"
     path = default_key_file()
     return f"file:{path}" if path.exists() else f"keyring:{KEYRING_SERVICE}/{KEYRING_USER}"
 
@@ -136,11 +134,13 @@ def _usable_keyring() -> bool:
 
 
 def _write_new(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    # Written beside its place and moved there whole: a crash leaves no empty key file behind.
+    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    Path(beside).replace(path)
 
 
 @contextmanager

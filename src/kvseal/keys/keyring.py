@@ -8,15 +8,19 @@ when the meta changes, a new keyring takes its place.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from kvseal.envelope.codec import RecordCodec
+from kvseal.envelope.memo import Memo
 from kvseal.envelope.sealing import Associations, Opener, Sealer
 
 if TYPE_CHECKING:
     from kvseal.keys.meta import VaultMeta
     from kvseal.keys.policy import Policy
     from kvseal.keys.rootkey import RootKey
+
+
+_CONTEXTS: Final = 256
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -41,7 +45,7 @@ class Keyring:
         TamperedMetaError: *meta* was not written by a holder of *root*.
     """
 
-    __slots__ = ("__weakref__", "_active", "_codecs", "_deks", "legacy", "policy", "revision", "vault_id")
+    __slots__ = ("__weakref__", "_active", "_deks", "codecs", "legacy", "policy", "revision", "vault_id")
 
     def __init__(self, meta: VaultMeta, root: RootKey) -> None:
         meta.verify(root)
@@ -55,7 +59,7 @@ class Keyring:
             if dek.wrapped is not None
         }
         # Kept here and not by wrappers, so that no key outlives the keyring.
-        self._codecs: dict[str, RecordCodec] = {}
+        self.codecs: Memo[str, RecordCodec] = Memo(self._build_codec, _CONTEXTS)
         self.legacy = tuple(
             LegacyKey(key.kind, root.unwrap_legacy(key.wrapped, key.kind, key.id)) for key in meta.legacy
         )
@@ -67,8 +71,7 @@ class Keyring:
 
     def codec(self, context: str = "") -> RecordCodec:
         """Return what seals with the active DEK and opens with all, for wrappers of this *context*."""
-        codec = self._codecs.get(context)
-        return codec if codec is not None else self._codecs.setdefault(context, self._build_codec(context))
+        return self.codecs[context]
 
     def _build_codec(self, context: str) -> RecordCodec:
         associations = Associations(self.vault_id, context=context)

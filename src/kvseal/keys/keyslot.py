@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from kvseal.envelope.kdf import DEFAULT_MEMORY_CEILING, SALT_SIZE, Argon2idParams, argon2id
 from kvseal.envelope.wrapping import DamagedWrapError, WrappedKey, unwrap_key, wrap_key
-from kvseal.errors import DamagedSlotError
+from kvseal.errors import DamagedSlotError, VaultError
 from kvseal.keys.rootkey import RootKey
 
 if TYPE_CHECKING:
@@ -43,16 +43,27 @@ class Keyslot:
 
     @classmethod
     def create(
-        cls, root: RootKey, secret: Secret, params: Argon2idParams, *, label: str, now: datetime
+        cls,
+        root: RootKey,
+        secret: Secret,
+        params: Argon2idParams,
+        *,
+        label: str,
+        now: datetime,
+        memory_ceiling: int = DEFAULT_MEMORY_CEILING,
     ) -> Keyslot:
         """
         Wrap *root* for *secret*.  Blocks for one derivation.
 
         Raises:
-            KDFParametersError: the memory that *params* ask for cannot be had.
+            KDFParametersError: *params* ask for more memory than *memory_ceiling* KiB, or than there is.
+            VaultError: *label* is not one that a message can show.
         """
+        if not is_label(label):
+            msg = f"a slot label has 1 to {MAX_LABEL} printable characters"
+            raise VaultError(msg)
         slot_id, salt = urandom(ID_SIZE).hex(), urandom(SALT_SIZE)
-        derived = argon2id(secret.reveal(), salt, params, memory_ceiling=params.memory_cost)
+        derived = argon2id(secret.reveal(), salt, params, memory_ceiling=memory_ceiling)
         aad = _aad(root.vault_id, slot_id, params)
         wrapped = wrap_key(root.reveal(), under=derived, purpose=_PURPOSE, aad=aad)
         return cls(slot_id, label, params, salt, wrapped, now)
@@ -79,6 +90,11 @@ class Keyslot:
     def usable(self, now: datetime) -> bool:
         """Whether the slot has not expired."""
         return self.expires_at is None or now < self.expires_at
+
+
+def is_label(text: str) -> bool:
+    """Whether *text* can be shown in a message as it is: a stored label is not authenticated when it is."""
+    return 0 < len(text) <= MAX_LABEL and text.isprintable()
 
 
 def _aad(vault_id: bytes, slot_id: str, params: Argon2idParams) -> bytes:

@@ -22,7 +22,7 @@ from kvseal.envelope.kdf import SALT_SIZE, Argon2idParams
 from kvseal.envelope.record import MAX_DEK, VAULT_ID_SIZE
 from kvseal.envelope.wrapping import WrappedKey
 from kvseal.errors import KDFParametersError, TamperedMetaError, UnknownMetaVersionError, VaultMetaError
-from kvseal.keys.keyslot import ID_SIZE, KIND, MAX_LABEL, Keyslot
+from kvseal.keys.keyslot import ID_SIZE, KIND, Keyslot, is_label
 from kvseal.keys.policy import Policy
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def _unique(names: Sequence[str]) -> bool:
 def _slot(value: Mapping[str, Any]) -> Keyslot:
     slot_id, salt, label = _text(value["id"]), _bytes(value["salt"]), _text(value["label"])
     sizes = (len(bytes.fromhex(slot_id)), len(salt))
-    if value["kind"] != KIND or sizes != (ID_SIZE, SALT_SIZE) or len(label) > MAX_LABEL:
+    if value["kind"] != KIND or sizes != (ID_SIZE, SALT_SIZE) or not is_label(label):
         msg = "no keyslot of this version"
         raise ValueError(msg)
     return Keyslot(

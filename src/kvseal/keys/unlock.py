@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
+from kvseal.envelope.kdf import check_memory
 from kvseal.envelope.wrapping import WrongKeyError
 from kvseal.errors import DamagedSlotError, KDFParametersError, VaultMetaError, WrongSecretError
 
@@ -70,6 +71,8 @@ async def unlock(
 
 
 async def _open_once(slot: Keyslot, secret: Secret, vault_id: bytes, memory_ceiling: int) -> RootKey:
+    # Before joining a derivation that another caller, with another ceiling, may have started.
+    check_memory(slot.params, memory_ceiling)
     name = _cache_name(slot, secret, vault_id)
     with _lock:
         held, running = _held.get(name), _running.get(name)

@@ -1,0 +1,1 @@
+"""What kvseal costs per record, beside the alternatives and beside the least that is possible."""
