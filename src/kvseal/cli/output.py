@@ -92,7 +92,7 @@ class Output:
             self.json(report.as_dict())
             return
         would = "would be " if report.dry_run else ""
-        counts = [f"{report.scanned:,} records"]
+        counts = [f"{report.scanned:,} record{'' if report.scanned == 1 else 's'}"]
         if report.command != "verify":
             counts.append(f"{report.changed:,} {would}re-sealed")
         counts += [f"{n:,} {word}" for n, word in _rest(report) if n]

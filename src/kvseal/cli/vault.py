@@ -165,14 +165,14 @@ async def rotate(
             return
         now = await vault.rotate(new_secret=secret, kdf=kdf)
     output.result(now, *_tables(now))
+    if secret is None:
+        output.note("the slot has its new cost; a copy of the old vault meta still opens at the old one")
+        output.note("next: vaultctl status")
+        return
     output.note(
         "the old slot is gone; a copy of the old vault meta, as in a backup, still opens with the old secret"
     )
-    output.note(
-        "next: give the new secret to every process, then vaultctl status"
-        if secret
-        else "next: vaultctl status"
-    )
+    output.note("next: give the new secret to every process, then vaultctl status")
 
 
 def _tables(now: VaultStatus) -> list[Table]:
