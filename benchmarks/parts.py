@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from key_value.aio.stores.memory import MemoryStore
 from pybase64 import b64decode, b64encode_as_string
 
 from benchmarks.driving import finish, no_collection
-from benchmarks.peers import CHEAP, COLLECTION, KEY, DictStore, token
+from benchmarks.peers import CHEAP, COLLECTION, KEY, DictStore, lasting, token
 from kvseal import EnvelopeEncryptionWrapper, Secret
 from kvseal.envelope.payload import decode, encode
 from kvseal.envelope.sealing import Associations, Opener, Sealer
@@ -37,7 +36,7 @@ def measure(size: int = 1024) -> dict[str, float]:
 
 def _parts(value: dict[str, Any]) -> dict[str, Callable[[], object]]:
     store = DictStore()
-    kv = EnvelopeEncryptionWrapper(store, secret=Secret(b"s" * 32), kdf=CHEAP, meta_store=MemoryStore())
+    kv = EnvelopeEncryptionWrapper(store, secret=Secret(b"s" * 32), kdf=CHEAP, meta_store=lasting())
     asyncio.run(kv.put(KEY, value))
     dek, associations = os.urandom(32), Associations(bytes(16))
     sealer, opener = Sealer(dek, 1, associations), Opener({1: dek}, associations)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from key_value.aio.stores.memory import MemoryStore
+from key_value.aio.stores.disk import DiskStore
 from key_value.aio.wrappers.encryption.base import BaseEncryptionWrapper
 from key_value.aio.wrappers.encryption.fernet import FernetEncryptionWrapper
 from pybase64 import b64decode, b64encode_as_string
@@ -141,10 +142,15 @@ def by_hand() -> Peer:
     return Peer("by hand", wrapper.put, wrapper.get)
 
 
+def lasting() -> DiskStore:
+    """Return a store for the vault meta: one in memory is refused beside a store that may last longer."""
+    return DiskStore(directory=mkdtemp(prefix="kvseal-benchmark-"))
+
+
 def kvseal(store: DictStore | None = None) -> Peer:
     """Return kvseal as it is used: over the store itself, with the vault meta beside it."""
     wrapper = EnvelopeEncryptionWrapper(
-        store or DictStore(), secret=Secret(os.urandom(32)), kdf=CHEAP, meta_store=MemoryStore()
+        store or DictStore(), secret=Secret(os.urandom(32)), kdf=CHEAP, meta_store=lasting()
     )
     return Peer("kvseal", wrapper.put, wrapper.get)
 

@@ -143,7 +143,11 @@ class HookedDriver:
         self._around = around
         self.location = driver.location
         self.default_collection = driver.default_collection
-        self.capabilities: Capabilities = driver.capabilities
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """As the driver says now: some learn it with their first operation."""
+        return self._driver.capabilities
 
     async def scan(
         self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)

@@ -22,6 +22,7 @@ from kvseal.envelope import kdf
 from kvseal.envelope.record import Binding
 from kvseal.errors import (
     Conflict,
+    EvictingStoreError,
     LegacyRecordError,
     PlaintextRecordError,
     TamperedRecordError,
@@ -38,6 +39,7 @@ from kvseal.legacy.fernet import parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
 AnyStore = MemoryStore | DiskStore
 
@@ -104,16 +106,18 @@ async def test_a_driver_serves_as_a_store(any_store: AnyStore, secret: Secret, c
     await driver.close()
 
 
-async def test_meta_store_keeps_the_meta_out_of_the_data(secret: Secret, cheap: Argon2idParams) -> None:
+async def test_meta_store_keeps_the_meta_out_of_the_data(
+    secret: Secret, cheap: Argon2idParams, tmp_path: Path
+) -> None:
     """With a meta store, the store itself holds records alone, and may be one without a driver."""
-    data, meta_store = BareStore(), MemoryStore()
+    data, meta_store = BareStore(), DiskStore(directory=tmp_path)
     vault = await Vault.create(data, secret=secret, kdf=cheap, meta_store=meta_store)
     await vault.wrap().put("k", {"v": 1})
 
     again = await Vault.open(data, secret=secret, meta_store=meta_store)
 
     assert [(None, "k")] == list(data.entries)
-    assert [("__vault_meta__", "__dek__")] == list(dump(meta_store))
+    assert 1 == (await driver_for(meta_store).count()).entries
     assert {"v": 1} == await again.wrap().get("k")
 
 
@@ -457,3 +461,56 @@ async def test_a_failed_unlock_is_not_remembered(
         with pytest.raises(WrongSecretError):
             await Vault.open(store, secret=Secret(b"wrong"))
         assert 1 == (await Vault.open(store, secret=secret)).status().revision
+
+
+@pytest.mark.parametrize("data", ["bare", "disk"])
+async def test_meta_that_would_not_outlive_the_records(
+    data: str, secret: Secret, cheap: Argon2idParams, tmp_path: Path
+) -> None:
+    """A vault meta in this process's memory beside a store that may last longer is refused; nothing is written."""
+    store = BareStore() if data == "bare" else DiskStore(directory=tmp_path)
+    meta_store = MemoryStore()
+
+    with pytest.raises(EvictingStoreError, match="gone with this process"):
+        await Vault.create(store, secret=secret, kdf=cheap, meta_store=meta_store)
+    assert {} == dump(meta_store)
+
+
+async def test_second_vault_beside_one_with_a_meta_store_of_its_own(
+    store: MemoryStore, secret: Secret, cheap: Argon2idParams
+) -> None:
+    """A data store that has a vault meta is not given another one elsewhere."""
+    await Vault.create(store, secret=secret, kdf=cheap)
+
+    with pytest.raises(VaultExistsError, match="of its own"):
+        await Vault.create(store, secret=secret, kdf=cheap, meta_store=MemoryStore())
+
+
+async def test_store_that_has_begun_to_evict(
+    secret: Secret, cheap: Argon2idParams, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Opening a vault in a store that evicts by now says so."""
+    evicting = DiskStore(directory=tmp_path, max_size=10**6)
+    await Vault.create(DiskStore(directory=tmp_path), secret=secret, kdf=cheap)
+
+    await Vault.open(evicting, secret=secret)
+
+    assert "drops entries when it is full" in caplog.text
+
+
+async def test_new_secret_is_typed_twice(
+    store: MemoryStore, cheap: Argon2idParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person types the secret of a new vault, and of a rotation, twice."""
+    asked: list[str] = []
+
+    def ask(prompt: str) -> str:
+        asked.append(prompt)
+        return "typed"
+
+    monkeypatch.setattr("getpass.getpass", ask)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    vault = await Vault.create(store, secret="prompt:", kdf=cheap)
+    await vault.rotate(new_secret="prompt:")
+
+    assert ["Master secret: ", "Again: "] * 2 == asked

@@ -14,11 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from key_value.aio.errors import DecryptionError, InvalidTTLError, SerializationError
 from key_value.aio.stores.disk import DiskStore
 from key_value.aio.stores.memory import MemoryStore
+from key_value.aio.wrappers.compression import CompressionWrapper
 from key_value.aio.wrappers.encryption.base import BaseEncryptionWrapper
+from key_value.aio.wrappers.read_only import ReadOnlyWrapper
 from tests.fakes import BareStore, Clock, FullStore, dump, rewrite_policy
 from tests.strategies import json_objects, same
 
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Policy, RecordError, Secret, Vault
+from kvseal import wrapper as wrapper_module
 from kvseal.envelope.stored import from_stored, to_stored
 from kvseal.errors import (
     LegacyRecordError,
@@ -34,6 +37,7 @@ from kvseal.errors import (
     UnreadableRecordsError,
     UnsealableValueError,
     VaultLockedError,
+    VaultNotFoundError,
     WrongSecretError,
 )
 from kvseal.keys.meta import COLLECTION, KEY
@@ -686,3 +690,39 @@ async def test_the_vault_metas_collection_is_refused(
         await RESERVED[name](kv)
 
     assert before == dump(store)
+
+
+async def test_read_only_store_gets_no_vault(secret: Secret, cheap: Argon2idParams) -> None:
+    """Over a wrapper that forbids writing, a missing vault is an error and not created past it."""
+    store = MemoryStore()
+    kv = EnvelopeEncryptionWrapper(ReadOnlyWrapper(store), secret=secret, kdf=cheap)
+
+    with pytest.raises(VaultNotFoundError):
+        await kv.get("k")
+    assert {} == dump(store)
+
+
+async def test_compression_below_is_warned_of(secret: Secret, caplog: pytest.LogCaptureFixture) -> None:
+    """A wrapper below that changes what is stored is named at construction; above, it is fine."""
+    kv = EnvelopeEncryptionWrapper(CompressionWrapper(MemoryStore()), secret=secret)
+    assert "CompressionWrapper below kvseal hides its records" in caplog.text
+
+    caplog.clear()
+    CompressionWrapper(EnvelopeEncryptionWrapper(MemoryStore(), secret=secret))
+    assert "" == caplog.text
+    assert isinstance(kv, EnvelopeEncryptionWrapper)
+
+
+async def test_expiry_begins_when_the_vault_is_open(
+    store: MemoryStore, secret: Secret, cheap: Argon2idParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time that the first operation spends on unlocking is not taken from the record's."""
+    kv = EnvelopeEncryptionWrapper(store, secret=secret, kdf=cheap)
+    events: list[str] = []
+    open_vault, expiry = kv._open_vault, wrapper_module._expiry
+    monkeypatch.setattr(kv, "_open_vault", lambda: events.append("open") or open_vault())
+    monkeypatch.setattr(wrapper_module, "_expiry", lambda ttl: events.append("expiry") or expiry(ttl))
+
+    await kv.put("k", {"n": 1}, ttl=10)
+
+    assert ["open", "expiry"] == events

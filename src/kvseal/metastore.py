@@ -9,6 +9,7 @@ entry, and "absent" is what the backend itself says.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("kvseal")
 _seen: Final[dict[bytes, int]] = {}
-_seen_lock: Final = threading.Lock()
+_seen_lock = threading.Lock()
 
 
 class MetaStore:
@@ -144,6 +145,39 @@ class MetaStore:
             msg = f"{self.location} drops entries when it is full, and would drop the vault meta first"
             raise EvictingStoreError(msg, hint="keep the vault meta in a store of its own: meta_store=")
 
+    def warn_of_eviction(self) -> None:
+        """Log where a store that did not evict when the vault was created does now."""
+        if self._driver.capabilities.evicts:
+            _log.warning("%s drops entries when it is full, the vault meta first; move it", self.location)
+
+    async def refuse_loss(self, data_store: AsyncKeyValue | Driver | None) -> None:
+        """
+        Raise where a vault meta of its own would leave records behind that nothing can open.
+
+        Raises:
+            EvictingStoreError: the meta would live in this process alone, and the records would not.
+            VaultExistsError: the data store has a vault of its own.
+        """
+        if data_store is None:
+            return
+        try:
+            driver: Driver | None = driver_of(data_store)
+        except UnsupportedStoreError:
+            driver = None
+        lasting = driver is None or not driver.capabilities.in_process_only
+        try:
+            if driver is not None and await driver.get(COLLECTION, KEY) is not None:
+                msg = f"{driver.location} already has a vault meta of its own"
+                raise VaultExistsError(msg, hint="open it without meta_store=")
+        finally:
+            if driver is not None and driver is not data_store:
+                await driver.close()
+        if lasting and self._driver.capabilities.in_process_only:
+            msg = f"the vault meta in {self.location} would be gone with this process, the records not"
+            raise EvictingStoreError(
+                msg, hint="keep the vault meta in a store that lasts, such as a DiskStore"
+            )
+
     async def refuse_orphaned_records(self, data_store: AsyncKeyValue | Driver | None) -> None:
         """
         Raise `VaultMetaLostError` if sealed records exist whose vault meta is missing.
@@ -201,6 +235,16 @@ async def _first_sealed(driver: Driver) -> Entry | None:
             if entry.value is not None and is_sealed(entry.value):
                 return entry
     return None
+
+
+def _forget_lock() -> None:
+    """In a forked child, another thread of the parent may have held it."""
+    global _seen_lock  # noqa: PLW0603
+    _seen_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lock)
 
 
 def accept(meta: VaultMeta) -> None:

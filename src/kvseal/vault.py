@@ -26,7 +26,7 @@ from kvseal.errors import (
     WrongSecretError,
 )
 from kvseal.keys import changes
-from kvseal.keys.defaults import secret_for_creation, secret_for_opening
+from kvseal.keys.defaults import new_secret_for, secret_for_creation, secret_for_opening
 from kvseal.keys.keyring import Keyring
 from kvseal.keys.keyslot import Keyslot
 from kvseal.keys.meta import VaultMeta
@@ -112,11 +112,13 @@ class Vault:
             SecretError, KDFParametersError, StoreError: nothing was written.
         """
         async with MetaStore.reached(meta_store or store) as metastore:
-            await metastore.refuse_eviction()
             if await metastore.load() is not None:
                 msg = f"there already is a vault in {metastore.location}"
                 raise VaultExistsError(msg, hint="open it, or choose another store")
+            # After the first operation: some stores learn only then whether they evict.
+            await metastore.refuse_eviction()
             await metastore.refuse_orphaned_records(None if meta_store is None else store)
+            await metastore.refuse_loss(None if meta_store is None else store)
             check_memory(kdf, memory_ceiling)
             chosen = await secret_for_creation(secret)
             root = RootKey.generate(urandom(VAULT_ID_SIZE))
@@ -161,6 +163,7 @@ class Vault:
         """
         async with MetaStore.reached(meta_store or store) as metastore:
             _, meta = await metastore.expect()
+            metastore.warn_of_eviction()
             chosen = await secret_for_opening(secret)
             root, slot = await unlock(
                 meta.slots, chosen, meta.vault_id, now=_now(), memory_ceiling=memory_ceiling
@@ -244,7 +247,9 @@ class Vault:
             SecretError, KDFParametersError: nothing was changed.
         """
         root = self._unlocked()
-        secret = await secret_for_opening(self._secret if new_secret is None else new_secret)
+        secret = self._secret if new_secret is None else await new_secret_for(new_secret)
+        if secret is None:
+            raise _locked()
         entry, meta = await self._current(root)
         old = self._own_slot(meta)
         params = kdf or old.params

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from weakref import WeakKeyDictionary
 
 from key_value.aio.errors import InvalidTTLError
+from key_value.aio.wrappers.compression import CompressionWrapper
 from key_value.aio.wrappers.encryption.base import BaseEncryptionWrapper
+from key_value.aio.wrappers.read_only import ReadOnlyWrapper
 from typing_extensions import Self, override
 
 from kvseal.capabilities import refuse_reserved, with_capabilities_of
@@ -101,6 +103,8 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         vault: Vault | None = None,
     ) -> None:
         check_secret(secret)
+        chain = Chain.of(key_value)
+        _warn_of_transformers(chain)
         super().__init__(
             key_value=key_value,
             encryption_fn=_never,
@@ -110,7 +114,9 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         )
         self.unreadable = Counter()
         self._secret = secret
-        self._create = create
+        self._create = create and not any(
+            isinstance(w, ReadOnlyWrapper) for w in (key_value, *chain.wrappers)
+        )
         self._meta_store = meta_store
         self._kdf = kdf
         self._memory_ceiling = memory_ceiling
@@ -120,7 +126,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         self._opening: SingleFlight[Vault] = SingleFlight()
         self._refreshing: SingleFlight[bool] = SingleFlight()
         self._legacy: WeakKeyDictionary[Keyring, tuple[LegacyCodec, ...]] = WeakKeyDictionary()
-        self._chain = Chain.of(key_value)
+        self._chain = chain
         self._renames_keys = self._chain.renames_keys
         self._collections = Memo(self._base_collection, _COLLECTIONS)
 
@@ -182,8 +188,9 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             base, name = self._names(collection, key)
         else:
             base, name = self._collections[collection], key
-        expires_at = None if ttl is None else _expiry(ttl)
         codec = (self._vault or await self.vault()).codecs[self._context]
+        # After the vault is open: the time that a key derivation takes is not the record's.
+        expires_at = None if ttl is None else _expiry(ttl)
         sealed = codec.seal(value, base, name, expires_at)
         await self.key_value.put(key, sealed, collection=collection, ttl=ttl)
 
@@ -234,8 +241,8 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             msg = f"put_many was given {len(keys)} keys and {len(values)} values"
             raise ValueError(msg)
         names = self._names_of_many(collection, keys)
-        expires_at = None if ttl is None else _expiry(ttl)
         codec = (await self.vault()).codecs[self._context]
+        expires_at = None if ttl is None else _expiry(ttl)
         sealed = [
             codec.seal(value, base, name, expires_at)
             for value, (base, name) in zip(values, names, strict=True)
@@ -357,6 +364,17 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
                 return codec.open(stored)
         msg = "the record is of a legacy format for which the vault holds no key"
         raise LegacyRecordError(msg)
+
+
+def _warn_of_transformers(chain: Chain) -> None:
+    """Log where a wrapper below changes what is stored, so that nothing else recognises the records."""
+    for wrapper in chain.wrappers:
+        if isinstance(wrapper, (CompressionWrapper, BaseEncryptionWrapper)):
+            _log.warning(
+                "%s below kvseal hides its records from vaultctl, migrations and the search for a lost"
+                " vault meta: put it above",
+                type(wrapper).__name__,
+            )
 
 
 def _now() -> int:

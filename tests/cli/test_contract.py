@@ -183,6 +183,18 @@ class TestGlobalOptions:
         assert "vaultctl.toml" in done.err
 
 
+def test_config_that_others_can_change(migrated: Terminalless) -> None:
+    """A config that others can write could make the reader run their code, so it is refused."""
+    config = Path("vaultctl.toml")
+    config.write_text('store = "disk:kv"\n')
+    config.chmod(0o666)
+
+    done = migrated("list")
+
+    assert (2, "") == (done.code, done.out)
+    assert "can be changed by others" in done.err
+
+
 def test_every_command_has_the_global_options() -> None:
     """`--json` and the rest are on every command."""
     expected = {"store", "meta_store", "secret", "as_json", "yes", "no_input", "quiet", "debug"}

@@ -279,7 +279,7 @@ print(sha256(generate_default_secret()[0].reveal()).hexdigest())
     assert 1 == len(secrets)
 
 
-@pytest.mark.parametrize("step", ["_find", "_write_new"])
+@pytest.mark.parametrize("step", ["_find", "write_key_file"])
 def test_generated_under_a_lock(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both the look for a secret and the writing of a new one happen while no other process may do either."""
     original, refused = getattr(defaults, step), []

@@ -449,3 +449,11 @@ def test_mistyped_generated_secret(key_file: Path) -> None:
 
     with pytest.raises(MistypedSecretError):
         resolve(f"file:{key_file}")
+
+
+def test_variable_that_is_no_name_is_not_shown() -> None:
+    """`env:$VAR` has the secret where the name should be; it is not repeated."""
+    with pytest.raises(SecretNotFoundError) as caught:
+        resolve("env:hunter2-the-passphrase")
+
+    assert "hunter2" not in str(caught.value)

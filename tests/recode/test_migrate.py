@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from key_value.aio.stores.disk import DiskStore
 from key_value.aio.stores.memory import MemoryStore
 from key_value.aio.wrappers.encryption.fernet import FernetEncryptionWrapper
-from tests.fakes import dump
+from tests.fakes import HookedDriver, dump
 from tests.recode.worlds import (
     KEY,
     OTHER_KEY,
@@ -39,9 +39,16 @@ from tests.strategies import json_objects, same
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.drivers import driver_for
 from kvseal.drivers.base import PAGE_SIZE
-from kvseal.errors import PlaintextFoundError, VaultNotFoundError, WrongLegacyKeyError, WrongSecretError
+from kvseal.errors import (
+    PlaintextFoundError,
+    UnsealableValueError,
+    VaultNotFoundError,
+    WrongLegacyKeyError,
+    WrongSecretError,
+)
 from kvseal.legacy.fernet import derive_key
-from kvseal.recode import PlaintextRule, Report, migrate
+from kvseal.recode import PlaintextRule, Report, migrate, verify
+from kvseal.recode.survey import SAMPLE
 
 SECRET = Secret(b"the secret of the new vault")
 CHEAP = Argon2idParams(time_cost=1, memory_cost=8, parallelism=1)
@@ -279,7 +286,7 @@ async def test_a_wrong_key_is_found_before_anything_is_written(any_store: AnySto
     await fill(any_store, {name: {"v": name} for name in "abc"})
     before = dump(any_store)
 
-    with pytest.raises(WrongLegacyKeyError, match="none of 3 sampled"):
+    with pytest.raises(WrongLegacyKeyError, match="none of 3 legacy"):
         await migrated(any_store, fernet(OTHER_KEY))
 
     assert before == dump(any_store)
@@ -589,3 +596,48 @@ class TestCopies:
 
         assert {"scanned": 2, "changed": 1, "failed": 1} == counts(report)
         assert ["its own"] == failed(report)
+
+
+async def test_a_key_that_fits_only_later_records(
+    any_store: AnyStore, secret: Secret, cheap: Argon2idParams
+) -> None:
+    """Any number of records that the key does not open is no reason to refuse it, once one opens."""
+    await old(any_store, OTHER_KEY).put_many(
+        [f"lost-{n}" for n in range(SAMPLE + 1)], [{"n": 1}] * (SAMPLE + 1)
+    )
+    await old(any_store).put("mine", {"n": 2})
+
+    migration = await migrate(any_store, [fernet()], secret=secret, kdf=cheap)
+
+    assert (1, SAMPLE + 1) == (migration.report.changed, migration.report.failed)
+
+
+async def test_one_value_that_the_store_cannot_hold(
+    store: MemoryStore, secret: Secret, cheap: Argon2idParams
+) -> None:
+    """An entry that a driver refuses to write fails alone, wherever in the batch it is."""
+    await old(store).put_many([f"k{n}" for n in range(9)], [{"n": n} for n in range(9)])
+    real = driver_for(store)
+
+    class Refusing(HookedDriver):
+        async def replace_many(self, replacements: Any) -> Any:
+            if any(one.entry.key == "k4" for one in replacements):
+                raise UnsealableValueError("the store's JSON cannot hold the value")
+            return await real.replace_many(replacements)
+
+    driver = Refusing(real, lambda _, operation: operation())
+    migration = await migrate(driver, [fernet()], secret=secret, kdf=cheap)
+
+    assert (8, 1) == (migration.report.changed, migration.report.failed)
+    assert ["k4"] == [failure.key for failure in migration.report.failures]
+
+
+async def test_migration_for_a_context(store: MemoryStore, secret: Secret, cheap: Argon2idParams) -> None:
+    """What is migrated for a context is read, and verified, in that context alone."""
+    await old(store).put("k", {"n": 1})
+    await migrate(store, [fernet()], secret=secret, kdf=cheap, context="tenant")
+    vault = await Vault.open(store, secret=secret)
+
+    assert {"n": 1} == await vault.wrap(context="tenant").get("k")
+    assert 0 == (await verify(store, vault, context="tenant")).failed
+    assert 1 == (await verify(store, vault)).failed

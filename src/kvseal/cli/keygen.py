@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import click
 
 from kvseal.cli.options import command_options
 from kvseal.errors import UsageError
+from kvseal.keys.keyfile import write_key_file
 from kvseal.keys.secret import generate
 
 if TYPE_CHECKING:
@@ -40,12 +40,10 @@ def keygen(output: Output, settings: Settings, *, out: Path | None) -> None:
             output.text(text)
         return
     try:
-        descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        write_key_file(out, text.encode() + b"\n")
     except OSError as exc:
         msg = f"{out} cannot be created: {exc.strerror}"
         raise UsageError(msg, hint="a key file is never overwritten: choose another name") from exc
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text + "\n")
     output.note(
         f"wrote {out}; use it as file:{out}, and keep a copy in a safe place: without it nothing can be read"
     )

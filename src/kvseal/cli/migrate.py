@@ -73,9 +73,10 @@ async def migrate_from_fernet(
       vaultctl migrate-from-fernet --source-material env:STORAGE_SECRET --salt env:STORAGE_SALT
       vaultctl migrate-from-fernet --fernet-key env:OLD_KEY --to disk:/var/lib/app/sealed
 
-    Creates the kvseal vault if there is none yet.  Keys and plaintext are checked on the whole
-    store before the first write.  Names, creation times and expiries stay as they are; records
-    that no key opens stay as they are and are named (exit code 3).  Run it again to resume.
+    Creates the kvseal vault if there is none yet.  That a key fits, and that there is no
+    plaintext, is found out before the first write.  Names, creation times and expiries stay
+    as they are; records that no key opens stay as they are and are named (exit code 3).  Run
+    it again to resume.
 
     In place, stop the old application first: it cannot read sealed records.
     """

@@ -70,9 +70,18 @@ class Settings:
         return not self.no_input and sys.stdin.isatty()
 
 
+def _refuse_foreign(path: Path) -> None:
+    """A store or a secret can name code to run, so only its own user, or root, may have written the file."""
+    status = path.stat()
+    if os.name == "posix" and (status.st_uid not in {os.geteuid(), 0} or status.st_mode & 0o022):
+        msg = f"{path} can be changed by others, who could make it run their code"
+        raise UsageError(msg, hint=f"chmod go-w {path}, or go to another directory")
+
+
 def _read_config(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
+    _refuse_foreign(path)
     try:
         config: dict[str, str] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as exc:

@@ -112,7 +112,7 @@ class Driver(Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What this backend can promise."""
+        """What this backend can promise; what only the backend knows is the worst case until it was asked."""
         ...
 
     @property

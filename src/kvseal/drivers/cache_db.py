@@ -228,7 +228,7 @@ def _hash(key: bytes | None) -> int:
 
 
 def _weight(row: Row) -> int:
-    return len(row.value or b"") + (row.size if row.filename and isinstance(row.size, int) else 0)
+    return len(row.value or b"") + (max(0, row.size) if row.filename and isinstance(row.size, int) else 0)
 
 
 def _refuse_missing(path: Path) -> None:

@@ -11,21 +11,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import tempfile
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from platformdirs import user_data_path
 
 from kvseal.errors import SecretNotFoundError
+from kvseal.keys.keyfile import write_key_file
 from kvseal.keys.secret import Secret, generate
 from kvseal.keys.sources import check_reference, read_key_file, read_keyring, resolve, write_keyring
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _log = logging.getLogger("kvseal")
 
@@ -69,7 +69,7 @@ def generate_default_secret() -> tuple[Secret, str | None]:
         if _usable_keyring():
             write_keyring(KEYRING_SERVICE, KEYRING_USER, secret.reveal())
         else:
-            _write_new(default_key_file(), secret.reveal() + b"\n")
+            write_key_file(default_key_file(), secret.reveal() + b"\n")
         if default_secret() != secret:
             msg = f"the generated secret could not be read back from {_kept_at()}"
             raise SecretNotFoundError(msg, hint=f"set {VARIABLE}, or name a source such as file:PATH")
@@ -87,16 +87,27 @@ def check_secret(secret: Secret | str | None) -> None:
 
 async def secret_for_opening(secret: Secret | str | None) -> Secret:
     """Return what *secret* points at, read in a thread, or the default."""
+    if secret is None:
+        return await asyncio.to_thread(default_secret)
+    return await _resolved(secret, confirm=False)
+
+
+async def new_secret_for(secret: Secret | str) -> Secret:
+    """Return what *secret* points at; a person types a new secret twice."""
+    return await _resolved(secret, confirm=True)
+
+
+async def _resolved(secret: Secret | str, *, confirm: bool) -> Secret:
     check_secret(secret)
     if isinstance(secret, Secret):
         return secret
-    return await asyncio.to_thread(default_secret if secret is None else partial(resolve, secret))
+    return await asyncio.to_thread(partial(resolve, secret, confirm=confirm))
 
 
 async def secret_for_creation(secret: Secret | str | None) -> Secret:
     """Return what *secret* points at, or the default, which is generated where there is none."""
     if secret is not None:
-        return await secret_for_opening(secret)
+        return await new_secret_for(secret)
     chosen, kept_at = await asyncio.to_thread(generate_default_secret)
     if kept_at is not None:
         _log.warning("the master secret of the new vault was generated into %s: back it up", kept_at)
@@ -131,16 +142,6 @@ def _usable_keyring() -> bool:
 
     placeholders = (keyring.backends.fail.Keyring, keyring.backends.null.Keyring)
     return not isinstance(keyring.get_keyring(), placeholders)
-
-
-def _write_new(path: Path, content: bytes) -> None:
-    # Written beside its place and moved there whole: a crash leaves no empty key file behind.
-    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(beside).replace(path)
 
 
 @contextmanager

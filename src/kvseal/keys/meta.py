@@ -40,6 +40,8 @@ DEKState = Literal["active", "readable", "retired"]
 _FORMAT_FIELD: Final = "kvseal"
 _MAC_FIELD: Final = "mac"
 _MAC_SIZE: Final = 32
+_MAX_KEYS: Final = 65_536
+"""DEKs, and legacy keys, that one vault can have: a rotation every day for 179 years."""
 _TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
 _MALFORMED: Final = "restore the vault meta from a backup"
 
@@ -163,6 +165,9 @@ def _canonical(value: Mapping[str, Any]) -> bytes:
 
 
 def _parse(value: Mapping[str, Any]) -> VaultMeta | None:
+    # Before anything is built: how much work a hostile meta can ask for.
+    if len(value["slots"]) > MAX_SLOTS or max(len(value["deks"]), len(value["legacy"])) > _MAX_KEYS:
+        return None
     meta = VaultMeta(
         vault_id=bytes.fromhex(value["vault_id"]),
         revision=value["revision"],

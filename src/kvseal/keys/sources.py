@@ -92,7 +92,9 @@ def read_key_file(path: Path) -> bytes:
 def _from_env(name: str) -> bytes:
     value = os.environ.get(name)
     if value is None:
-        msg = f"the environment variable {name} is not set"
+        # What is no name of a variable may be a secret that a shell put in its place.
+        shown = f"the environment variable {name}" if name.isidentifier() else "this environment variable"
+        msg = f"{shown} is not set"
         raise SecretNotFoundError(msg)
     return os.fsencode(value)
 

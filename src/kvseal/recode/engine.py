@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from kvseal import exact_json
 from kvseal.drivers.base import Entry, Replacement
-from kvseal.errors import RecordError
+from kvseal.errors import RecordError, UnsealableValueError
 from kvseal.keys.meta import COLLECTION as META_COLLECTION
 from kvseal.metastore import driver_of
 from kvseal.recode.decision import Change, Leave, decide, decide_copy, is_done
@@ -182,14 +182,27 @@ class _Run:
         for _ in range(_ATTEMPTS):
             if not changes:
                 return
-            swapped = await self._driver.replace_many([Replacement(c.entry, c.value) for c in changes])
-            self.tally.changed += sum(swapped)
-            lost = [change for change, done in zip(changes, swapped, strict=True) if not done]
+            swapped = await self._replace(changes)
+            self.tally.changed += sum(done for _, done in swapped)
+            lost = [change for change, done in swapped if not done]
             self.tally.conflicts += len(lost)
             changes = await self._again(lost)
         for change in changes:
             reason = f"other writers changed it {_ATTEMPTS} times in a row; run again"
             self._fail(Failure(change.entry.collection, change.entry.key, reason))
+
+    async def _replace(self, changes: Sequence[Change]) -> list[tuple[Change, bool]]:
+        """Swap as one batch; where the store cannot hold one of the values, that one alone fails."""
+        try:
+            swapped = await self._driver.replace_many([Replacement(c.entry, c.value) for c in changes])
+        except UnsealableValueError as exc:
+            if len(changes) == 1:
+                entry = changes[0].entry
+                self._fail(Failure(entry.collection, entry.key, f"{type(exc).__name__}: {exc.message}"))
+                return []
+            half = len(changes) // 2
+            return [*await self._replace(changes[:half]), *await self._replace(changes[half:])]
+        return list(zip(changes, swapped, strict=True))
 
     async def _again(self, lost: Sequence[Change]) -> list[Change]:
         decisions: list[Decision] = []

@@ -49,6 +49,7 @@ async def migrate(
     meta_store: AsyncKeyValue | Driver | None = None,
     kdf: Argon2idParams = Argon2idParams.RFC_9106_LOW_MEMORY,
     plaintext: PlaintextRule = PlaintextRule.REFUSE,
+    context: str = "",
     dry_run: bool = False,
     command: str = "migrate",
     listener: Listener = ignore,
@@ -67,7 +68,7 @@ async def migrate(
         found = await survey(source, legacy, plaintext=plaintext, listener=listener)
         vault = await _vault(to or store, secret, kdf, meta_store, dry_run=dry_run)
         try:
-            target = _throwaway_target() if vault is None else SealedTarget(vault.keyring.codec())
+            target = _throwaway_target() if vault is None else SealedTarget(vault.keyring.codec(context))
             plan = migration(target, legacy, command=command, plaintext=plaintext, dry_run=dry_run)
             report = await recode(source, plan, to=to, total=found.total, listener=listener)
             return Migration(report, None if vault is None else vault.status())

@@ -75,9 +75,9 @@ def migration(
     )
 
 
-def reencryption(vault: Vault, *, dry_run: bool = False) -> Plan:
+def reencryption(vault: Vault, *, context: str = "", dry_run: bool = False) -> Plan:
     """Return the plan that re-seals with the active DEK every record that an older one sealed."""
-    sealed = SealedTarget(vault.keyring.codec())
+    sealed = SealedTarget(vault.keyring.codec(context))
     legacy = (FernetCodec(()), PlaintextCodec())
     leaves = tuple(LegacySource(codec) for codec in legacy)
     return Plan(command="reencrypt", sources=(sealed,), target=sealed, leaves=leaves, dry_run=dry_run)

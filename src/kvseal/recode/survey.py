@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from kvseal.recode.events import Listener
 
 SAMPLE: Final = 64
-"""Legacy records that are opened to see whether the keys fit; damaged ones among them do no harm."""
+"""Legacy records that are opened to see whether the keys fit, or all until one of them opens."""
 
 _NAMES_SHOWN: Final = 3
 
@@ -59,7 +59,7 @@ async def survey(
     Classify every entry of *driver*'s store, and open a sample with the *legacy* codecs.
 
     Raises:
-        WrongLegacyKeyError: legacy records were sampled, and none of them opens.
+        WrongLegacyKeyError: there are legacy records, and none of them opens.
         PlaintextFoundError: there is plaintext, and *plaintext* is to refuse it.
     """
     look = _Look([LegacySource(codec) for codec in (*legacy, PlaintextCodec())])
@@ -94,7 +94,8 @@ class _Look:
         if name == PlaintextCodec.format:
             if len(self._plaintext) < _NAMES_SHOWN:
                 self._plaintext.append(f"{entry.collection}/{entry.key}")
-        elif source is not None and self._sampled < SAMPLE:
+        elif source is not None and (self._sampled < SAMPLE or not self._opened):
+            # Until one opens: the first ones may be damaged, of a lost key, or planted.
             self._sample(entry, source)
 
     def _sample(self, entry: Entry, source: Source) -> None:
@@ -108,7 +109,7 @@ class _Look:
     def judge(self, plaintext: PlaintextRule) -> None:
         # Beside finished records, the last legacy ones may be just those that are damaged.
         if self._sampled and not self._opened and not self.formats[KVSEAL]:
-            msg = f"none of {self._sampled} sampled legacy records opens with the given keys"
+            msg = f"none of {self._sampled} legacy records opens with the given keys"
             raise WrongLegacyKeyError(
                 msg, hint="check which key the old application uses; nothing was written"
             )

@@ -57,16 +57,18 @@ class Census:
         self.failures += page.failures[: FAILURES_KEPT - len(self.failures)]
 
 
-async def verify(store: AsyncKeyValue | Driver, vault: Vault, *, listener: Listener = ignore) -> Report:
+async def verify(
+    store: AsyncKeyValue | Driver, vault: Vault, *, context: str = "", listener: Listener = ignore
+) -> Report:
     """
-    Open every record of *store* as a wrapper of *vault* would, and report what fails and what each needs.
+    Open every record of *store* as a wrapper of *vault* and *context* would, and report what fails.
 
     Raises:
         StoreError: the backend failed; nothing is proven.
     """
     driver, started = driver_of(store), time.monotonic()
     try:
-        census = await take_census(driver, readers_of(vault), listener=listener)
+        census = await take_census(driver, readers_of(vault, context=context), listener=listener)
     finally:
         if driver is not store:
             await driver.close()
@@ -114,7 +116,7 @@ async def take_census(
     return census
 
 
-def readers_of(vault: Vault) -> tuple[Source, ...]:
+def readers_of(vault: Vault, *, context: str = "") -> tuple[Source, ...]:
     """Return what a wrapper of *vault* reads by its policy; other known formats are counted but refused."""
     keyring = vault.keyring
     held = codecs_for((key.kind, key.key) for key in keyring.legacy) if keyring.policy.read_legacy else ()
@@ -126,7 +128,7 @@ def readers_of(vault: Vault) -> tuple[Source, ...]:
     plaintext: Source = LegacySource(PlaintextCodec())
     if not keyring.policy.read_plaintext:
         plaintext = RefusedSource(PlaintextCodec(), PlaintextRecordError("the record is not encrypted"))
-    return (SealedTarget(keyring.codec()), *legacy, plaintext)
+    return (SealedTarget(keyring.codec(context)), *legacy, plaintext)
 
 
 def _census_of(entries: Iterable[Entry], readers: Sequence[Source], opens: Callable[[Entry], bool]) -> Census:

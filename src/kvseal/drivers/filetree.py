@@ -1,0 +1,374 @@
+"""
+The driver of `FileTreeStore`: a folder per collection, a JSON file per key.
+
+    data/COLLECTION/KEY.json        the body, without names
+    metadata/COLLECTION-info.json   the collection's name; metadata is data unless told otherwise
+
+It works on the files, whether or not this process has the store open, and beside any number
+of processes that have; `tree_swaps` says what that takes and what it guarantees.  The info
+file also has the absolute path that the folder had when it was created, which is ignored: a
+store that was moved, or mounted elsewhere, is read where it lies.  (The store itself does use
+that path, so a collection that kvseal creates should be created under the application's own.)
+
+The collection comes from the info file if the store's strategy turns that name into this
+folder; an info file that somebody pasted is a problem of the folder.  Without an info file,
+and for every key, the name is the file name where the strategy has left it alone, and `None`
+where it has not.  `get` and `put_if_absent` are told the names and need no guess, and
+`proves` says whether a name that somebody claims, such as one that is part of the value, is
+stored under an entry's file name.  Of a sanitized name that is a proof of 32 bits.
+
+A deleted entry leaves a body that expired long ago, as every entry of this store does that
+expires: to vacate the name could undo what the application does with it in that moment.  The
+store's own `cull` removes both.
+
+A URL is `filetree:PATH`, and the strategies are read from what lies there; where that shows
+nothing, names are dealt with as long as all strategies agree on them.  `filetree:PATH?names=v1`
+or `?names=plain` settles it.  A metadata directory elsewhere, or strategies of other kinds,
+need the store object (`python:module:factory`).
+
+A scan holds the file names of one collection, and the bodies of one page.  On a file system
+that moves a file within its folder when it is written again (btrfs), a listing may miss one
+that is written all the time; whoever must see every record ends with a second scan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import zlib
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from key_value.aio._utils.serialization import BasicSerializationAdapter
+from typing_extensions import ParamSpec
+
+from kvseal.drivers.base import (
+    PAGE_SIZE,
+    Capabilities,
+    Count,
+    Entry,
+    Page,
+    Replacement,
+    content,
+    refuse_problem,
+)
+from kvseal.drivers.body import UnreadableBodyError, patch_body, read_body, write_body
+from kvseal.drivers.chain import DEFAULT_COLLECTION
+from kvseal.drivers.tree_collections import Collection, Collections
+from kvseal.drivers.tree_folders import (
+    SUFFIX,
+    NotAFileError,
+    Tree,
+    is_text,
+    listing,
+    read_info,
+    refuse_path,
+)
+from kvseal.drivers.tree_location import open_store, split_location
+from kvseal.drivers.tree_names import Rule, StrategyRule
+from kvseal.drivers.tree_swaps import Swaps, can_exchange, locked, recover_idle
+from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+    from key_value.aio.stores.filetree import FileTreeStore
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+PAGE_BYTES: Final = 8 * 2**20
+"""A page of large values ends early, so that a scan holds no more than about this."""
+
+_LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where an entry lies: the folder below the data directory, and the file in it."""
+
+    folder: str
+    file: str
+
+    @property
+    def stem(self) -> str:
+        """The stored form of the key."""
+        return self.file[: -len(SUFFIX)]
+
+
+_Location = tuple[Collection, Place]
+
+
+class FileTreeDriver:
+    """The entries of a `FileTreeStore` in *data*, whose names are stored by the two rules."""
+
+    def __init__(
+        self,
+        data: Path,
+        metadata: Path | None = None,
+        *,
+        collection_rule: Rule,
+        key_rule: Rule,
+        default_collection: str = DEFAULT_COLLECTION,
+    ) -> None:
+        data = data.absolute()
+        self.location = f"filetree:{data}"
+        self.default_collection = default_collection
+        self._tree = Tree(data)
+        self._keys = key_rule
+        self._collections = Collections(self._tree, Tree(metadata or data), collection_rule)
+        self._recovered: set[str] = set()
+        self._is_closed = False
+
+    @cached_property
+    def capabilities(self) -> Capabilities:
+        """
+        What this file system can promise.
+
+        Whether it can exchange two files is tried out, once, with two empty ones in the data directory.
+        """
+        return Capabilities(
+            atomic_replace=self._can_exchange(),
+            recovers_names=self._keys.is_reversible and self._collections.rule.is_reversible,
+            partitions=True,
+            exact_count=True,
+            evicts=False,
+            in_process_only=False,
+        )
+
+    async def scan(
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+    ) -> AsyncIterator[Page]:
+        """Yield every live entry in pages, folder by folder and name by name; the cursor is a place."""
+        last = None if after is None else Place(*json.loads(after))
+        places = self._places(last, partition)
+        while True:
+            entries, last = await self._blocking(self._page, places, last)
+            if entries and last is not None:
+                yield Page(entries, json.dumps([last.folder, last.file]))
+            else:
+                return
+
+    async def get(self, collection: str, key: str) -> Entry | None:
+        """Return the entry as it is stored, with a `problem` where the store would read nothing or fail."""
+        return await self._blocking(self._get, collection, key)
+
+    async def put_if_absent(self, entry: Entry) -> bool:
+        """Link a new file to the entry's name, or swap it for an expired one; make its folder if need be."""
+        collection, key, value = content(entry)
+        body = write_body(value, created_at=entry.created_at, expires_at=entry.expires_at)
+        return await self._blocking(self._put_if_absent, collection, key, body.encode())
+
+    async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
+        """Swap each file that is unchanged, by itself; after a crash, some may be new and others old."""
+        for replacement in replacements:
+            refuse_problem(replacement.entry)
+        return await self._blocking(self._replace_many, replacements) if replacements else []
+
+    async def delete_if_unchanged(self, entry: Entry) -> bool:
+        """Swap the file, if it is unchanged, for one that expired long ago and holds nothing."""
+        refuse_problem(entry)
+        (done,) = await self._blocking(self._replace_many, [Replacement(entry, {}, _LONG_AGO)])
+        return done
+
+    async def count(self) -> Count:
+        """Count the live entries, for which each file has to be read."""
+        return Count(await self._blocking(self._count), exact=True)
+
+    async def close(self) -> None:
+        """Refuse to go on; nothing is held open between calls."""
+        self._is_closed = True
+
+    def proves(self, entry: Entry, key: str, *, collection: str | None = None) -> bool:
+        """
+        Whether the store would keep *key*, in *collection* if that is told, just where *entry* lies.
+
+        Where the driver could not give a name back, this is what makes a claimed one acceptable.
+        For a sanitized name the proof has 32 bits: accidents are ruled out, malice is not.
+        """
+        place: Place = entry.locator
+        try:
+            is_collection = collection is None or self._collections.folder(collection) == place.folder
+            return is_collection and self._keys.stored(key) == place.stem
+        except StoreError:
+            return False
+
+    async def _blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._is_closed:
+            msg = f"the driver of {self.location} is closed"
+            raise StoreError(msg)
+        try:
+            return await asyncio.to_thread(function, *args, **kwargs)
+        except NotAFileError as exc:
+            msg = f"{self.location}: {exc}"
+            raise StoreUnreachableError(msg, hint="kvseal follows no symbolic link in a store") from exc
+        except OSError as exc:
+            msg = f"{self.location}: {exc}"
+            raise StoreUnreachableError(msg, hint="check the free space and the permissions there") from exc
+
+    def _can_exchange(self) -> bool:
+        try:
+            with self._tree.opened("") as folder:
+                return can_exchange(folder)
+        except OSError:
+            return False
+
+    def _page(self, places: Iterator[_Location], last: Place | None) -> tuple[list[Entry], Place | None]:
+        entries: list[Entry] = []
+        held = 0
+        for collection, place in places:
+            last = place
+            entry = self._entry(collection, place)
+            if entry is not None:
+                entries.append(entry)
+                held += len(entry.stored)
+                if len(entries) >= PAGE_SIZE or held >= PAGE_BYTES:
+                    break
+        return entries, last
+
+    def _places(self, after: Place | None, partition: tuple[int, int]) -> Iterator[_Location]:
+        part, parts = partition
+        for collection in self._collections.all():
+            if after is not None and collection.folder < after.folder:
+                continue
+            for file in self._files(collection.folder):
+                place = Place(collection.folder, file)
+                if (after is None or place > after) and _hash(place) % parts == part:
+                    yield collection, place
+
+    def _files(self, folder: str) -> Sequence[str]:
+        try:
+            with self._tree.opened(folder) as opened:
+                found = listing(opened)
+                if found.leftovers:
+                    recover_idle(opened)
+        except (FileNotFoundError, NotAFileError):
+            return []  # The application has removed it since the folders were listed.
+        # What lies in the data directory itself is no entry, but a link there may lead to a collection.
+        return sorted((*found.files, *found.links)) if folder else found.links
+
+    def _count(self) -> int:
+        return sum(self._entry(*location) is not None for location in self._places(None, (0, 1)))
+
+    def _get(self, collection: str, key: str) -> Entry | None:
+        place = self._place(collection, key)
+        found = self._collections.of_folder(place.folder)
+        entry = self._entry(found, place)
+        # Collections whose names collide share a folder: its entries are those of the one it is named after.
+        return None if entry is None else replace(entry, collection=found.name or collection, key=key)
+
+    def _put_if_absent(self, collection: str, key: str, body: bytes) -> bool:
+        place = self._place(collection, key)
+        self._collections.create(collection)
+        with self._swapping(place.folder) as swaps:
+            while not swaps.insert(place.file, body):
+                there = self._expired(place)
+                if there is None:
+                    return False
+                if swaps.swap(place.file, there, body):
+                    break
+        return True
+
+    def _replace_many(self, replacements: Sequence[Replacement]) -> list[bool]:
+        done = [False] * len(replacements)
+        bodies = [patch_body(r.entry.stored, r.value, r.expires_at).encode() for r in replacements]
+        folders = dict.fromkeys(r.entry.locator.folder for r in replacements)
+        for folder in folders:
+            with contextlib.suppress(FileNotFoundError), self._swapping(folder) as swaps:
+                for n, replacement in enumerate(replacements):
+                    entry = replacement.entry
+                    if entry.locator.folder == folder and not _has_expired(entry.expires_at):
+                        done[n] = swaps.swap(entry.locator.file, entry.stored, bodies[n])
+        return done
+
+    @contextlib.contextmanager
+    def _swapping(self, folder: str) -> Iterator[Swaps]:
+        atomic = self.capabilities.atomic_replace
+        with self._tree.opened(folder) as opened, locked(opened, required=atomic):
+            swaps = Swaps(opened, atomic=atomic)
+            if folder not in self._recovered:
+                swaps.recover()
+                self._recovered.add(folder)
+            try:
+                yield swaps
+            finally:
+                swaps.finish()
+
+    def _place(self, collection: str, key: str) -> Place:
+        file = f"{self._keys.stored(key)}{SUFFIX}"
+        refuse_path(file)
+        return Place(self._collections.folder(collection), file)
+
+    def _entry(self, collection: Collection, place: Place) -> Entry | None:
+        """Return what lies at *place*; `None` if that is nothing, has expired, or is no entry."""
+        stored, problem = b"", collection.problem
+        try:
+            stored = self._tree.read(place.folder, place.file)
+            body = read_body(stored)
+        except FileNotFoundError:
+            self._refuse_missing()
+            return None
+        except (NotAFileError, UnreadableBodyError) as exc:
+            if self._collections.has_infos_among_entries and read_info(stored) is not None:
+                return None  # The info file of a folder in this folder.
+            body, problem = None, problem or str(exc)
+        if not is_text(place.file):
+            problem = "the file name is not text"
+        key = None if not is_text(place.file) else self._keys.name(place.stem)
+        if body is None or problem:
+            problem = f"{place.folder}/{place.file}: {problem}"
+            return Entry(collection.name, key, None, locator=place, stored=stored, problem=problem)
+        if _has_expired(body.expires_at):
+            return None
+        times = (body.created_at, body.expires_at)
+        return Entry(collection.name, key, body.value, *times, locator=place, stored=stored)
+
+    def _expired(self, place: Place) -> bytes | None:
+        """Return the body at *place* if it has expired; what cannot be read has not."""
+        with contextlib.suppress(FileNotFoundError, NotAFileError, UnreadableBodyError):
+            stored = self._tree.read(place.folder, place.file)
+            return stored if _has_expired(read_body(stored).expires_at) else None
+        return None
+
+    def _refuse_missing(self) -> None:
+        """Raise `StoreNotFoundError` if the whole store is gone: what it held is not merely absent."""
+        if not self._tree.directory.is_dir():
+            msg = f"no file tree store at {self._tree.directory}: no such directory"
+            raise StoreNotFoundError(msg, hint="check the path and what is mounted there")
+
+
+def for_store(store: FileTreeStore) -> FileTreeDriver:
+    """Return the driver of *store*, with the store's own strategies."""
+    adapter = type(store._serialization_adapter)  # noqa: SLF001
+    if adapter is not BasicSerializationAdapter:
+        msg = f"no driver for a FileTreeStore that writes its bodies with {adapter.__qualname__}"
+        raise UnsupportedStoreError(
+            msg, hint="use the store's default adapter, or give the vault a meta_store="
+        )
+    return FileTreeDriver(
+        Path(store._data_directory),  # noqa: SLF001
+        Path(store._metadata_directory),  # noqa: SLF001
+        collection_rule=StrategyRule(store._collection_sanitization_strategy),  # noqa: SLF001
+        key_rule=StrategyRule(store._key_sanitization_strategy),  # noqa: SLF001
+        default_collection=store.default_collection,
+    )
+
+
+async def from_location(location: str, *, create: bool = False) -> FileTreeDriver:
+    """Return the driver of the store in the directory *location*; only with *create* may it be new."""
+    directory, names = split_location(location)
+    collection_rule, key_rule = await asyncio.to_thread(open_store, directory, names, create=create)
+    return FileTreeDriver(directory, collection_rule=collection_rule, key_rule=key_rule)
+
+
+def _has_expired(expires_at: datetime | None) -> bool:
+    return expires_at is not None and expires_at <= datetime.now(timezone.utc)
+
+
+def _hash(place: Place) -> int:
+    return zlib.crc32(os.fsencode(f"{place.folder}/{place.file}"))

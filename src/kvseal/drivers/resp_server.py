@@ -1,0 +1,254 @@
+"""
+One database of a Redis or Valkey server: the few commands that the drivers need.
+
+Every call blocks and may come from any thread.  Nothing here is bound to an event loop, so
+it serves applications that use several in a row or at once.  A call whose answer is lost is
+not repeated: a compare-and-swap that was in fact done would come back as a lost one.
+
+Needs Redis 6.0 or newer, or any Valkey.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
+
+try:
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.exceptions import (
+        AuthenticationError,
+        NoPermissionError,
+        NoScriptError,
+        OutOfMemoryError,
+        ReadOnlyError,
+        RedisError,
+        ResponseError,
+    )
+    from redis.retry import Retry
+except ImportError as exc:
+    msg = "Redis and Valkey stores are reached through the library redis, which is not installed"
+    raise UnsupportedStoreError(msg, hint="pip install 'kvseal[redis]' or 'kvseal[valkey]'") from exc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from kvseal.drivers.resp_address import Address
+
+CONNECT_TIMEOUT: Final = 10.0
+TIMEOUT: Final = 60.0
+"""Seconds, unless the store's own client says otherwise; redis-py would wait for ever."""
+
+# A hint to the server, which finishes the hash bucket it is in; so it lies below `PAGE_SIZE`.
+_SCAN_COUNT: Final = 448
+
+_HINTS: Final[dict[type[Exception], str]] = {
+    AuthenticationError: "check the user name and the password",
+    NoPermissionError: "grant the user this command and the store's keys",
+    ReadOnlyError: "this is a replica; name the primary",
+    OutOfMemoryError: "the server is full: raise maxmemory",
+}
+
+
+class Script(str):
+    """A Lua script, which the server runs as one step."""
+
+    __slots__ = ("sha",)
+
+    def __init__(self, text: str) -> None:
+        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+# `pcall` makes a key of another type unequal to every body, rather than an error.
+# PEXPIREAT deletes a key when the time lies in the past, so no expired entry is stored as a live one.
+SWAP: Final = Script("""
+if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if ARGV[3] == 'keep' then
+  redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
+else
+  redis.call('SET', KEYS[1], ARGV[2])
+  if ARGV[3] ~= '' then redis.call('PEXPIREAT', KEYS[1], ARGV[3]) end
+end
+return 1
+""")
+"""If *key* holds the first body, store the second; expiry in Unix milliseconds, `keep`, or empty for none."""
+
+PUT: Final = Script("""
+if not redis.call('SET', KEYS[1], ARGV[1], 'NX') then return 0 end
+if ARGV[2] ~= '' then redis.call('PEXPIREAT', KEYS[1], ARGV[2]) end
+return 1
+""")
+"""If there is no *key*, store the body; expiry in Unix milliseconds, or empty for none."""
+
+DELETE: Final = Script("""
+if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])
+""")
+"""If *key* holds the body, delete it."""
+
+
+class OtherType(Enum):
+    """What stands for the value of a key that is not a string."""
+
+    OTHER_TYPE = "of another type"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """
+    What one SCAN found, where the next goes on (0: nowhere), and which run of the server it was.
+
+    A cursor holds for one run of one server, whoever asks: the order of keys is drawn when it starts.
+    """
+
+    keys: Sequence[bytes]
+    cursor: int
+    run: str
+
+
+class RespServer:
+    """
+    The database at *location*, over connections of its own.
+
+    They are made, when needed, from *options*, the keyword arguments of a redis-py connection.
+    Every error is a `StoreError` with the location in it, and with neither a password nor a value.
+    """
+
+    def __init__(
+        self,
+        location: str,
+        options: Mapping[str, Any],
+        connection_class: type[redis.Connection | redis.UnixDomainSocketConnection] = redis.Connection,
+    ) -> None:
+        self.location = location
+        limits = {"socket_timeout": TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT}
+        given = {name: value for name, value in options.items() if value is not None}
+        self._pool: Any = redis.ConnectionPool(
+            connection_class=connection_class,
+            **{**limits, **given, "protocol": 2, "retry": Retry(NoBackoff(), 0)},
+        )
+        self._client: Any = redis.Redis(connection_pool=self._pool)
+
+    @classmethod
+    def at(cls, address: Address, scheme: str) -> RespServer:
+        """Return the database at *address*; nothing is connected yet."""
+        connection_class = redis.Connection if address.tls is None else redis.SSLConnection
+        return cls(address.location(scheme), address.options(), connection_class)
+
+    def get(self, key: bytes) -> bytes | OtherType | None:
+        """Return the string at *key*, or `None` if there is nothing."""
+        (answer,) = self._pipeline([("GET", key)])
+        if isinstance(answer, ResponseError) and str(answer).startswith("WRONGTYPE"):
+            return OtherType.OTHER_TYPE
+        value: bytes | None = self._checked(answer)
+        return value
+
+    def scan(self, cursor: int) -> Batch:
+        """Return the next keys with a `::`, of any type; a later call may return some of them again."""
+        options = ("MATCH", "*::*", "COUNT", _SCAN_COUNT)
+        info, answer = self._pipeline([("INFO", "server"), ("SCAN", cursor, *options)])
+        following, keys = self._checked(answer)
+        # Where INFO is forbidden, a restart goes unnoticed and a cursor holds for one scan only.
+        run = "" if isinstance(info, Exception) else str(info.get("run_id", ""))
+        return Batch(list(dict.fromkeys(keys)), int(following), run)
+
+    def sizes(self, keys: Sequence[bytes]) -> list[int]:
+        """Return how many bytes each string has; 0 where there is no string."""
+        return [
+            size if isinstance(size, int) else 0 for size in self._pipeline([("STRLEN", k) for k in keys])
+        ]
+
+    def values(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the strings, `None` where there is none: the key is gone, or of another type."""
+        (values,) = self._pipeline([("MGET", *keys)])
+        return list(self._checked(values))
+
+    def run(self, script: Script, calls: Sequence[tuple[bytes, ...]]) -> list[bool]:
+        """
+        Run *script* for each key and its arguments, each by itself, and return what each answered.
+
+        Raises:
+            StoreError: one of them failed; any of the others may have been done.
+        """
+        answers = self._pipeline([("EVALSHA", script.sha, 1, *call) for call in calls])
+        unknown = [n for n, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        again = self._pipeline([("EVAL", script, 1, *calls[n]) for n in unknown])
+        for n, answer in zip(unknown, again, strict=True):
+            answers[n] = answer
+        return [bool(self._checked(answer)) for answer in answers]
+
+    def count(self) -> int:
+        """Return how many keys the database has, whosever they are."""
+        (size,) = self._pipeline([("DBSIZE",)])
+        return int(self._checked(size))
+
+    def evicts(self) -> bool:
+        """
+        Whether a full server drops keys that have no expiry, such as the vault meta.
+
+        That is so with a memory limit and a policy `allkeys-…`.  The policies `volatile-…` drop only
+        what expires anyway.  A server that tells neither limit nor policy is taken to evict.
+        """
+        settings = self._memory_settings()
+        limit, policy = settings.get("maxmemory"), settings.get("maxmemory_policy")
+        if limit is None or policy is None:
+            return True
+        return int(limit) > 0 and not str(policy).startswith(("noeviction", "volatile-"))
+
+    def close(self) -> None:
+        """Close the connections; another call would open new ones."""
+        self._pool.disconnect()
+
+    def _memory_settings(self) -> dict[str, Any]:
+        # Hosted servers forbid CONFIG more often than INFO.
+        info, config = self._pipeline([("INFO", "memory"), ("CONFIG", "GET", "maxmemory*")])
+        settings = _config(config)
+        return settings if isinstance(info, Exception) else settings | info
+
+    def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Return the answer to each command, which is an exception where the server refused it."""
+        if not commands:
+            return []
+        with self._translated():
+            pipeline = self._client.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            # Raised by redis-py, an error would quote the command, and with it the value.
+            answers: list[Any] = pipeline.execute(raise_on_error=False)
+        return answers
+
+    def _checked(self, answer: Any) -> Any:
+        if isinstance(answer, Exception):
+            with self._translated():
+                raise answer
+        return answer
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (RedisError, OSError) as exc:
+            raise _error(self.location, exc) from exc
+
+
+def _error(location: str, exc: Exception) -> StoreError:
+    # "unknown command 'X', with args beginning with: …" would quote a value.
+    text = str(exc).partition(", with args")[0]
+    exc.args = (text,)
+    if "DB index" in text:
+        return StoreNotFoundError(f"{location}: {text}", hint="check the number of the database")
+    if isinstance(exc, ResponseError) or type(exc) in _HINTS:
+        hint = _HINTS.get(type(exc), "look at the server's log and settings")
+    else:
+        hint = "check host and port, and that the server runs and can be reached from here"
+    return StoreUnreachableError(f"{location}: {text}", hint=hint)
+
+
+def _config(answer: Any) -> dict[str, Any]:
+    text = [part.decode("utf-8", "replace") for part in answer] if isinstance(answer, list) else []
+    return {name.replace("-", "_"): value for name, value in zip(text[::2], text[1::2], strict=False)}
