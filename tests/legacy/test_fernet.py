@@ -16,7 +16,7 @@ from key_value.aio.wrappers.encryption.fernet import FernetEncryptionWrapper
 from tests.strategies import json_values, same, utf8_text
 
 from kvseal.envelope.stored import DATA_FIELD, VERSION_FIELD, to_stored
-from kvseal.errors import MalformedRecordError, RecordError, SecretError, TamperedRecordError
+from kvseal.errors import MalformedRecordError, RecordError, SecretError, TamperedRecordError, VaultError
 from kvseal.legacy import CODECS, FERNET, FernetCodec, codecs_for
 from kvseal.legacy.fernet import derive_key, parse_key
 
@@ -201,3 +201,11 @@ def test_codecs_for() -> None:
     assert {FERNET} <= set(CODECS)
     assert {} == codec.open(stored_token(Fernet(KEYS[2]).encrypt(b"{}")))
     assert () == codecs_for([])
+
+
+def test_key_of_a_kind_from_the_future() -> None:
+    """A kind that a later kvseal has added is named, with what to do."""
+    with pytest.raises(VaultError, match="kind 'enigma'") as caught:
+        codecs_for([("enigma", bytes(32))])
+
+    assert "upgrade kvseal" == caught.value.hint

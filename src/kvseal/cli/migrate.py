@@ -149,6 +149,6 @@ def _tell_next(output: Output, migration: Migration) -> None:
         output.note(f"DEK {migration.vault.active_dek} is active in vault {migration.vault.vault_id}")
     if report.failed:
         output.note("what failed is untouched and may need the old key: keep that until nothing fails")
-        output.note("next: run again with the key that opens what failed, or vaultctl delete it")
+        output.note("next: run again with the key that opens what failed, or delete what nothing opens")
         return
     output.note("next: vaultctl verify, then deploy EnvelopeEncryptionWrapper and retire the Fernet key")

@@ -173,7 +173,7 @@ def refuse_problem(entry: Entry) -> None:
     """Raise `StoreError` if *entry* cannot be read: what nobody understands, nobody may change."""
     if entry.problem:
         msg = f"an entry that cannot be read is never changed: {entry.problem}"
-        raise StoreError(msg)
+        raise StoreError(msg, hint="look at it with the store's own tools, and remove it there")
 
 
 def content(entry: Entry) -> tuple[str, str, Mapping[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from kvseal.errors import VaultError
 from kvseal.legacy.base import LegacyCodec
 from kvseal.legacy.fernet import KIND as FERNET
 from kvseal.legacy.fernet import FernetCodec
@@ -19,8 +20,16 @@ CODECS: Final[dict[str, Callable[[Sequence[bytes]], LegacyCodec]]] = {FERNET: Fe
 
 
 def codecs_for(keys: Iterable[tuple[str, bytes]]) -> tuple[LegacyCodec, ...]:
-    """Return one codec for each kind among (kind, key) pairs; the order of the keys is kept."""
+    """
+    Return one codec for each kind among (kind, key) pairs; the order of the keys is kept.
+
+    Raises:
+        VaultError: a later kvseal wrote a key of a kind that this one does not know.
+    """
     by_kind: dict[str, list[bytes]] = {}
     for kind, key in keys:
+        if kind not in CODECS:
+            msg = f"the vault holds a legacy key of kind {kind!r}, which this kvseal does not know"
+            raise VaultError(msg, hint="upgrade kvseal")
         by_kind.setdefault(kind, []).append(key)
     return tuple(CODECS[kind](of_kind) for kind, of_kind in by_kind.items())
