@@ -125,7 +125,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.milliseconds = 1_900_000_000_000
-        monkeypatch.setattr("kvseal.wrapper.time", SimpleNamespace(time_ns=self._time_ns))
+        monkeypatch.setattr("kvseal.expiry.time", SimpleNamespace(time_ns=self._time_ns))
 
     def advance(self, seconds: float) -> None:
         """Let time pass for the wrapper alone: the store below sees nothing of it."""

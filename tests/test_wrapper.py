@@ -21,7 +21,7 @@ from tests.fakes import BareStore, Clock, FullStore, dump, rewrite_policy
 from tests.strategies import json_objects, same
 
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Policy, RecordError, Secret, Vault
-from kvseal import wrapper as wrapper_module
+from kvseal import expiry as expiry_module
 from kvseal.envelope.stored import from_stored, to_stored
 from kvseal.errors import (
     LegacyRecordError,
@@ -719,9 +719,9 @@ async def test_expiry_begins_when_the_vault_is_open(
     """The time that the first operation spends on unlocking is not taken from the record's."""
     kv = EnvelopeEncryptionWrapper(store, secret=secret, kdf=cheap)
     events: list[str] = []
-    open_vault, expiry = kv._open_vault, wrapper_module._expiry
+    open_vault, expiry_of = kv._open_vault, expiry_module.expiry_of
     monkeypatch.setattr(kv, "_open_vault", lambda: events.append("open") or open_vault())
-    monkeypatch.setattr(wrapper_module, "_expiry", lambda ttl: events.append("expiry") or expiry(ttl))
+    monkeypatch.setattr(expiry_module, "expiry_of", lambda ttl: events.append("expiry") or expiry_of(ttl))
 
     await kv.put("k", {"n": 1}, ttl=10)
 

@@ -22,12 +22,11 @@ from kvseal.errors import (
     Conflict,
     VaultError,
     VaultExistsError,
-    VaultLockedError,
     WrongSecretError,
 )
 from kvseal.keys import changes
 from kvseal.keys.defaults import new_secret_for, secret_for_creation, secret_for_opening
-from kvseal.keys.keyring import Keyring
+from kvseal.keys.keyring import Keyring, LockedCodecs, locked
 from kvseal.keys.keyslot import Keyslot
 from kvseal.keys.meta import VaultMeta
 from kvseal.keys.policy import Policy
@@ -83,7 +82,7 @@ class Vault:
         self._memory_ceiling = memory_ceiling
         self._meta = meta
         self._keyring: Keyring | None = None
-        self.codecs: Mapping[str, RecordCodec] = _Locked()
+        self.codecs: Mapping[str, RecordCodec] = LockedCodecs()
         """The keyring's codecs by context, a dict hit away for the wrapper."""
         self._take(meta, root)
 
@@ -199,7 +198,7 @@ class Vault:
     def keyring(self) -> Keyring:
         """The unlocked DEKs.  Raises `VaultLockedError` after `lock`."""
         if self._keyring is None:
-            raise _locked()
+            raise locked()
         return self._keyring
 
     def wrap(
@@ -249,7 +248,7 @@ class Vault:
         root = self._unlocked()
         secret = self._secret if new_secret is None else await new_secret_for(new_secret)
         if secret is None:
-            raise _locked()
+            raise locked()
         entry, meta = await self._current(root)
         old = self._own_slot(meta)
         params = kdf or old.params
@@ -313,7 +312,7 @@ class Vault:
         """
         self._root = None
         self._keyring = None
-        self.codecs = _Locked()
+        self.codecs = LockedCodecs()
         self._secret = None
 
     async def close(self) -> None:
@@ -323,7 +322,7 @@ class Vault:
 
     def _unlocked(self) -> RootKey:
         if self._root is None:
-            raise _locked()
+            raise locked()
         return self._root
 
     def _take(self, meta: VaultMeta, root: RootKey) -> None:
@@ -373,17 +372,6 @@ class Vault:
         except WrongSecretError:
             return None
         return slot
-
-
-class _Locked(dict[str, "RecordCodec"]):
-    """The codecs of a locked vault: asking for one raises."""
-
-    def __missing__(self, _: str) -> RecordCodec:
-        raise _locked()
-
-
-def _locked() -> VaultLockedError:
-    return VaultLockedError("the vault is locked", hint="open it again")
 
 
 async def _prove(meta: VaultMeta, slot: Keyslot, secret: Secret, root: RootKey) -> RootKey:

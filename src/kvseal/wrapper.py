@@ -9,18 +9,16 @@ records, errors, is kept out of their way.
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
-from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 from weakref import WeakKeyDictionary
 
-from key_value.aio.errors import InvalidTTLError
 from key_value.aio.wrappers.compression import CompressionWrapper
 from key_value.aio.wrappers.encryption.base import BaseEncryptionWrapper
 from key_value.aio.wrappers.read_only import ReadOnlyWrapper
 from typing_extensions import Self, override
 
+from kvseal import expiry
 from kvseal.capabilities import refuse_reserved, with_capabilities_of
 from kvseal.drivers.chain import Chain
 from kvseal.envelope.kdf import DEFAULT_MEMORY_CEILING, Argon2idParams
@@ -51,7 +49,6 @@ if TYPE_CHECKING:
     from kvseal.legacy import LegacyCodec
 
 _COLLECTIONS: Final = 4096
-_MILLISECONDS: Final = 1000
 
 _log = logging.getLogger("kvseal")
 
@@ -156,7 +153,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             value, expires_at = codec.open(stored, base, name)
         except RecordError as exc:
             return (await self._read_uncommon(exc, stored, (base, name)))[0]
-        return value if expires_at is None or expires_at > _now() else None
+        return value if expires_at is None or expires_at > expiry.now() else None
 
     @override
     async def ttl(
@@ -166,7 +163,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         names = self._names(collection, key)
         await self.vault()
         stored, ttl = await self.key_value.ttl(key=key, collection=collection)
-        return _live(*await self._read(stored, names), ttl)
+        return expiry.live(*await self._read(stored, names), ttl)
 
     @override
     async def put(
@@ -190,7 +187,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             base, name = self._collections[collection], key
         codec = (self._vault or await self.vault()).codecs[self._context]
         # After the vault is open: the time that a key derivation takes is not the record's.
-        expires_at = None if ttl is None else _expiry(ttl)
+        expires_at = None if ttl is None else expiry.expiry_of(ttl)
         sealed = codec.seal(value, base, name, expires_at)
         await self.key_value.put(key, sealed, collection=collection, ttl=ttl)
 
@@ -214,7 +211,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         await self.vault()
         stored = await self.key_value.get_many(keys=keys, collection=collection)
         opened = await self._read_many(stored, names)
-        return [_live(value, expires_at, None)[0] for value, expires_at in opened]
+        return [expiry.live(value, expires_at, None)[0] for value, expires_at in opened]
 
     @override
     async def ttl_many(
@@ -225,7 +222,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         await self.vault()
         entries = await self.key_value.ttl_many(keys=keys, collection=collection)
         opened = await self._read_many([stored for stored, _ in entries], names)
-        return [_live(*pair, ttl) for pair, (_, ttl) in zip(opened, entries, strict=True)]
+        return [expiry.live(*pair, ttl) for pair, (_, ttl) in zip(opened, entries, strict=True)]
 
     @override
     async def put_many(
@@ -242,7 +239,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             raise ValueError(msg)
         names = self._names_of_many(collection, keys)
         codec = (await self.vault()).codecs[self._context]
-        expires_at = None if ttl is None else _expiry(ttl)
+        expires_at = None if ttl is None else expiry.expiry_of(ttl)
         sealed = [
             codec.seal(value, base, name, expires_at)
             for value, (base, name) in zip(values, names, strict=True)
@@ -342,7 +339,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             if isinstance(error, UnknownDEKError):
                 # Whether or not this refresh found anything: another reader's may have, a moment ago.
                 await self._refreshing.run(vault.refresh)
-                return _unexpired(*vault.codecs[self._context].open(stored, *names))
+                return expiry.unexpired(*vault.codecs[self._context].open(stored, *names))
             if isinstance(error, LegacyRecordError) and vault.keyring.policy.read_legacy:
                 return self._open_legacy(stored, vault.keyring), None
         except RecordError as exc:
@@ -375,37 +372,6 @@ def _warn_of_transformers(chain: Chain) -> None:
                 " vault meta: put it above",
                 type(wrapper).__name__,
             )
-
-
-def _now() -> int:
-    """Return the wall clock in Unix milliseconds: sealed expiries have to mean the same on every machine."""
-    return time.time_ns() // 1_000_000
-
-
-def _expiry(ttl: SupportsFloat) -> int:
-    try:
-        seconds = float(ttl) if not isinstance(ttl, bool) else 0.0
-    except (TypeError, ValueError):
-        seconds = 0.0
-    if not (seconds > 0 and isfinite(seconds)):
-        raise InvalidTTLError(ttl=ttl, extra_info={"type": type(ttl).__name__})
-    return _now() + max(1, round(seconds * _MILLISECONDS))
-
-
-def _unexpired(value: dict[str, Any], expires_at: int | None) -> tuple[dict[str, Any] | None, int | None]:
-    return (value, expires_at) if expires_at is None or expires_at > _now() else (None, None)
-
-
-def _live(
-    value: dict[str, Any] | None, expires_at: int | None, ttl: float | None
-) -> tuple[dict[str, Any] | None, float | None]:
-    """Return value and remaining seconds, or two `None` where the sealed expiry has passed."""
-    if value is None or expires_at is None:
-        return value, ttl if value is not None else None
-    remaining = (expires_at - _now()) / _MILLISECONDS
-    if remaining <= 0:
-        return None, None
-    return value, remaining if ttl is None else min(ttl, remaining)
 
 
 def _never(*_: object) -> NoReturn:

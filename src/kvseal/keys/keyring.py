@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from kvseal.envelope.codec import RecordCodec
 from kvseal.envelope.memo import Memo
 from kvseal.envelope.sealing import Associations, Opener, Sealer
+from kvseal.errors import VaultLockedError
 
 if TYPE_CHECKING:
     from kvseal.keys.meta import VaultMeta
@@ -89,3 +90,15 @@ class Keyring:
     def __reduce__(self) -> NoReturn:
         msg = "a Keyring is not pickled or copied"
         raise TypeError(msg)
+
+
+class LockedCodecs(dict[str, RecordCodec]):
+    """What stands in for the codecs of a vault that was locked: asking for one raises."""
+
+    def __missing__(self, _: str) -> RecordCodec:
+        raise locked()
+
+
+def locked() -> VaultLockedError:
+    """Return the error of everything that needs the keys of a locked vault."""
+    return VaultLockedError("the vault is locked", hint="open it again")

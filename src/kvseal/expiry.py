@@ -1,0 +1,51 @@
+"""
+The sealed expiry: when a record ends, whatever the store's own clockwork says.
+
+Times are Unix milliseconds of the wall clock, because they have to mean the same on every machine.
+"""
+
+from __future__ import annotations
+
+import time
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Final
+
+from key_value.aio.errors import InvalidTTLError
+
+if TYPE_CHECKING:
+    from typing import SupportsFloat
+
+_MILLISECONDS: Final = 1000
+
+
+def now() -> int:
+    """Return the present time."""
+    return time.time_ns() // 1_000_000
+
+
+def expiry_of(ttl: SupportsFloat) -> int:
+    """Return when a record ends that is put now for *ttl* seconds; raises `InvalidTTLError`."""
+    try:
+        seconds = float(ttl) if not isinstance(ttl, bool) else 0.0
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if not (seconds > 0 and isfinite(seconds)):
+        raise InvalidTTLError(ttl=ttl, extra_info={"type": type(ttl).__name__})
+    return now() + max(1, round(seconds * _MILLISECONDS))
+
+
+def unexpired(value: dict[str, Any], expires_at: int | None) -> tuple[dict[str, Any] | None, int | None]:
+    """Return value and expiry, or two `None` where it has passed."""
+    return (value, expires_at) if expires_at is None or expires_at > now() else (None, None)
+
+
+def live(
+    value: dict[str, Any] | None, expires_at: int | None, ttl: float | None
+) -> tuple[dict[str, Any] | None, float | None]:
+    """Return value and remaining seconds, or two `None` where the sealed expiry has passed."""
+    if value is None or expires_at is None:
+        return value, ttl if value is not None else None
+    remaining = (expires_at - now()) / _MILLISECONDS
+    if remaining <= 0:
+        return None, None
+    return value, remaining if ttl is None else min(ttl, remaining)
