@@ -54,36 +54,33 @@ async def add_legacy_records(directory: Path, fernet_key: bytes) -> None:
     await store.close()
 
 
-async def test_readme(tmp_path: Path) -> None:
-    """The README's examples work in the order in which they stand."""
+async def follow(page: str, tmp_path: Path) -> str:
+    """Run the blocks of *page* in order, in an old application's surroundings, and return what they print."""
     key = Fernet.generate_key()
     work, environment = tmp_path / "work", reader(tmp_path, key)
     work.mkdir()
     printed = []
-
-    for language, text in blocks("README.md"):
+    for language, text in blocks(page):
         if "migrate-from-fernet" in text:
             await add_legacy_records(work / "kv", key)
         printed.append(run(language, text, work, environment))
+    return "".join(printed)
 
-    assert "{'access_token': '…'}" in "".join(printed)
-    assert "verify: 3 records" in "".join(printed)
+
+async def test_readme(tmp_path: Path) -> None:
+    """The README's examples work in the order in which they stand."""
+    printed = await follow("README.md", tmp_path)
+
+    assert "{'access_token': '…'}" in printed
+    assert "verify: 3 records" in printed
 
 
 async def test_operations(tmp_path: Path) -> None:
     """The runbooks work in the order in which they stand."""
-    key = Fernet.generate_key()
-    work, environment = tmp_path / "work", reader(tmp_path, key)
-    work.mkdir()
-    printed = []
+    printed = await follow("docs/operations.md", tmp_path)
 
-    for language, text in blocks("docs/operations.md"):
-        if "migrate-from-fernet" in text:
-            await add_legacy_records(work / "kv", key)
-        printed.append(run(language, text, work, environment))
-
-    assert "verify: 2 records" in "".join(printed)
-    assert "(0, 0, 0)" in "".join(printed)
+    assert "verify: 2 records" in printed
+    assert "(0, 0, 0)" in printed
 
 
 def test_numbers() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -344,3 +346,30 @@ async def test_a_change_keeps_the_entry_without_expiry(
 
     assert ttl is None
     await vault.close()
+
+
+def test_forked_child_does_not_wait_for_the_parents_lock() -> None:
+    """A fork while another thread remembers a revision leaves the child able to open a vault."""
+    script = """
+import os, threading
+from kvseal import metastore
+
+held, done = threading.Event(), threading.Event()
+
+def hold():
+    with metastore._seen_lock:
+        held.set()
+        done.wait()
+
+threading.Thread(target=hold).start()
+held.wait()
+child = os.fork()
+if child == 0:
+    os._exit(0 if metastore._seen_lock.acquire(blocking=False) else 1)
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+done.set()
+raise SystemExit(status)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=False)
+
+    assert 0 == done.returncode

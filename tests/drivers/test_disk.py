@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import diskcache
@@ -934,3 +935,20 @@ asyncio.run(main())
 
         assert 0 == status
         assert {"n": 0} == (await fetched(driver)).value
+
+
+async def test_row_that_claims_a_negative_size(tmp_path: Path) -> None:
+    """One forged size does not let a page hold more of the other rows."""
+    store = DiskStore(directory=tmp_path)
+    await store.put("forged", {"v": "x" * 40_000})
+    await store.put_many([f"k{n}" for n in range(300)], [{"v": "x" * 30_000}] * 300)
+    with closing(sqlite3.connect(tmp_path / "cache.db")) as db, db:
+        db.execute("UPDATE Cache SET size = -1000000000000 WHERE filename IS NOT NULL")
+    driver = driver_for(store)
+
+    pages = [len(page.entries) async for page in driver.scan()]
+
+    assert 301 == sum(pages)
+    assert len(pages) > 1
+    await driver.close()
+    await store.close()

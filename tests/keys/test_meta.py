@@ -482,3 +482,15 @@ def test_times_are_utc(made: Made) -> None:
     elsewhere = NOW.astimezone(timezone(timedelta(hours=9)))
 
     assert "2026-01-02T03:04:05Z" == replace(made.meta, updated_at=elsewhere).as_value()["updated_at"]
+
+
+@pytest.mark.parametrize(("field", "count"), [("slots", 33), ("deks", 65_537), ("legacy", 65_537)])
+def test_more_than_any_vault_has(field: str, count: int, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A meta with absurdly long lists is refused by their length, before any of it is built."""
+    built: list[object] = []
+    for name in ("_slot", "_dek", "_legacy"):
+        monkeypatch.setattr(f"kvseal.keys.meta.{name}", built.append)
+
+    with pytest.raises(VaultMetaError):
+        VaultMeta.from_value({**made.value, field: made.value[field][:1] * count})
+    assert [] == built
