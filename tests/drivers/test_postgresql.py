@@ -940,6 +940,34 @@ asyncio.run(main())
         rows = await sql.fetch("SELECT key, value->>'by' AS by FROM kv_store")
         assert {key: str(n) for n, keys in enumerate(won) for key in keys} == dict(rows)
 
+    @pytest.mark.parametrize("sqlstate", ["23505", "42P07", "42710"], ids=["index", "table", "row type"])
+    async def test_a_table_created_by_another_at_the_same_time(
+        self, server: Server, driver: PostgreSQLDriver, sql: asyncpg.Connection, sqlstate: str
+    ) -> None:
+        """The server may refuse the loser at its index, its name or its row type: the put succeeds all the same."""
+        await sql.execute("DROP TABLE kv_store")
+        await sql.execute("CREATE SEQUENCE attempts")
+        await sql.execute(
+            f"""
+            CREATE FUNCTION lose_once() RETURNS event_trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                IF nextval('attempts') = 1 THEN RAISE EXCEPTION 'lost' USING ERRCODE = '{sqlstate}'; END IF;
+            END $$
+            """
+        )
+        await sql.execute(
+            "CREATE EVENT TRIGGER lose_once ON ddl_command_start WHEN TAG IN ('CREATE TABLE')"
+            " EXECUTE FUNCTION lose_once()"
+        )
+        owner = driver_for(PostgreSQLStore(url=server.url()))
+        try:
+            assert await owner.put_if_absent(entry())
+        finally:
+            await owner.close()
+            await sql.execute("DROP EVENT TRIGGER lose_once")
+            await sql.execute("DROP FUNCTION lose_once; DROP SEQUENCE attempts")
+        assert {"n": 0} == (await fetched(driver)).value
+
     async def test_put_if_absent_over_an_expired_row(self, driver: PostgreSQLDriver) -> None:
         """Of many that find the same expired row, one takes its name."""
         await driver.put_if_absent(entry(expires_at=PAST))

@@ -59,6 +59,12 @@ _DEFAULT_TABLE: Final = "kv_store"
 _PAGES_BEFORE_BOUND: Final = 32
 """Pages that a scan reads before it looks at the whole table for the latest creation time."""
 _ATTEMPTS: Final = 10
+_CREATED_BY_ANOTHER: Final = (
+    asyncpg.UniqueViolationError,
+    asyncpg.DuplicateTableError,
+    asyncpg.DuplicateObjectError,
+)
+"""Even with IF NOT EXISTS, of two that create a table at once one fails: at its index, name or row type."""
 
 
 class PostgreSQLDriver:
@@ -170,8 +176,8 @@ class PostgreSQLDriver:
             with translated(self.location):
                 try:
                     await _store(pool=await self._pools.pool(), table_name=self._table.name)._setup()  # noqa: SLF001
-                except (asyncpg.UniqueViolationError, asyncpg.DuplicateTableError):
-                    continue  # Even with IF NOT EXISTS, of two that create a table at once one fails.
+                except _CREATED_BY_ANOTHER:
+                    continue
             return
         msg = f"{self.location}: the table cannot be created, as others are creating it all the time"
         raise StoreUnreachableError(msg, hint="try again")
