@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from kvseal.errors import VaultError
+from kvseal.legacy.authsome import ENVELOPE as AUTHSOME
+from kvseal.legacy.authsome import FLAT as AUTHSOME_FLAT
+from kvseal.legacy.authsome import AuthsomeCodec, AuthsomeControlCodec, AuthsomeFlatCodec
 from kvseal.legacy.base import LegacyCodec
+from kvseal.legacy.fastmcp import FastMCPCodec
 from kvseal.legacy.fernet import KIND as FERNET
 from kvseal.legacy.fernet import FernetCodec
 from kvseal.legacy.plaintext import PlaintextCodec
@@ -13,9 +17,26 @@ from kvseal.legacy.plaintext import PlaintextCodec
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["CODECS", "FERNET", "FernetCodec", "LegacyCodec", "PlaintextCodec", "codecs_for"]
+__all__ = [
+    "AUTHSOME",
+    "AUTHSOME_FLAT",
+    "CODECS",
+    "FERNET",
+    "AuthsomeCodec",
+    "AuthsomeControlCodec",
+    "AuthsomeFlatCodec",
+    "FastMCPCodec",
+    "FernetCodec",
+    "LegacyCodec",
+    "PlaintextCodec",
+    "codecs_for",
+]
 
-CODECS: Final[dict[str, Callable[[Sequence[bytes]], LegacyCodec]]] = {FERNET: FernetCodec}
+CODECS: Final[dict[str, Callable[[Sequence[bytes]], LegacyCodec]]] = {
+    FERNET: FernetCodec,
+    AUTHSOME: AuthsomeCodec,
+    AUTHSOME_FLAT: AuthsomeFlatCodec,
+}
 """Kind of a legacy key → the codec that takes keys of this kind, in order."""
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 
 class LegacyCodec(Protocol):
@@ -28,4 +28,13 @@ class LegacyCodec(Protocol):
 
     def open(self, stored: Mapping[str, Any]) -> dict[str, Any]:
         """Return the value, or raise `RecordError` where no key opens it or it is damaged."""
+        ...
+
+    def key_candidates(self, collection: str | None, value: Mapping[str, Any]) -> Iterable[str]:
+        """
+        Return keys under which *value*, as it was opened, may be stored in *collection*.
+
+        For stores that do not give a key back.  They are claims: whoever can write to the
+        store chooses what a value says, so the driver has to prove one before it is used.
+        """
         ...

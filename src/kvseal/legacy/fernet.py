@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, Final
 from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
-from pybase64 import b64decode
+from pybase64 import b64decode, b64encode_as_string
 
 from kvseal import exact_json
 from kvseal.envelope.stored import DATA_FIELD, LEGACY_VERSION, VERSION_FIELD
-from kvseal.errors import MalformedRecordError, SecretError, TamperedRecordError
+from kvseal.errors import MalformedRecordError, SecretError, TamperedRecordError, UnsealableValueError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 KIND: Final = "fernet"
 KEY_SIZE: Final = 32
@@ -70,6 +70,20 @@ class FernetCodec:
             raise MalformedRecordError(msg) from None
         return _parse(self._decrypt(token))
 
+    def key_candidates(self, collection: str | None, value: Mapping[str, Any]) -> Iterable[str]:  # noqa: ARG002
+        """Return nothing: what applications keep in their values is not known."""
+        return ()
+
+    def seal(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        Return the record that the upstream wrapper would write, under the first key.
+
+        Raises:
+            UnsealableValueError: that wrapper would read something else than *value*.
+        """
+        token = self._keys[0].encrypt(_text(dict(value)))
+        return {DATA_FIELD: b64encode_as_string(token), VERSION_FIELD: LEGACY_VERSION}
+
     def _decrypt(self, token: bytes) -> bytes:
         for key in self._keys:
             try:
@@ -100,6 +114,18 @@ def parse_key(text: bytes) -> bytes:
 def derive_key(source_material: bytes, salt: bytes) -> bytes:
     """Return the key that the upstream wrapper derives from source material and salt.  Blocks."""
     return PBKDF2HMAC(SHA256(), KEY_SIZE, salt, KDF_ITERATIONS).derive(source_material)
+
+
+def _text(value: dict[str, Any]) -> bytes:
+    """Return JSON that Python's own parser reads as *value*."""
+    text, is_portable = exact_json.dumps(value)
+    if is_portable:
+        return text
+    escaped = exact_json.ascii_text(value).encode()
+    if exact_json.dumps(exact_json.loads_exact(escaped))[0] != text:
+        msg = "the value has a high surrogate before a low one, which the Fernet wrapper would join"
+        raise UnsealableValueError(msg, hint="change it before the way back, or keep it sealed")
+    return escaped
 
 
 def _parse(plaintext: bytes) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kvseal.envelope.stored import DATA_FIELD, VERSION_FIELD
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 
 class PlaintextCodec:
@@ -24,3 +24,7 @@ class PlaintextCodec:
     def open(self, stored: Mapping[str, Any]) -> dict[str, Any]:
         """Return the value as it lies there."""
         return dict(stored)
+
+    def key_candidates(self, collection: str | None, value: Mapping[str, Any]) -> Iterable[str]:  # noqa: ARG002
+        """Return nothing: what applications keep in their values is not known."""
+        return ()
