@@ -697,10 +697,10 @@ class TestNames:
 
         assert (collection, {"by": "store"}, "") == (seen.collection, seen.value, seen.problem)
         assert seen.key == (key if key.isalnum() and key.isascii() and len(key) < 250 else None)
-        assert [True, True] == [driver.proves(seen, key), driver.proves(seen, key, collection=collection)]
+        assert [True, True] == [driver.proves(seen, key), driver.proves(replace(seen, collection=None), key)]
         assert [False, False] == [
             driver.proves(seen, "x" + key[1:] + "y"),
-            driver.proves(seen, key, collection="x"),
+            driver.proves(replace(seen, collection="x"), key),
         ]
         await base.replace(driver, seen, {"by": "replace"})
         assert {"by": "replace"} == await store.get(key, collection=collection)
@@ -828,6 +828,141 @@ class TestNames:
             await driver.put_if_absent(entry(collection=collection))
 
         assert [] == list(directory.iterdir())
+
+
+class TestNamesInBodies:
+    """Names that kvseal writes into the bodies, and who may not say them."""
+
+    KEY = "https://host/path"
+
+    @pytest.fixture
+    def store(self, directory: Path) -> FileTreeStore:
+        """Return an empty store that sanitizes names."""
+        return v1_store(directory)
+
+    async def test_put_names_its_entry(self, store: FileTreeStore, driver: FileTreeDriver) -> None:
+        """What the driver put comes back from a scan with names that no file name holds; the store reads it."""
+        await driver.put_if_absent(entry(self.KEY, collection="c-1"))
+
+        assert [("c-1", self.KEY, "")] == [(e.collection, e.key, e.problem) for e in await scanned(driver)]
+        assert {"n": 0} == await store.get(self.KEY, collection="c-1")
+
+    async def test_proven_key_in_a_replacement(
+        self, store: FileTreeStore, driver: FileTreeDriver, directory: Path
+    ) -> None:
+        """An entry without a key is replaced under one that its caller has proven, which then comes back."""
+        await store.put(self.KEY, SMALL, collection="c-1", ttl=1000)
+        (seen,) = await scanned(driver)
+        files = sorted(directory.rglob("*.json"))
+        assert (None, True) == (seen.key, driver.proves(seen, self.KEY))
+
+        await base.replace(driver, replace(seen, key=self.KEY), {"n": 1})
+
+        (found,) = await scanned(await driver_from_url(f"filetree:{directory}"))
+        assert ("c-1", self.KEY, {"n": 1}) == (found.collection, found.key, found.value)
+        assert (seen.created_at, seen.expires_at) == (found.created_at, found.expires_at)
+        assert files == sorted(directory.rglob("*.json"))
+        assert {"n": 1} == await store.get(self.KEY, collection="c-1")
+
+    async def test_unknown_key_stays_unknown(self, store: FileTreeStore, driver: FileTreeDriver) -> None:
+        """A replacement by somebody who does not know the key writes no names."""
+        await store.put(self.KEY, SMALL, collection="coll")
+        (seen,) = await scanned(driver)
+
+        await base.replace(driver, seen, {"n": 1})
+
+        (found,) = await scanned(driver)
+        assert (None, {"n": 1}) == (found.key, found.value)
+        assert b"collection" not in found.stored
+
+    async def test_wrong_key_in_a_replacement(self, store: FileTreeStore, driver: FileTreeDriver) -> None:
+        """A key that is not stored there is refused, and so is all that is to be written with it."""
+        await store.put("key", SMALL, collection="coll")
+        await store.put(self.KEY, SMALL, collection="coll")
+        seen = sorted(await scanned(driver), key=lambda e: e.key is None)
+        wrong = replace(seen[1], key="another")
+
+        with pytest.raises(StoreError, match="is not stored in"):
+            await driver.replace_many([Replacement(seen[0], {"n": 1}), Replacement(wrong, {"n": 1})])
+
+        assert [SMALL, SMALL] == await store.get_many(["key", self.KEY], collection="coll")
+
+    async def test_the_store_takes_the_names_away(self, store: FileTreeStore, driver: FileTreeDriver) -> None:
+        """What the application writes over the file has no names, as nothing in it has."""
+        await driver.put_if_absent(entry(self.KEY))
+
+        await store.put(self.KEY, SMALL, collection="coll")
+
+        assert [(None, SMALL)] == [(e.key, e.value) for e in await scanned(driver)]
+
+    @pytest.mark.parametrize(("collection", "file"), [("coll", "other"), ("other", None), ("c-2", None)])
+    async def test_copied_file(
+        self, driver: FileTreeDriver, directory: Path, collection: str, file: str | None
+    ) -> None:
+        """A copy in another file, or in another collection, is a problem of its entry, and takes no name."""
+        await driver.put_if_absent(entry(self.KEY))
+        await driver.put_if_absent(entry("own", collection=collection))
+        (original,) = [e for e in await scanned(driver) if e.key == self.KEY]
+        (own,) = [e for e in await scanned(driver) if (e.collection, e.key) == (collection, "own")]
+        copy = directory / own.locator.folder / (f"{file}.json" if file else original.locator.file)
+        shutil.copy(directory / "coll" / original.locator.file, copy)
+
+        (odd,) = [e for e in await scanned(driver) if e.problem]
+
+        assert (collection, file, None) == (odd.collection, odd.key, odd.value)
+        assert f"it holds the body of 'coll'/'{self.KEY}'" in odd.problem
+        got = await fetched(driver, file or self.KEY, collection)
+        assert (odd.problem, file or self.KEY) == (got.problem, got.key)
+        assert await driver.put_if_absent(entry(file or self.KEY, collection=collection)) is False
+        with pytest.raises(StoreError, match="cannot be read"):
+            await base.replace(driver, odd, SMALL)
+
+    async def test_claim_that_nothing_shows(self, store: FileTreeStore, directory: Path) -> None:
+        """Where nothing shows the rule, a name that it matters for is neither believed nor held against a file."""
+        await store.put("key", SMALL, collection="coll")
+        undecided = await driver_from_url(f"filetree:{directory}")
+        await driver_for(store).put_if_absent(entry(self.KEY))
+
+        found = {e.key: e for e in await scanned(undecided)}
+
+        assert {"key": "", None: ""} == {key: e.problem for key, e in found.items()}
+        assert undecided.proves(found[None], self.KEY) is False
+        assert {"key", self.KEY} == {
+            e.key for e in await scanned(await driver_from_url(f"filetree:{directory}"))
+        }
+
+    async def test_body_names_the_collection(self, driver: FileTreeDriver, directory: Path) -> None:
+        """Where the info file is lost, a body still proves a collection that the folder's name does not hold."""
+        await driver.put_if_absent(entry("key", collection="c-1"))
+        (info,) = directory.glob("*-info.json")
+        info.unlink()
+
+        assert [("c-1", "key")] == [(e.collection, e.key) for e in await scanned(driver)]
+
+    async def test_expired_copy(self, driver: FileTreeDriver, directory: Path) -> None:
+        """An expired file is absent, whatever it says."""
+        await driver.put_if_absent(entry(expires_at=PAST))
+        shutil.copy(directory / "coll" / "key.json", directory / "coll" / "other.json")
+
+        assert [] == await scanned(driver)
+        assert await driver.put_if_absent(entry("other"))
+
+    async def test_colliding_keys(self, store: FileTreeStore, driver: FileTreeDriver) -> None:
+        """Keys that V1 cannot tell apart: whichever is asked for, the entry has the name it was stored with."""
+        await driver.put_if_absent(entry("k" * 300))
+
+        assert "k" * 300 == (await fetched(driver, "k" * 301)).key
+
+    async def test_deletion_adds_no_names(
+        self, store: FileTreeStore, driver: FileTreeDriver, directory: Path
+    ) -> None:
+        """What is left of a deleted entry says nothing that was not there before."""
+        await store.put("key", SMALL, collection="coll")
+
+        assert await driver.delete_if_unchanged(await fetched(driver))
+        assert {"created_at", "expires_at", "value", "version"} == set(
+            json.loads((directory / "coll" / "key.json").read_text())
+        )
 
 
 class TestPlaces:
@@ -1016,13 +1151,14 @@ class TestScan:
     async def test_body_stays_byte_for_byte(
         self, store: FileTreeStore, driver: FileTreeDriver, directory: Path
     ) -> None:
-        """What the store wrote around the value is unchanged to the byte."""
+        """What the store wrote around the value is unchanged to the byte, but for the names that are added."""
         await store.put("key", {"a": "old"}, collection="coll", ttl=60)
         before = (directory / "coll" / "key.json").read_text()
 
         await base.replace(driver, await fetched(driver), {"a": "new"})
 
-        assert before.replace('"old"', '"new"') == (directory / "coll" / "key.json").read_text()
+        named = before.replace("{", '{"collection": "coll", ', 1).replace('"value"', '"key": "key", "value"')
+        assert named.replace('"old"', '"new"') == (directory / "coll" / "key.json").read_text()
 
     async def test_deleted_is_expired(self, driver: FileTreeDriver, directory: Path) -> None:
         """A deletion leaves a body without a value that expired long ago, so the store's `cull` removes it."""

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 from kvseal.errors import Conflict, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
     from datetime import datetime
 
 PAGE_SIZE: Final = 512
@@ -57,7 +57,11 @@ class Capabilities:
     evicts: bool
     """The store drops live entries when it is full."""
     in_process_only: bool
-    """Only the process that opened the store can reach it."""
+    """While a process has the store open, no other can reach it."""
+    exact_times: bool = True
+    """Creation time and expiry are stored as given, and kept to the microsecond."""
+    lasting: bool = True
+    """What is stored outlives the process that opened the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ class Entry:
     backend cannot give them back.  `value` is the stored mapping, `None` where `problem`
     says why it cannot be read.  Times are aware UTC.  `locator` and `stored` are the
     driver's own: where the entry lies, and the exact bytes that a write compares.
+    `path` is where an entry without both names lies, and lies in a copy of the store.
     """
 
     collection: str | None
@@ -79,6 +84,7 @@ class Entry:
     locator: Any = field(default=None, repr=False)
     stored: bytes = field(default=b"", repr=False)
     problem: str = ""
+    path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +166,14 @@ class Driver(Protocol):
         """Delete *entry* if the backend still holds it as it was read."""
         ...
 
+    def proves(self, entry: Entry, key: str) -> bool:
+        """
+        Whether *key* is stored where *entry* lies: in its collection, where that is known.
+
+        This makes a claimed name acceptable where the backend cannot give one back.  Touches no backend.
+        """
+        ...
+
     async def count(self) -> Count:
         """How many live entries there are, and whether that is exact."""
         ...
@@ -167,6 +181,39 @@ class Driver(Protocol):
     async def close(self) -> None:
         """Release what the driver itself opened; the application's own store stays open."""
         ...
+
+
+@runtime_checkable
+class HidesNames(Protocol):
+    """What a driver that cannot give every name back offers besides: where a name would lead."""
+
+    def place(self, collection: str, key: str) -> Hashable | None:
+        """Return the `locator` of an entry of these names, `None` where they lead to none."""
+        ...
+
+
+@runtime_checkable
+class KeepsPaths(Protocol):
+    """What a driver offers besides whose `put_if_absent` takes entries with a `path` in place of names."""
+
+    async def get_at(self, entry: Entry) -> Entry | None:
+        """
+        Return what lies where *entry*, which has a `path`, would be put.
+
+        Raises:
+            StoreError: this store would find another name for what lies there.
+        """
+        ...
+
+
+async def in_place_of(driver: Driver, entry: Entry) -> Entry | None:
+    """Return what *driver* has where *entry* would be put; raises `StoreError` if it cannot hold it."""
+    if entry.collection is not None and entry.key is not None:
+        return await driver.get(entry.collection, entry.key)
+    if isinstance(driver, KeepsPaths) and entry.path is not None:
+        return await driver.get_at(entry)
+    msg = "its name is not known, so only a file tree store can hold it"
+    raise StoreError(msg, hint="tell the names when the backup is taken: --manifest")
 
 
 def refuse_problem(entry: Entry) -> None:

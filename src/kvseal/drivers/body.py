@@ -72,10 +72,18 @@ def write_body(
     return _dump(fields)
 
 
-def patch_body(text: bytes, value: Mapping[str, Any], expires_at: datetime | _Keep | None = KEEP) -> str:
-    """Return the body *text* with another value, and with another expiry unless it is `KEEP`."""
+def patch_body(
+    text: bytes,
+    value: Mapping[str, Any],
+    expires_at: datetime | _Keep | None = KEEP,
+    *,
+    names: tuple[str, str] | None = None,
+) -> str:
+    """Return the body *text* with another value, another expiry unless it is `KEEP`, and *names* if given."""
     fields = _fields(text)
     fields["value"] = dict(value)
+    if names is not None:
+        fields["collection"], fields["key"] = names
     if expires_at is None:
         fields.pop("expires_at", None)
     elif isinstance(expires_at, datetime):

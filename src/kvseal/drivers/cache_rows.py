@@ -12,7 +12,7 @@ import os
 import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from kvseal.drivers.base import Entry
 from kvseal.drivers.body import Body, UnreadableBodyError, read_body
@@ -52,15 +52,60 @@ class Row:
         return isinstance(self.expire_time, int | float) and self.expire_time <= now
 
 
-def row_key(collection: str, key: str) -> str:
-    """Return the key of the row in which the store keeps this entry."""
-    joined = f"{collection}{SEPARATOR}{key}"
+class RowNames(Protocol):
+    """How a store makes the key of a row from the names of an entry, and what such a key says of them."""
+
+    def row_key(self, collection: str, key: str) -> str:
+        """Return the key of the row in which the store keeps this entry."""
+        ...
+
+    def lead_to(self, row_key: str, *, collection: str, key: str) -> bool:
+        """Whether the row with *row_key* is where the store keeps this entry."""
+        ...
+
+    def only(self, row_key: str) -> tuple[str, str] | None:
+        """Return the only names that lead to the row, `None` where there may be others."""
+        ...
+
+    def shown(self, row_key: str) -> tuple[str, str] | None:
+        """Return names for messages about a row that does not say its own."""
+        ...
+
+
+class JoinedNames:
+    """The rule of `DiskStore`: one row key of both names, `collection::key`."""
+
+    def row_key(self, collection: str, key: str) -> str:
+        """Return both names, joined."""
+        return encodable(f"{collection}{SEPARATOR}{key}")
+
+    def lead_to(self, row_key: str, *, collection: str, key: str) -> bool:
+        """Whether the names, joined, are *row_key*."""
+        return f"{collection}{SEPARATOR}{key}" == row_key
+
+    def only(self, row_key: str) -> tuple[str, str] | None:
+        """Return the two parts of a row key that has one separator."""
+        if len(_SEPARATORS.findall(row_key)) != 1:
+            return None
+        collection, _, key = row_key.partition(SEPARATOR)
+        return collection, key
+
+    def shown(self, row_key: str) -> tuple[str, str] | None:
+        """Return what `only` does."""
+        return self.only(row_key)
+
+
+JOINED: Final = JoinedNames()
+
+
+def encodable(name: str) -> str:
+    """Return *name*; raises `StoreError` if SQLite cannot hold it."""
     try:
-        joined.encode()
+        name.encode()
     except UnicodeEncodeError as exc:
-        msg = f"a disk store cannot hold the name {collection!r}/{key!r}: it has a lone surrogate"
+        msg = f"a disk store cannot hold the name {name!r}: it has a lone surrogate"
         raise StoreError(msg) from exc
-    return joined
+    return name
 
 
 def row_problem(row: Row) -> str:
@@ -78,48 +123,56 @@ def row_problem(row: Row) -> str:
     return ""
 
 
-def entry_of(row: Row, stored: bytes, names: tuple[str, str] | None = None) -> Entry:
+def entry_of(
+    row: Row, stored: bytes, names: tuple[str, str] | None = None, *, rule: RowNames = JOINED
+) -> Entry:
     """
     Return the entry of a *row* without a problem of its own and the body *stored* for it.
 
-    *names* are those that somebody looked for and that led to this row; they count only for
-    a body without names.
+    *names* are those that somebody looked for and that led to this row by the *rule*; they
+    count only for a body without names.
     """
     try:
         body = read_body(stored)
-        collection, key = _names(row, body, names)
+        collection, key = _names(row, body, names, rule)
         expires_at = _expiry(row, body)
     except UnreadableBodyError as exc:
-        return problem_entry(row, str(exc), stored)
+        return problem_entry(row, str(exc), stored, rule=rule)
     return Entry(collection, key, body.value, body.created_at, expires_at, locator=row, stored=stored)
 
 
-def problem_entry(row: Row, problem: str, stored: bytes = b"") -> Entry:
-    """Return an entry that says why *row* cannot be read, under the only names that its key can mean."""
+def problem_entry(row: Row, problem: str, stored: bytes = b"", *, rule: RowNames = JOINED) -> Entry:
+    """Return an entry that says why *row* cannot be read, under names that its key can mean."""
     text = row.key.decode() if row.key_is_text and row.key and _is_utf8(row.key) else ""
-    collection, key = _split(text) or (None, None)
+    collection, key = rule.shown(text) or (None, None)
     return Entry(collection, key, None, locator=row, stored=stored, problem=f"row {row.rowid}: {problem}")
 
 
-def _names(row: Row, body: Body, names: tuple[str, str] | None) -> tuple[str, str]:
+def names_to_write(entry: Entry, *, rule: RowNames = JOINED) -> tuple[str, str] | None:
+    """
+    Return the names that a new body of *entry* has to say, `None` where its row key says them.
+
+    Only somebody who knew the names can have read a nameless body whose row key can be split in
+    several ways.  From then on the body says them, so that a scan finds it, too.
+    """
+    if entry.collection is None or entry.key is None:
+        return None
+    names = entry.collection, entry.key
+    return None if rule.only(rule.row_key(*names)) else names
+
+
+def _names(row: Row, body: Body, names: tuple[str, str] | None, rule: RowNames) -> tuple[str, str]:
     text = (row.key or b"").decode()
     if body.collection is not None and body.key is not None:
-        if f"{body.collection}{SEPARATOR}{body.key}" != text:
+        if not rule.lead_to(text, collection=body.collection, key=body.key):
             msg = f"the row of {text!r} holds the body of {body.collection!r}/{body.key!r}"
             raise UnreadableBodyError(msg)
         return body.collection, body.key
-    found = names or _split(text)
+    found = names or rule.only(text)
     if found is None:
         msg = f"the body has no names and {text!r} can be split in several ways or in none"
         raise UnreadableBodyError(msg)
     return found
-
-
-def _split(text: str) -> tuple[str, str] | None:
-    if len(_SEPARATORS.findall(text)) != 1:
-        return None
-    collection, _, key = text.partition(SEPARATOR)
-    return collection, key
 
 
 def _expiry(row: Row, body: Body) -> datetime | None:

@@ -29,9 +29,11 @@ _NEXT: Final = ("key_value", "primary_key_value", "_default_store")
 """Where wrappers keep the store below: nearly all; fallback and pass-through cache; routing."""
 
 # Until 0.5 the statistics wrapper itself turned `None` into a name, past the default of the store below.
-_NAMES_NONE: Final = (StatisticsWrapper,) if version("py-key-value-aio").startswith("0.4.") else ()
+NAMES_NONE: Final = (StatisticsWrapper,) if version("py-key-value-aio").startswith("0.4.") else ()
+"""Wrappers that name the collection `None` themselves."""
+
 _KEY_RENAMERS: Final = (PrefixKeysWrapper, SingleCollectionWrapper)
-_RENAMERS: Final = (PrefixCollectionsWrapper, *_KEY_RENAMERS, *_NAMES_NONE)
+_RENAMERS: Final = (PrefixCollectionsWrapper, *_KEY_RENAMERS, *NAMES_NONE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

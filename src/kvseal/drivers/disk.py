@@ -6,7 +6,8 @@ any number of processes that have.  A row is `collection::key` and a body that n
 both; the two must agree, because a row that somebody moved under another key would
 otherwise be taken for what it is not.  Where they disagree, or where a body from
 before py-key-value-aio 0.3 has no names and the row key can be split in several ways,
-the entry is a problem and stays as it is.
+the entry is a problem and stays as it is.  Who knows the names still gets it by them, and
+what is written in its place says them.
 
 What is live is what diskcache takes for live: a row whose expiry column is empty or
 lies ahead.
@@ -43,11 +44,13 @@ from kvseal.drivers.base import (
 from kvseal.drivers.body import patch_body, write_body
 from kvseal.drivers.cache_db import FILE_NAME, CacheDB
 from kvseal.drivers.cache_rows import (
+    JOINED,
     TEXT_FILE_MODE,
     Row,
+    RowNames,
     entry_of,
+    names_to_write,
     problem_entry,
-    row_key,
     row_problem,
 )
 from kvseal.drivers.cache_writes import Placed, delete, insert, update
@@ -83,6 +86,7 @@ class DiskDriver:
         evicts: bool,
         default_collection: str = DEFAULT_COLLECTION,
         db: CacheDB | None = None,
+        names: RowNames = JOINED,
     ) -> None:
         directory = directory.absolute()
         self.location = f"disk:{directory}"
@@ -96,6 +100,7 @@ class DiskDriver:
             in_process_only=False,
         )
         self._db = db or CacheDB(directory)
+        self._names = names
         self._files = ValueFiles(directory)
 
     async def scan(
@@ -121,7 +126,7 @@ class DiskDriver:
         collection, key, value = content(entry)
         names = (collection, key)
         body = write_body(value, created_at=entry.created_at, expires_at=entry.expires_at, names=names)
-        return await self._blocking(self._put_if_absent, row_key(*names), body, entry.expires_at)
+        return await self._blocking(self._put_if_absent, self._names.row_key(*names), body, entry.expires_at)
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Store each value whose row is unchanged; after a crash, all of them are there or none."""
@@ -133,6 +138,10 @@ class DiskDriver:
         """Delete the row, and its value file, if it is unchanged."""
         refuse_problem(entry)
         return await self._blocking(self._delete, entry)
+
+    def proves(self, entry: Entry, key: str) -> bool:
+        """Whether *key* is the name that came back from the row."""
+        return entry.key == key
 
     async def count(self) -> Count:
         """Count the live rows."""
@@ -150,7 +159,7 @@ class DiskDriver:
             raise StoreUnreachableError(msg, hint="check the free space and the permissions there") from exc
 
     def _get(self, collection: str, key: str) -> Entry | None:
-        row = self._db.row_of_key(row_key(collection, key))
+        row = self._db.row_of_key(self._names.row_key(collection, key))
         return None if row is None else self._entry(row, (collection, key))
 
     def _page(self, after: int | None, last: int, partition: tuple[int, int]) -> Page | None:
@@ -162,19 +171,24 @@ class DiskDriver:
         """Read what *row* says, or what it says by now; `None` if it is gone."""
         while True:
             if problem := row_problem(row):
-                return problem_entry(row, problem)
+                return problem_entry(row, problem, rule=self._names)
             try:
-                return entry_of(row, self._stored(row), names)
+                return entry_of(row, self._stored(row), names, rule=self._names)
             except UnsafeFileNameError as exc:
-                return problem_entry(row, str(exc))
+                return problem_entry(row, str(exc), rule=self._names)
             except FileNotFoundError:
                 # A writer removes the old file after its commit, so the row may name another by now.
                 current = self._db.row(row.rowid)
             if current == row:
-                return problem_entry(row, f"value file {row.value_file!r} is missing")
+                return problem_entry(row, f"value file {row.value_file!r} is missing", rule=self._names)
             if current is None or current.key != row.key:
                 return None
             row = current
+
+    def _body(self, replacement: Replacement) -> str:
+        entry = replacement.entry
+        names = names_to_write(entry, rule=self._names)
+        return patch_body(entry.stored, replacement.value, replacement.expires_at, names=names)
 
     def _stored(self, row: Row) -> bytes:
         return self._files.read(row.value_file) if row.value_file else row.value or b""
@@ -197,7 +211,7 @@ class DiskDriver:
     def _replace_many(self, replacements: Sequence[Replacement]) -> list[bool]:
         min_file_size = self._min_file_size()
         with contextlib.ExitStack() as undo:
-            bodies = [patch_body(r.entry.stored, r.value, r.expires_at) for r in replacements]
+            bodies = [self._body(replacement) for replacement in replacements]
             placed = [self._place(body, min_file_size, undo) for body in bodies]
             with self._db.writing() as con:
                 done = [

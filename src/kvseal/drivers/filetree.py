@@ -1,7 +1,7 @@
 """
 The driver of `FileTreeStore`: a folder per collection, a JSON file per key.
 
-    data/COLLECTION/KEY.json        the body, without names
+    data/COLLECTION/KEY.json        the body, without names unless kvseal wrote it
     metadata/COLLECTION-info.json   the collection's name; metadata is data unless told otherwise
 
 It works on the files, whether or not this process has the store open, and beside any number
@@ -16,6 +16,11 @@ and for every key, the name is the file name where the strategy has left it alon
 where it has not.  `get` and `put_if_absent` are told the names and need no guess, and
 `proves` says whether a name that somebody claims, such as one that is part of the value, is
 stored under an entry's file name.  Of a sanitized name that is a proof of 32 bits.
+
+A name once known is written down: a body that kvseal writes has `collection` and `key`, as the
+bodies of other stores do.  The store ignores both, and leaves them out when it next writes the
+file.  They are believed where the store would keep them in just this file; a body that belongs
+to another file, because somebody copied it, is a problem of the entry.
 
 A deleted entry leaves a body that expired long ago, as every entry of this store does that
 expires: to vacate the name could undo what the application does with it in that moment.  The
@@ -38,7 +43,7 @@ import contextlib
 import json
 import os
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
@@ -57,22 +62,15 @@ from kvseal.drivers.base import (
     content,
     refuse_problem,
 )
-from kvseal.drivers.body import UnreadableBodyError, patch_body, read_body, write_body
+from kvseal.drivers.body import patch_body, write_body
 from kvseal.drivers.chain import DEFAULT_COLLECTION
 from kvseal.drivers.tree_collections import Collection, Collections
-from kvseal.drivers.tree_folders import (
-    SUFFIX,
-    NotAFileError,
-    Tree,
-    is_text,
-    listing,
-    read_info,
-    refuse_path,
-)
+from kvseal.drivers.tree_entries import Place, TreeEntries, has_expired
+from kvseal.drivers.tree_folders import NotAFileError, Tree, listing
 from kvseal.drivers.tree_location import open_store, split_location
 from kvseal.drivers.tree_names import Rule, StrategyRule
 from kvseal.drivers.tree_swaps import Swaps, can_exchange, locked, recover_idle
-from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
+from kvseal.errors import StoreError, StoreUnreachableError, UnsupportedStoreError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -86,19 +84,6 @@ PAGE_BYTES: Final = 8 * 2**20
 """A page of large values ends early, so that a scan holds no more than about this."""
 
 _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Place:
-    """Where an entry lies: the folder below the data directory, and the file in it."""
-
-    folder: str
-    file: str
-
-    @property
-    def stem(self) -> str:
-        """The stored form of the key."""
-        return self.file[: -len(SUFFIX)]
 
 
 _Location = tuple[Collection, Place]
@@ -122,6 +107,7 @@ class FileTreeDriver:
         self._tree = Tree(data)
         self._keys = key_rule
         self._collections = Collections(self._tree, Tree(metadata or data), collection_rule)
+        self._entries = TreeEntries(self._tree, self._collections, key_rule)
         self._recovered: set[str] = set()
         self._is_closed = False
 
@@ -160,20 +146,39 @@ class FileTreeDriver:
 
     async def put_if_absent(self, entry: Entry) -> bool:
         """Link a new file to the entry's name, or swap it for an expired one; make its folder if need be."""
+        if entry.path is not None and entry.value is not None and None in (entry.collection, entry.key):
+            body = write_body(entry.value, created_at=entry.created_at, expires_at=entry.expires_at)
+            return await self._blocking(self._put_at, entry, body.encode())
         collection, key, value = content(entry)
-        body = write_body(value, created_at=entry.created_at, expires_at=entry.expires_at)
+        names = (collection, key)
+        body = write_body(value, created_at=entry.created_at, expires_at=entry.expires_at, names=names)
         return await self._blocking(self._put_if_absent, collection, key, body.encode())
 
+    async def get_at(self, entry: Entry) -> Entry | None:
+        """Return what lies at the path of *entry*."""
+        return await self._blocking(self._get_at, entry)
+
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
-        """Swap each file that is unchanged, by itself; after a crash, some may be new and others old."""
+        """
+        Swap each file that is unchanged, by itself; after a crash, some may be new and others old.
+
+        The entry's `locator` says which file; its names go into the body if both are known.
+
+        Raises:
+            StoreError: an entry was given a key that is not stored where it lies; nothing was written.
+        """
         for replacement in replacements:
             refuse_problem(replacement.entry)
-        return await self._blocking(self._replace_many, replacements) if replacements else []
+        if not replacements:
+            return []
+        bodies = await self._blocking(lambda: [self._patched(r) for r in replacements])
+        return await self._blocking(self._replace_many, replacements, bodies)
 
     async def delete_if_unchanged(self, entry: Entry) -> bool:
         """Swap the file, if it is unchanged, for one that expired long ago and holds nothing."""
         refuse_problem(entry)
-        (done,) = await self._blocking(self._replace_many, [Replacement(entry, {}, _LONG_AGO)])
+        body = patch_body(entry.stored, {}, _LONG_AGO).encode()
+        (done,) = await self._blocking(self._replace_many, [Replacement(entry, {}, _LONG_AGO)], [body])
         return done
 
     async def count(self) -> Count:
@@ -184,19 +189,20 @@ class FileTreeDriver:
         """Refuse to go on; nothing is held open between calls."""
         self._is_closed = True
 
-    def proves(self, entry: Entry, key: str, *, collection: str | None = None) -> bool:
+    def proves(self, entry: Entry, key: str) -> bool:
         """
-        Whether the store would keep *key*, in *collection* if that is told, just where *entry* lies.
+        Whether the store would keep *key*, in the entry's collection if that is known, where *entry* lies.
 
-        Where the driver could not give a name back, this is what makes a claimed one acceptable.
         For a sanitized name the proof has 32 bits: accidents are ruled out, malice is not.
         """
-        place: Place = entry.locator
+        return self._entries.lead_to(entry.collection, key, entry.locator) is True
+
+    def place(self, collection: str, key: str) -> Place | None:
+        """Return where the store would keep the entry; `None` where it could not, or nothing shows where."""
         try:
-            is_collection = collection is None or self._collections.folder(collection) == place.folder
-            return is_collection and self._keys.stored(key) == place.stem
+            return self._entries.place(collection, key)
         except StoreError:
-            return False
+            return None
 
     async def _blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         if self._is_closed:
@@ -223,7 +229,7 @@ class FileTreeDriver:
         held = 0
         for collection, place in places:
             last = place
-            entry = self._entry(collection, place)
+            entry = self._entries.at(collection, place)
             if entry is not None:
                 entries.append(entry)
                 held += len(entry.stored)
@@ -253,36 +259,61 @@ class FileTreeDriver:
         return sorted((*found.files, *found.links)) if folder else found.links
 
     def _count(self) -> int:
-        return sum(self._entry(*location) is not None for location in self._places(None, (0, 1)))
+        return sum(self._entries.at(*location) is not None for location in self._places(None, (0, 1)))
 
     def _get(self, collection: str, key: str) -> Entry | None:
-        place = self._place(collection, key)
+        place = self._entries.place(collection, key)
         found = self._collections.of_folder(place.folder)
-        entry = self._entry(found, place)
-        # Collections whose names collide share a folder: its entries are those of the one it is named after.
-        return None if entry is None else replace(entry, collection=found.name or collection, key=key)
+        entry = self._entries.at(found, place)
+        if entry is None:
+            return None
+        # Names that collide share a place: what lies there has the names that it was stored with.
+        names = entry.collection or collection, key if entry.key is None else entry.key
+        return replace(entry, collection=names[0], key=names[1])
 
     def _put_if_absent(self, collection: str, key: str, body: bytes) -> bool:
-        place = self._place(collection, key)
+        place = self._entries.place(collection, key)
         self._collections.create(collection)
+        return self._insert(place, body)
+
+    def _get_at(self, entry: Entry) -> Entry | None:
+        place = self._entries.place_of_path(entry)
+        return self._entries.at(self._collections.of_folder(place.folder), place)
+
+    def _put_at(self, entry: Entry, body: bytes) -> bool:
+        place = self._entries.place_of_path(entry)
+        if entry.collection is not None:
+            self._collections.create(entry.collection)
+        with self._tree.opened(place.folder, create=True):
+            return self._insert(place, body)
+
+    def _insert(self, place: Place, body: bytes) -> bool:
         with self._swapping(place.folder) as swaps:
             while not swaps.insert(place.file, body):
-                there = self._expired(place)
+                there = self._entries.expired(place)
                 if there is None:
                     return False
                 if swaps.swap(place.file, there, body):
                     break
         return True
 
-    def _replace_many(self, replacements: Sequence[Replacement]) -> list[bool]:
+    def _patched(self, replacement: Replacement) -> bytes:
+        entry, names = replacement.entry, None
+        if entry.key is not None:
+            if not self.proves(entry, entry.key):
+                msg = f"{entry.collection!r}/{entry.key!r} is not stored in {entry.locator.file!r}"
+                raise StoreError(msg, hint="a value that is sealed for it there could never be opened")
+            names = None if entry.collection is None else (entry.collection, entry.key)
+        return patch_body(entry.stored, replacement.value, replacement.expires_at, names=names).encode()
+
+    def _replace_many(self, replacements: Sequence[Replacement], bodies: Sequence[bytes]) -> list[bool]:
         done = [False] * len(replacements)
-        bodies = [patch_body(r.entry.stored, r.value, r.expires_at).encode() for r in replacements]
         folders = dict.fromkeys(r.entry.locator.folder for r in replacements)
         for folder in folders:
             with contextlib.suppress(FileNotFoundError), self._swapping(folder) as swaps:
                 for n, replacement in enumerate(replacements):
                     entry = replacement.entry
-                    if entry.locator.folder == folder and not _has_expired(entry.expires_at):
+                    if entry.locator.folder == folder and not has_expired(entry.expires_at):
                         done[n] = swaps.swap(entry.locator.file, entry.stored, bodies[n])
         return done
 
@@ -298,48 +329,6 @@ class FileTreeDriver:
                 yield swaps
             finally:
                 swaps.finish()
-
-    def _place(self, collection: str, key: str) -> Place:
-        file = f"{self._keys.stored(key)}{SUFFIX}"
-        refuse_path(file)
-        return Place(self._collections.folder(collection), file)
-
-    def _entry(self, collection: Collection, place: Place) -> Entry | None:
-        """Return what lies at *place*; `None` if that is nothing, has expired, or is no entry."""
-        stored, problem = b"", collection.problem
-        try:
-            stored = self._tree.read(place.folder, place.file)
-            body = read_body(stored)
-        except FileNotFoundError:
-            self._refuse_missing()
-            return None
-        except (NotAFileError, UnreadableBodyError) as exc:
-            if self._collections.has_infos_among_entries and read_info(stored) is not None:
-                return None  # The info file of a folder in this folder.
-            body, problem = None, problem or str(exc)
-        if not is_text(place.file):
-            problem = "the file name is not text"
-        key = None if not is_text(place.file) else self._keys.name(place.stem)
-        if body is None or problem:
-            problem = f"{place.folder}/{place.file}: {problem}"
-            return Entry(collection.name, key, None, locator=place, stored=stored, problem=problem)
-        if _has_expired(body.expires_at):
-            return None
-        times = (body.created_at, body.expires_at)
-        return Entry(collection.name, key, body.value, *times, locator=place, stored=stored)
-
-    def _expired(self, place: Place) -> bytes | None:
-        """Return the body at *place* if it has expired; what cannot be read has not."""
-        with contextlib.suppress(FileNotFoundError, NotAFileError, UnreadableBodyError):
-            stored = self._tree.read(place.folder, place.file)
-            return stored if _has_expired(read_body(stored).expires_at) else None
-        return None
-
-    def _refuse_missing(self) -> None:
-        """Raise `StoreNotFoundError` if the whole store is gone: what it held is not merely absent."""
-        if not self._tree.directory.is_dir():
-            msg = f"no file tree store at {self._tree.directory}: no such directory"
-            raise StoreNotFoundError(msg, hint="check the path and what is mounted there")
 
 
 def for_store(store: FileTreeStore) -> FileTreeDriver:
@@ -364,10 +353,6 @@ async def from_location(location: str, *, create: bool = False) -> FileTreeDrive
     directory, names = split_location(location)
     collection_rule, key_rule = await asyncio.to_thread(open_store, directory, names, create=create)
     return FileTreeDriver(directory, collection_rule=collection_rule, key_rule=key_rule)
-
-
-def _has_expired(expires_at: datetime | None) -> bool:
-    return expires_at is not None and expires_at <= datetime.now(timezone.utc)
 
 
 def _hash(place: Place) -> int:

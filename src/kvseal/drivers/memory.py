@@ -58,6 +58,7 @@ class MemoryDriver:
             exact_count=True,
             evicts=store.max_entries_per_collection != sys.maxsize,
             in_process_only=True,
+            lasting=False,
         )
 
     async def scan(
@@ -104,6 +105,10 @@ class MemoryDriver:
             collection, key = entry.locator
             del self._store._cache[collection]._cache[key]  # noqa: SLF001
         return True
+
+    def proves(self, entry: Entry, key: str) -> bool:
+        """Whether *key* is the name that the entry has in its dictionary."""
+        return entry.key == key
 
     async def count(self) -> Count:
         """Count the live entries."""

@@ -155,6 +155,10 @@ class PostgreSQLDriver:
         was = (entry.stored.decode(), place.created_at, place.expires_at)
         return bool(await self._query(self._table.delete, place.collection, place.key, *was))
 
+    def proves(self, entry: Entry, key: str) -> bool:
+        """Whether *key* is the name that the row has in its column."""
+        return entry.key == key
+
     async def count(self) -> Count:
         """Count the live rows, which reads the whole table."""
         rows = await self._query(self._table.count)

@@ -13,61 +13,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvseal import drivers
-from kvseal.errors import UnsupportedStoreError
+from kvseal.drivers import generic
+from kvseal.drivers.delegate import DelegatingDriver
+from kvseal.errors import UnsupportedStackError, UnsupportedStoreError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Iterable
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
-    from kvseal.drivers.base import Capabilities, Count, Driver, Entry, Page, Replacement
+    from kvseal.drivers.base import Driver
+    from kvseal.drivers.manifest import Names
 
 
-class OwnedStoreDriver:
+class OwnedStoreDriver(DelegatingDriver):
     """The driver of a store that was made for it: `close` closes the store, too."""
 
     def __init__(self, store: AsyncKeyValue, driver: Driver) -> None:
+        super().__init__(driver)
         self.store = store
-        self._driver = driver
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the store's driver promises."""
-        return self._driver.capabilities
-
-    @property
-    def location(self) -> str:
-        """Where the store's driver says it is."""
-        return self._driver.location
-
-    @property
-    def default_collection(self) -> str:
-        """The default collection of the store."""
-        return self._driver.default_collection
-
-    def scan(self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)) -> AsyncIterator[Page]:
-        """Scan with the store's driver."""
-        return self._driver.scan(after=after, partition=partition)
-
-    async def get(self, collection: str, key: str) -> Entry | None:
-        """Get with the store's driver."""
-        return await self._driver.get(collection, key)
-
-    async def put_if_absent(self, entry: Entry) -> bool:
-        """Put with the store's driver."""
-        return await self._driver.put_if_absent(entry)
-
-    async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
-        """Replace with the store's driver."""
-        return await self._driver.replace_many(replacements)
-
-    async def delete_if_unchanged(self, entry: Entry) -> bool:
-        """Delete with the store's driver."""
-        return await self._driver.delete_if_unchanged(entry)
-
-    async def count(self) -> Count:
-        """Count with the store's driver."""
-        return await self._driver.count()
 
     async def close(self) -> None:
         """Close the driver and then the store, if stores of its class can be closed."""
@@ -77,10 +41,32 @@ class OwnedStoreDriver:
             await close()
 
 
-async def from_location(location: str, *, create: bool = False) -> OwnedStoreDriver:  # noqa: ARG001 - the factory creates
-    """Return the driver of the store that `module:factory` makes, with the store as its `store`."""
+async def from_location(
+    location: str,
+    *,
+    create: bool = False,  # noqa: ARG001 - the factory creates
+    offline_names: Iterable[Names] | None = None,
+) -> OwnedStoreDriver:
+    """
+    Return the driver of the store that `module:factory` makes, with the store as its `store`.
+
+    Only with *offline_names*, and with nobody else at work, may it be a store that has no driver.
+
+    Raises:
+        UnsupportedStoreError: there is no such factory, or no driver for what it returns.
+    """
     store = await store_from(location)
-    return OwnedStoreDriver(store, drivers.driver_for(store))
+    try:
+        driver = drivers.driver_for(store)
+    except UnsupportedStackError:
+        raise
+    except UnsupportedStoreError as exc:
+        if offline_names is None:
+            msg = f"{exc}; through its own get and put, {generic.LIMITS}"
+            hint = "if that will do: stop whatever uses the store, and give --offline and --manifest FILE"
+            raise UnsupportedStoreError(msg, hint=hint) from exc
+        driver = generic.for_store(store, offline_names)
+    return OwnedStoreDriver(store, driver)
 
 
 async def store_from(location: str) -> AsyncKeyValue:

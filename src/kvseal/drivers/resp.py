@@ -130,6 +130,10 @@ class RespDriver:
         (done,) = await self._blocking(self._server.run, DELETE, [(entry.locator, entry.stored)])
         return done
 
+    def proves(self, entry: Entry, key: str) -> bool:
+        """Whether *key* is the name that came back with the entry."""
+        return entry.key == key
+
     async def count(self) -> Count:
         """Count the keys of the database: an estimate."""
         return Count(await self._blocking(self._server.count), exact=False)

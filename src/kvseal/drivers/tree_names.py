@@ -49,6 +49,10 @@ class Rule(Protocol):
         """Return the one name that becomes *stored*, or `None` where there may be several."""
         ...
 
+    def leads_to(self, name: str, stored: str) -> bool | None:
+        """Return whether *name* becomes *stored*, or `None` if that is not known."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class StrategyRule:
@@ -76,6 +80,13 @@ class StrategyRule:
         is_untouched = type(self.strategy).sanitize in _MARKING and not stored.startswith(_PREFIXES)
         return stored if is_untouched and self.stored(stored) == stored else None
 
+    def leads_to(self, name: str, stored: str) -> bool:
+        """Return whether the strategy makes *stored* of *name*."""
+        try:
+            return self.stored(name) == stored
+        except StoreError:
+            return False
+
 
 @dataclass(frozen=True, slots=True)
 class UndecidedRule:
@@ -100,6 +111,11 @@ class UndecidedRule:
     def name(self, stored: str) -> str | None:
         """Return what every rule says, or nothing."""
         answers = {rule.name(stored) for rule in self.rules}
+        return answers.pop() if len(answers) == 1 else None
+
+    def leads_to(self, name: str, stored: str) -> bool | None:
+        """Return what every rule says, or that it is not known."""
+        answers = {rule.leads_to(name, stored) for rule in self.rules}
         return answers.pop() if len(answers) == 1 else None
 
 

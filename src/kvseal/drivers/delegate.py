@@ -1,0 +1,74 @@
+"""A driver that passes every call on to another: what drivers that change one thing have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvseal.drivers.base import HidesNames, in_place_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Hashable, Sequence
+
+    from kvseal.drivers.base import Capabilities, Count, Driver, Entry, Page, Replacement
+
+
+class DelegatingDriver:
+    """Does and says whatever *driver* does and says."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the other driver promises."""
+        return self._driver.capabilities
+
+    @property
+    def location(self) -> str:
+        """Where the other driver says that the store is."""
+        return self._driver.location
+
+    @property
+    def default_collection(self) -> str:
+        """The default collection of the store."""
+        return self._driver.default_collection
+
+    def scan(self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)) -> AsyncIterator[Page]:
+        """Scan."""
+        return self._driver.scan(after=after, partition=partition)
+
+    async def get(self, collection: str, key: str) -> Entry | None:
+        """Get."""
+        return await self._driver.get(collection, key)
+
+    async def put_if_absent(self, entry: Entry) -> bool:
+        """Put if absent."""
+        return await self._driver.put_if_absent(entry)
+
+    async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
+        """Replace."""
+        return await self._driver.replace_many(replacements)
+
+    async def delete_if_unchanged(self, entry: Entry) -> bool:
+        """Delete."""
+        return await self._driver.delete_if_unchanged(entry)
+
+    def proves(self, entry: Entry, key: str) -> bool:
+        """Prove."""
+        return self._driver.proves(entry, key)
+
+    def place(self, collection: str, key: str) -> Hashable | None:
+        """Return what the other driver says, if it is one that hides names."""
+        return self._driver.place(collection, key) if isinstance(self._driver, HidesNames) else None
+
+    async def get_at(self, entry: Entry) -> Entry | None:
+        """Return what the other driver has there, if it can."""
+        return await in_place_of(self._driver, entry)
+
+    async def count(self) -> Count:
+        """Count."""
+        return await self._driver.count()
+
+    async def close(self) -> None:
+        """Close the other driver."""
+        await self._driver.close()
