@@ -1,0 +1,17 @@
+"""Backup and restore: stored entries as they are, still sealed, in one checksummed file."""
+
+from kvseal.backup.events import Event, Failure, Listener, Progress
+from kvseal.backup.report import BackupReport, RestoreReport
+from kvseal.backup.restore import restore
+from kvseal.backup.take import backup
+
+__all__ = [
+    "BackupReport",
+    "Event",
+    "Failure",
+    "Listener",
+    "Progress",
+    "RestoreReport",
+    "backup",
+    "restore",
+]

@@ -1,0 +1,228 @@
+"""
+The lines of a backup file: one header, one line for each entry, one trailer.  Pure.
+
+    {"format":"kvseal-backup","version":1,"tool":…,"store":…,"created_at":…}
+    {"type":"entry","collection":…,"key":…,"path":…,"created_at":…,"expires_at":…,"value":{…}}
+    {"type":"unreadable","collection":…,"key":…,"problem":…,"stored":base64}
+    {"type":"trailer","entries":n,"sha256":hex}
+
+Values are JSON that comes back as it was, NaN, large integers and lone surrogates included.
+Parsing is strict: exactly these fields, each of its type, so that nothing in a file goes
+unheeded.  docs/format.md is normative.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode, b64encode
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from typing import Any, Final, TypeVar
+
+from kvseal import exact_json
+from kvseal.drivers.base import Entry
+from kvseal.errors import MalformedBackupError, UnknownBackupVersionError, UnsealableValueError
+
+T = TypeVar("T")
+
+FORMAT: Final = "kvseal-backup"
+VERSION: Final = 1
+MAX_LINE: Final = 2**27
+"""Bytes in one line, without its end: so much a reader holds, whatever the file is."""
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_HEADER: Final = {"format", "version", "tool", "store", "created_at"}
+_FIELDS: Final = {
+    "entry": {"type", "collection", "key", "path", "created_at", "expires_at", "value"},
+    "unreadable": {"type", "collection", "key", "problem", "stored"},
+    "trailer": {"type", "entries", "sha256"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Which kvseal took the backup, of which store, and when."""
+
+    tool: str
+    store: str
+    created_at: datetime
+
+    def line(self) -> bytes:
+        """Return the first line."""
+        about = {"tool": self.tool, "store": self.store, "created_at": _time_text(self.created_at)}
+        return _dump({"format": FORMAT, "version": VERSION, **about})
+
+    @classmethod
+    def parse(cls, line: bytes) -> Header:
+        """
+        Read the first line.
+
+        Raises:
+            UnknownBackupVersionError: a later kvseal wrote it.
+            MalformedBackupError: this is no backup.
+        """
+        fields = _load(line)
+        version = fields.get("version")
+        if fields.get("format") != FORMAT or type(version) is not int or version < 1:
+            msg = "the file is no kvseal backup"
+            raise MalformedBackupError(msg, hint="check its name")
+        if version > VERSION:
+            msg = f"the backup is of version {version}; this kvseal reads version {VERSION}"
+            raise UnknownBackupVersionError(msg, hint="upgrade kvseal")
+        _expect_fields(fields, _HEADER, "header")
+        created_at = _expect(_time(fields, "created_at"), "created_at")
+        return cls(
+            _expect(_text(fields, "tool"), "tool"), _expect(_text(fields, "store"), "store"), created_at
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Trailer:
+    """How many entries there are, and the SHA-256 of every line before this one with its end."""
+
+    entries: int
+    sha256: str
+
+    def line(self) -> bytes:
+        """Return the last line."""
+        return _dump({"type": "trailer", **asdict(self)})
+
+
+def entry_line(entry: Entry) -> tuple[bytes, str]:
+    """Return the line of *entry*, and what is wrong with one of which only the stored bytes are kept."""
+    problem = entry.problem or ("" if entry.value is not None else "it has no value")
+    if None in (entry.collection, entry.key) and entry.path is None:
+        problem = problem or "the store does not tell its name"
+    if not problem:
+        try:
+            line = _entry_line(entry)
+        except UnsealableValueError as exc:
+            problem = f"no backup can hold its value: {exc}"
+        else:
+            if len(line) <= MAX_LINE:
+                return line, ""
+            problem = f"it is longer than the {MAX_LINE:,} bytes that a backup can hold"
+    return _unreadable_line(entry, problem), problem
+
+
+def parse_line(line: bytes) -> Entry | Trailer:
+    """Read any line but the first; raises `MalformedBackupError`."""
+    fields = _load(line)
+    kind = fields.get("type")
+    if not isinstance(kind, str) or kind not in _FIELDS:
+        raise _malformed("a line is of no known type")
+    _expect_fields(fields, _FIELDS[kind], kind)
+    if kind == "trailer":
+        return _trailer(fields)
+    return _entry(fields) if kind == "entry" else _unreadable(fields)
+
+
+def _entry_line(entry: Entry) -> bytes:
+    value, _ = exact_json.dumps(dict(entry.value or {}))
+    is_named = entry.collection is not None and entry.key is not None
+    head = _dump(
+        {
+            "type": "entry",
+            "collection": entry.collection,
+            "key": entry.key,
+            "path": None if is_named else entry.path,
+            "created_at": None if entry.created_at is None else _time_text(entry.created_at),
+            "expires_at": None if entry.expires_at is None else _time_text(entry.expires_at),
+        }
+    )
+    # Put in as text, so that the line does not take a level off the depth that a value may have.
+    return b'%b,"value":%b}' % (head[:-1], value)
+
+
+def _unreadable_line(entry: Entry, problem: str) -> bytes:
+    names = {"collection": entry.collection, "key": entry.key}
+    line = _dump(
+        {"type": "unreadable", **names, "problem": problem, "stored": b64encode(entry.stored).decode()}
+    )
+    if len(line) <= MAX_LINE:
+        return line
+    return _dump({"type": "unreadable", **names, "problem": problem, "stored": ""})
+
+
+def _entry(fields: dict[str, Any]) -> Entry:
+    collection, key, path = (_text(fields, name) for name in ("collection", "key", "path"))
+    value = fields["value"]
+    if not isinstance(value, dict):
+        raise _malformed("the value of an entry is no mapping")
+    if (path is None) != (collection is not None and key is not None):
+        raise _malformed("an entry needs either both of its names, or the path where it is stored")
+    times = _time(fields, "created_at"), _time(fields, "expires_at")
+    return Entry(collection, key, value, *times, path=path)
+
+
+def _unreadable(fields: dict[str, Any]) -> Entry:
+    problem, stored = _expect(_text(fields, "problem"), "problem"), _text(fields, "stored")
+    try:
+        content = b64decode(_expect(stored, "stored"), validate=True)
+    except ValueError:
+        raise _malformed("the stored bytes of an entry are not base64") from None
+    if not problem:
+        raise _malformed("an unreadable entry does not say what is wrong with it")
+    return Entry(_text(fields, "collection"), _text(fields, "key"), None, stored=content, problem=problem)
+
+
+def _trailer(fields: dict[str, Any]) -> Trailer:
+    entries, digest = fields["entries"], fields["sha256"]
+    if type(entries) is not int or not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+        raise _malformed("the trailer has no count and SHA-256")
+    return Trailer(entries, digest)
+
+
+def _dump(fields: dict[str, Any]) -> bytes:
+    return exact_json.dumps(fields)[0]
+
+
+def _load(line: bytes) -> dict[str, Any]:
+    try:
+        fields = exact_json.loads(line)
+    except ValueError:
+        # The parser's message quotes the line, which may hold plaintext.
+        fields = None
+    if not isinstance(fields, dict):
+        raise _malformed("a line is no JSON object")
+    return fields
+
+
+def _expect_fields(fields: dict[str, Any], expected: set[str], kind: str) -> None:
+    if set(fields) != expected:
+        odd = sorted(set(fields) ^ expected)
+        raise _malformed(f"a line of type {kind} lacks or has too much: {', '.join(map(repr, odd))[:200]}")
+
+
+def _expect(value: T | None, name: str) -> T:
+    if value is None:
+        raise _malformed(f"{name} is missing")
+    return value
+
+
+def _text(fields: dict[str, Any], name: str) -> str | None:
+    text = fields[name]
+    if text is not None and not isinstance(text, str):
+        raise _malformed(f"{name} is not text")
+    return text
+
+
+def _time(fields: dict[str, Any], name: str) -> datetime | None:
+    text = _text(fields, name)
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None or _time_text(time) != text:
+        raise _malformed(f"{name} is not a time in UTC to the microsecond")
+    return time.astimezone(timezone.utc)
+
+
+def _time_text(time: datetime) -> str:
+    return time.astimezone(timezone.utc).isoformat(timespec="microseconds")
+
+
+def _malformed(what: str) -> MalformedBackupError:
+    return MalformedBackupError(f"the backup is malformed: {what}", hint="use another copy of it")

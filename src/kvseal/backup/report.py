@@ -1,0 +1,114 @@
+"""What a backup or a restore did, in numbers that add up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kvseal.backup.events import Failure
+
+FAILURES_KEPT: Final = 1000
+"""A report keeps so many failures; all of them went to the listener."""
+
+_SOME_FAILED: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class BackupReport:
+    """
+    The end of a backup: `scanned` = `saved` + `failed`.
+
+    What failed is in the file as the bytes that are stored, for an expert to look at, and
+    cannot be restored.  `sha256` is the checksum in the file, over all that it says.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    file: Path
+    scanned: int
+    saved: int
+    failed: int
+    has_vault_meta: bool
+    sha256: str
+    bytes: int
+    seconds: float
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 where some entries cannot be restored from this backup."""
+        return _SOME_FAILED if self.failed else 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary line that `--json` prints last."""
+        return {
+            "type": "summary",
+            "schema": self.SCHEMA,
+            "command": "backup",
+            "file": str(self.file),
+            "scanned": self.scanned,
+            "saved": self.saved,
+            "failed": self.failed,
+            "vault_meta": self.has_vault_meta,
+            "sha256": self.sha256,
+            "bytes": self.bytes,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreReport:
+    """
+    The end of a restore: `scanned` = `restored` + `overwritten` + `already` + `expired` + `failed`.
+
+    With `dry_run` nothing was written; `restored` and `overwritten` are what would be.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+    OUTCOMES: ClassVar[tuple[str, ...]] = ("restored", "overwritten", "already", "expired", "failed")
+
+    scanned: int
+    restored: int
+    overwritten: int
+    already: int
+    expired: int
+    failed: int
+    seconds: float
+    dry_run: bool = False
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 where some entries were not restored."""
+        return _SOME_FAILED if self.failed else 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary line that `--json` prints last."""
+        summary: dict[str, Any] = {
+            "type": "summary",
+            "schema": self.SCHEMA,
+            "command": "restore",
+            "scanned": self.scanned,
+            **{name: getattr(self, name) for name in self.OUTCOMES},
+            "seconds": round(self.seconds, 3),
+        }
+        if self.dry_run:
+            summary["dry_run"] = True
+        return summary
+
+
+@dataclass(slots=True)
+class Failures:
+    """All failures counted, and the first of them kept."""
+
+    count: int = 0
+    kept: list[Failure] = field(default_factory=list)
+
+    def add(self, failure: Failure) -> None:
+        """Count *failure*, and keep it while there is room."""
+        self.count += 1
+        if len(self.kept) < FAILURES_KEPT:
+            self.kept.append(failure)

@@ -1,0 +1,135 @@
+"""`backup` and `restore`: stored entries as they are, still sealed, in one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kvseal import backup as library
+from kvseal.cli import connect
+from kvseal.cli.options import command_options
+
+if TYPE_CHECKING:
+    from kvseal.backup import BackupReport, RestoreReport
+    from kvseal.cli.output import Output
+    from kvseal.cli.settings import Settings
+
+_FILE = click.argument("file", type=click.Path(path_type=Path))
+
+
+@click.command()
+@_FILE
+@command_options
+@connect.synchronous
+async def backup(output: Output, settings: Settings, *, file: Path) -> int:
+    """
+    Write every entry as it is stored, still sealed, into a new file.  Needs no secret.
+
+    \b
+    Examples:
+      vaultctl backup kv-monday.kvseal
+
+    The vault meta is in it, so that the file and a master secret are all that a restore
+    needs; records that were not encrypted in the store are not encrypted in the file.  The
+    file is its owner's alone, is read back before this reports success, and never replaces
+    another.  What cannot be read is kept as raw bytes and named (exit code 3).
+    """
+    async with connect.data_store(settings) as store:
+        report = await library.backup(store, file, listener=output.event)
+    output.ended(report, _backup_text(report))
+    if settings.meta_store is not None and not report.has_vault_meta:
+        output.note("the vault meta is in a store of its own and not in this file: back that store up too")
+    if report.failed:
+        output.note("what failed is in the file as raw bytes, which no restore puts back")
+    output.note(f"next: copy {report.file} to another machine, and keep the master secret elsewhere")
+    return report.exit_code
+
+
+@click.command()
+@_FILE
+@click.option("--create-store", is_flag=True, help="Create the store, if there is none at that place.")
+@click.option("--overwrite", is_flag=True, help="Replace entries that now have another value.")
+@click.option(
+    "--overwrite-vault-meta",
+    "overwrite_meta",
+    is_flag=True,
+    help="Replace another vault meta too, even by an older one.",
+)
+@click.option("--dry-run", is_flag=True, help="Check the file, compare, and write nothing.")
+@command_options
+@connect.synchronous
+async def restore(
+    output: Output,
+    settings: Settings,
+    *,
+    file: Path,
+    create_store: bool,
+    overwrite: bool,
+    overwrite_meta: bool,
+    dry_run: bool,
+) -> int:
+    """
+    Put back what is missing, with its own times.  Needs no secret.
+
+    \b
+    Examples:
+      vaultctl restore kv-monday.kvseal --dry-run
+      vaultctl restore kv-monday.kvseal --store disk:new --create-store
+
+    The whole file is checked before the first write.  What has expired since is left out.
+    What is there already stays; where it has another value, it is named (exit code 3) unless
+    --overwrite is given.  Run it again to finish one that was interrupted.
+
+    An older vault meta brings back what it accepted: with --overwrite-vault-meta, secrets
+    that were rotated away open the vault again, and records sealed since may be lost.
+    """
+    async with connect.data_store(settings, create=create_store, dry_run=dry_run) as store:
+        if not dry_run:
+            connect.require_offline(store, settings)
+            replaced = "even the vault meta" if overwrite_meta else "what differs" if overwrite else ""
+            if replaced:
+                output.confirm(f"Replace {replaced} in {store.location} by what is in {file}?", settings)
+        report = await library.restore(
+            file,
+            store,
+            dry_run=dry_run,
+            overwrite=overwrite,
+            overwrite_meta=overwrite_meta,
+            listener=output.event,
+        )
+    output.ended(report, _restore_text(report))
+    if dry_run:
+        output.note("nothing was written; next: the same command without --dry-run")
+    elif report.failed:
+        output.note("what failed was not touched; to run it again does no harm")
+    else:
+        output.note("next: vaultctl verify, if there is a vault in it")
+    return report.exit_code
+
+
+def _backup_text(report: BackupReport) -> str:
+    failed = f", {report.failed:,} CANNOT BE RESTORED" if report.failed else ""
+    meta = "with" if report.has_vault_meta else "without"
+    return (
+        f"backup: {_entries(report.scanned)}{failed}, {meta} a vault meta,"
+        f" {report.bytes:,} bytes; {report.seconds:.1f} s"
+    )
+
+
+def _restore_text(report: RestoreReport) -> str:
+    would = "would be " if report.dry_run else ""
+    words = (
+        (report.restored, f"{would}restored"),
+        (report.overwritten, f"{would}overwritten"),
+        (report.already, "already there"),
+        (report.expired, "expired since"),
+        (report.failed, "FAILED"),
+    )
+    counts = [f"{number:,} {word}" for number, word in words if number]
+    return f"restore: {', '.join((_entries(report.scanned), *counts))}; {report.seconds:.1f} s"
+
+
+def _entries(number: int) -> str:
+    return f"{number:,} entr{'y' if number == 1 else 'ies'}"
