@@ -182,6 +182,10 @@ class HookedDriver:
         done: bool = await self._around("delete", lambda: self._driver.delete_if_unchanged(entry))
         return done
 
+    def proves(self, entry: Entry, key: str) -> bool:
+        """Prove; that is no operation on the store."""
+        return self._driver.proves(entry, key)
+
     async def count(self) -> Count:
         """Count."""
         count: Count = await self._around("count", self._driver.count)

@@ -79,6 +79,7 @@ async def test_operations(tmp_path: Path) -> None:
     """The runbooks work in the order in which they stand."""
     printed = await follow("docs/operations.md", tmp_path)
 
+    assert "restore: 3 entries, 3 restored" in printed
     assert "verify: 2 records" in printed
     assert "(0, 0, 0)" in printed
 

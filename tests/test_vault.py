@@ -393,6 +393,7 @@ async def test_legacy_records_are_read_while_the_policy_says_so(
     assert ({"v": 1}, None) == await elsewhere.wrap().ttl("old")
     assert [{"v": 1}, None] == await elsewhere.wrap().get_many(["old", "none"])
 
+    await FernetEncryptionWrapper(key_value=any_store, fernet=Fernet(key)).put("old", {"v": 1})
     status = await vault.end_legacy_reads()
 
     assert () == status.legacy
@@ -432,6 +433,7 @@ async def test_plaintext_is_read_while_the_policy_says_so(
     assert {"read_legacy": True, "read_plaintext": True, "binding": "collection+key"} == status.policy
     assert {"v": 1} == await kv.get("plain")
 
+    await store.put("plain", {"v": 1})
     await vault.end_legacy_reads()
 
     with pytest.raises(PlaintextRecordError):

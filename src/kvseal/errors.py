@@ -39,11 +39,19 @@ Every error kvseal raises, each a subclass of py-key-value's own.
   + StoreError (StoreConnectionError): the backend
     - StoreNotFoundError
     - StoreUnreachableError
+    - ManifestError
     - UnsupportedStoreError
+      · UnsupportedStackError
     - Conflict
   + RecodeError
     - WrongLegacyKeyError
     - PlaintextFoundError
+    - LeaseHeldError
+  + BackupError
+    - BackupFileError
+    - MalformedBackupError
+      · UnknownBackupVersionError
+      · TruncatedBackupError
   + UsageError
 
 `exit_code` is what vaultctl exits with; the codes are listed in `EXIT_CODES`.
@@ -281,10 +289,20 @@ class StoreUnreachableError(StoreError):
     exit_code = 10
 
 
+class ManifestError(StoreError):
+    """A manifest of names cannot be read."""
+
+    exit_code = 2
+
+
 class UnsupportedStoreError(StoreError):
     """kvseal has no driver for this store."""
 
     exit_code = 2
+
+
+class UnsupportedStackError(UnsupportedStoreError):
+    """A wrapper of this stack keeps a driver from every record as it lies, or forbids to write it."""
 
 
 class Conflict(StoreError):  # noqa: N818 - the field's own word for a lost compare-and-swap
@@ -301,6 +319,34 @@ class WrongLegacyKeyError(RecodeError):
 
 class PlaintextFoundError(RecodeError):
     """The store holds plaintext, and the plan is to refuse it."""
+
+
+class LeaseHeldError(RecodeError):
+    """Another run works on this vault's records, or has taken this one's part over."""
+
+    exit_code = 11
+
+
+class BackupError(KvsealError):
+    """A backup cannot be taken, or cannot be restored."""
+
+
+class BackupFileError(BackupError):
+    """The file cannot be opened, read or written, or there is one of that name already."""
+
+    exit_code = 2
+
+
+class MalformedBackupError(BackupError):
+    """The file is no backup, or a damaged one; nothing of it is believed."""
+
+
+class UnknownBackupVersionError(MalformedBackupError):
+    """The backup is of a format version that this kvseal does not read."""
+
+
+class TruncatedBackupError(MalformedBackupError):
+    """The end of the backup is missing."""
 
 
 class UsageError(KvsealError):

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 from key_value.aio.errors import InvalidTTLError
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from typing import SupportsFloat
 
 _MILLISECONDS: Final = 1000
+_MICROSECONDS_PER_MILLISECOND: Final = 1000
 
 
 def now() -> int:
@@ -32,6 +34,12 @@ def expiry_of(ttl: SupportsFloat) -> int:
     if not (seconds > 0 and isfinite(seconds)):
         raise InvalidTTLError(ttl=ttl, extra_info={"type": type(ttl).__name__})
     return now() + max(1, round(seconds * _MILLISECONDS))
+
+
+def milliseconds(moment: datetime) -> int:
+    """Return *moment* rounded up: a sealed expiry never ends before the backend's."""
+    whole = int(moment.timestamp()) * _MILLISECONDS
+    return whole + -(-moment.microsecond // _MICROSECONDS_PER_MILLISECOND)
 
 
 def unexpired(value: dict[str, Any], expires_at: int | None) -> tuple[dict[str, Any] | None, int | None]:

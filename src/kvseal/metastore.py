@@ -11,12 +11,16 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kvseal.drivers import driver_for
-from kvseal.drivers.base import Driver, Entry, replace
+from kvseal.drivers.base import Driver, Entry, Replacement, replace
+from kvseal.drivers.chain import Chain
+from kvseal.drivers.delegate import DelegatingDriver
+from kvseal.drivers.orders import refuse_hidden_records, warn_of_blind_search
+from kvseal.drivers.python import OwnedStoreDriver
 from kvseal.envelope.stored import is_sealed
 from kvseal.errors import (
     Conflict,
@@ -32,7 +36,7 @@ from kvseal.errors import (
 from kvseal.keys.meta import COLLECTION, KEY, VaultMeta, is_vault_meta
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
     from typing_extensions import Self
@@ -50,9 +54,10 @@ class MetaStore:
     accepts for its vault, so an older copy put back later is refused.
     """
 
-    __slots__ = ("_driver", "_owns_driver")
+    __slots__ = ("_driver", "_owns_driver", "_store")
 
     def __init__(self, store: AsyncKeyValue | Driver) -> None:
+        self._store = store
         self._owns_driver = not isinstance(store, Driver)
         self._driver = driver_of(store)
 
@@ -66,6 +71,11 @@ class MetaStore:
         except BaseException:
             await metastore.close()
             raise
+
+    @property
+    def driver(self) -> Driver:
+        """The driver of the store that holds the vault meta."""
+        return self._driver
 
     @property
     def location(self) -> str:
@@ -82,17 +92,60 @@ class MetaStore:
             ForeignVaultError: another program's record is there.
             VaultMetaError: it is malformed, unreadable, or older than this process has seen.
         """
+        entry, seen = await self._look()
+        return None if entry is None else (entry, self._meta_in(entry, seen))
+
+    async def place_for(self, adopted: Mapping[str, Any] | None) -> Entry | None:
+        """
+        Return the entry that a new vault meta is to replace, or `None` where there is none.
+
+        Only *adopted*, another program's record whose keys the new vault will hold, is ever replaced.
+
+        Raises:
+            VaultExistsError: there is a vault already.
+            ForeignVaultError: another program's record is there, and it is not *adopted*.
+            Conflict: *adopted* is gone.
+        """
+        entry, seen = await self._look()
+        if entry is None and adopted is None:
+            return None
+        if entry is None:
+            msg = f"the record that the vault in {self.location} was to adopt is gone"
+            raise Conflict(msg, hint="find out who removed it; nothing was changed")
+        if adopted is None or entry.value != adopted:
+            self._meta_in(entry, seen)
+            raise self._exists()
+        if entry.expires_at is not None:
+            msg = (
+                f"the record to adopt in {self.location} has an expiry, and the vault meta would have it too"
+            )
+            raise ForeignVaultError(
+                msg, hint="find out who set it; the program that wrote the record never does"
+            )
+        return entry
+
+    async def has_vault(self, adopted: Mapping[str, Any] | None = None) -> bool:
+        """Whether there is a vault; `False` where there is nothing, or *adopted*; raises like `place_for`."""
+        try:
+            await self.place_for(adopted)
+        except VaultExistsError:
+            return True
+        return False
+
+    async def _look(self) -> tuple[Entry | None, dict[bytes, int]]:
         # What was seen before the look: meanwhile another task may see a newer one, and that is no rollback.
         seen = _seen.copy()
-        entry = await self._driver.get(COLLECTION, KEY)
-        if entry is None:
-            return None
+        return await self._driver.get(COLLECTION, KEY), seen
+
+    def _meta_in(self, entry: Entry, seen: Mapping[bytes, int]) -> VaultMeta:
         if entry.value is None:
             msg = f"the vault meta in {self.location} cannot be read: {entry.problem}"
             raise VaultMetaError(msg, hint="restore the vault meta from a backup")
         if not is_vault_meta(entry.value):
             msg = f"{COLLECTION}/{KEY} in {self.location} was written by another program, not by kvseal"
-            raise ForeignVaultError(msg, hint="use another store, or import that vault first")
+            raise ForeignVaultError(
+                msg, hint="import it with vaultctl migrate-from-authsome, or use another store"
+            )
         meta = VaultMeta.from_value(entry.value)
         lowest = seen.get(meta.vault_id, 0)
         if meta.revision < lowest:
@@ -100,7 +153,11 @@ class MetaStore:
             raise RolledBackMetaError(
                 msg, hint="find out who put an older copy back, then restore the newest"
             )
-        return entry, meta
+        return meta
+
+    def _exists(self) -> VaultExistsError:
+        msg = f"there already is a vault in {self.location}"
+        return VaultExistsError(msg, hint="open it, or choose another store")
 
     async def expect(self) -> tuple[Entry, VaultMeta]:
         """Return what `load` does, or raise `VaultNotFoundError`."""
@@ -110,18 +167,25 @@ class MetaStore:
             raise VaultNotFoundError(msg, hint="check the store, or create a vault with vaultctl init")
         return loaded
 
-    async def create(self, meta: VaultMeta) -> None:
+    async def create(self, meta: VaultMeta, *, place: Entry | None = None) -> None:
         """
-        Put *meta* if there is none: of any number of processes that try, one succeeds.
+        Put *meta* where there is none, or in the *place* of what it adopts: of all who try, one succeeds.
 
         Raises:
             VaultExistsError: there is one already.
+            ForeignVaultError, Conflict: what was to be adopted is another by now, or gone.
         """
-        now = datetime.now(timezone.utc)
-        entry = Entry(COLLECTION, KEY, meta.as_value(), created_at=now)
-        if not await self._driver.put_if_absent(entry):
-            msg = f"there already is a vault in {self.location}"
-            raise VaultExistsError(msg, hint="open it, or choose another store")
+        if place is not None:
+            (done,) = await self._driver.replace_many([Replacement(place, meta.as_value())])
+            # Somebody else was faster: with a vault, or with something else, which this finds out.
+            if not done and await self.place_for(None) is None:
+                msg = f"the record that the vault in {self.location} was to adopt is gone"
+                raise Conflict(msg, hint="find out who removed it; nothing was changed")
+        else:
+            now = datetime.now(timezone.utc)
+            done = await self._driver.put_if_absent(Entry(COLLECTION, KEY, meta.as_value(), created_at=now))
+        if not done:
+            raise self._exists()
         await self._read_back(meta)
 
     async def change(self, entry: Entry, meta: VaultMeta) -> None:
@@ -150,9 +214,13 @@ class MetaStore:
         if self._driver.capabilities.evicts:
             _log.warning("%s drops entries when it is full, the vault meta first; move it", self.location)
 
-    async def refuse_loss(self, data_store: AsyncKeyValue | Driver | None) -> None:
+    async def refuse_loss(
+        self, data_store: AsyncKeyValue | Driver | None, adopted: Mapping[str, Any] | None = None
+    ) -> None:
         """
         Raise where a vault meta of its own would leave records behind that nothing can open.
+
+        Where it holds the keys of *adopted*, the data store may keep that record.
 
         Raises:
             EvictingStoreError: the meta would live in this process alone, and the records would not.
@@ -164,15 +232,16 @@ class MetaStore:
             driver: Driver | None = driver_of(data_store)
         except UnsupportedStoreError:
             driver = None
-        lasting = driver is None or not driver.capabilities.in_process_only
+        lasting = driver is None or driver.capabilities.lasting
         try:
-            if driver is not None and await driver.get(COLLECTION, KEY) is not None:
+            there = None if driver is None else await driver.get(COLLECTION, KEY)
+            if driver is not None and there is not None and (adopted is None or there.value != adopted):
                 msg = f"{driver.location} already has a vault meta of its own"
                 raise VaultExistsError(msg, hint="open it without meta_store=")
         finally:
             if driver is not None and driver is not data_store:
                 await driver.close()
-        if lasting and self._driver.capabilities.in_process_only:
+        if lasting and not self._driver.capabilities.lasting:
             msg = f"the vault meta in {self.location} would be gone with this process, the records not"
             raise EvictingStoreError(
                 msg, hint="keep the vault meta in a store that lasts, such as a DiskStore"
@@ -184,12 +253,18 @@ class MetaStore:
 
         Looks at every entry of *data_store*, or of the meta's own store where it is `None`:
         creation happens once, and a new vault over old records would bury them for ever.
-        A data store without a driver cannot be searched.
+        A data store without a driver cannot be searched; one below wrappers that hide its records is
+        searched in vain, which is logged.
         """
         found = await self._first_sealed(data_store)
-        # The record may be of a vault that another process has created since.
-        if found is None or await self.load() is not None:
+        if found is None and (chain := _chain_of(data_store or self._store)) is not None:
+            warn_of_blind_search(chain)
+        if found is None:
             return
+        with suppress(ForeignVaultError):
+            # The record may be of a vault that another process has created since.
+            if await self.load() is not None:
+                return
         msg = (
             f"there are sealed records such as {found.collection}/{found.key}, "
             f"but the vault meta that opens them is missing from {self.location}"
@@ -227,6 +302,32 @@ class MetaStore:
 def driver_of(store: AsyncKeyValue | Driver) -> Driver:
     """Return the driver of *store*, or *store* itself where it is one."""
     return store if isinstance(store, Driver) else driver_for(store)
+
+
+def recodable_driver(store: AsyncKeyValue | Driver, *, writes: bool = True) -> Driver:
+    """
+    Return the driver of *store* for a tool that has to see every record as it lies.
+
+    Unlike `driver_of`, which reaches the vault meta past any wrapper, it looks at the
+    wrappers first.  *writes* says whether the tool may change what it finds.
+
+    Raises:
+        UnsupportedStackError: a wrapper hides records, or forbids to write them; nothing was opened.
+        UnsupportedStoreError: kvseal has no driver for the store.
+    """
+    chain = _chain_of(store)
+    if chain is not None:
+        refuse_hidden_records(chain, writes=writes)
+    return driver_of(store)
+
+
+def _chain_of(store: AsyncKeyValue | Driver) -> Chain | None:
+    """Return the wrapper chain of *store*, or `None` for a driver that no store object was made for."""
+    while isinstance(store, DelegatingDriver) and not isinstance(store, OwnedStoreDriver):
+        store = store._driver  # noqa: SLF001 - a driver around another says nothing of its own
+    if isinstance(store, OwnedStoreDriver):
+        return Chain.of(store.store)
+    return None if isinstance(store, Driver) else Chain.of(store)
 
 
 async def _first_sealed(driver: Driver) -> Entry | None:

@@ -10,7 +10,7 @@ A crash between any two steps leaves a vault that opens.
 from __future__ import annotations
 
 import asyncio
-import logging
+from contextlib import suppress
 from datetime import datetime, timezone
 from functools import partial
 from os import urandom
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from kvseal.drivers.base import Driver, Entry
     from kvseal.envelope.codec import RecordCodec
+    from kvseal.keys.adoption import Adoption
     from kvseal.keys.keyring import LegacyKey
     from kvseal.keys.secret import Secret
     from kvseal.wrapper import EnvelopeEncryptionWrapper
@@ -49,9 +50,6 @@ if TYPE_CHECKING:
 
 class _Change(Protocol):
     def __call__(self, meta: VaultMeta, root: RootKey, *, now: datetime) -> VaultMeta: ...
-
-
-_log = logging.getLogger("kvseal")
 
 
 class Vault:
@@ -96,37 +94,40 @@ class Vault:
         meta_store: AsyncKeyValue | Driver | None = None,
         policy: Policy | None = None,
         label: str = "primary",
+        adopts: Adoption | None = None,
         memory_ceiling: int = DEFAULT_MEMORY_CEILING,
     ) -> Vault:
         """
         Create the vault: a new root key, DEK 1 and the first keyslot.
 
         Without a *secret*, and with none in the environment, one is generated into the keyring
-        or the key file.
+        or the key file.  With *adopts*, another program's keys become legacy keys of the vault,
+        and its record makes room, in the one write that creates it.
 
         Raises:
-            VaultExistsError, ForeignVaultError: something is there already.
+            VaultExistsError, ForeignVaultError: something is there already that is not adopted.
+            Conflict: what was to be adopted is gone.
             VaultMetaLostError: the store holds sealed records of a vault whose meta is missing.
             EvictingStoreError: the store could drop the vault meta.
             SecretError, KDFParametersError, StoreError: nothing was written.
         """
         async with MetaStore.reached(meta_store or store) as metastore:
-            if await metastore.load() is not None:
-                msg = f"there already is a vault in {metastore.location}"
-                raise VaultExistsError(msg, hint="open it, or choose another store")
+            record = None if adopts is None else adopts.record
+            place = await metastore.place_for(record if meta_store is None else None)
             # After the first operation: some stores learn only then whether they evict.
             await metastore.refuse_eviction()
             await metastore.refuse_orphaned_records(None if meta_store is None else store)
-            await metastore.refuse_loss(None if meta_store is None else store)
+            await metastore.refuse_loss(None if meta_store is None else store, record)
             check_memory(kdf, memory_ceiling)
             chosen = await secret_for_creation(secret)
             root = RootKey.generate(urandom(VAULT_ID_SIZE))
             slot = await asyncio.to_thread(
                 Keyslot.create, root, chosen, kdf, label=label, now=_now(), memory_ceiling=memory_ceiling
             )
-            meta = changes.first(root, slot, policy or Policy(), now=_now())
+            adopted = () if adopts is None else adopts.keys
+            meta = changes.first(root, slot, policy or Policy(), adopted=adopted, now=_now())
             root = await _prove(meta, slot, chosen, root)
-            await metastore.create(meta)
+            await metastore.create(meta, place=place)
             return cls(
                 store, metastore, chosen, root, slot_id=slot.id, meta=meta, memory_ceiling=memory_ceiling
             )
@@ -179,19 +180,19 @@ class Vault:
         secret: Secret | str | None = None,
         kdf: Argon2idParams = Argon2idParams.RFC_9106_LOW_MEMORY,
         meta_store: AsyncKeyValue | Driver | None = None,
+        adopts: Adoption | None = None,
         memory_ceiling: int = DEFAULT_MEMORY_CEILING,
     ) -> Vault:
         """Open the vault, or create it; of processes that race, one creates and all open what it created."""
-        async with MetaStore.reached(meta_store or store) as metastore:
-            exists = await metastore.load() is not None
-            await metastore.close()
-        if not exists:
-            try:
-                return await cls.create(
-                    store, secret=secret, kdf=kdf, meta_store=meta_store, memory_ceiling=memory_ceiling
-                )
-            except VaultExistsError:
-                _log.debug("another process created the vault first")
+        with suppress(VaultExistsError):
+            return await cls.create(
+                store,
+                secret=secret,
+                kdf=kdf,
+                meta_store=meta_store,
+                adopts=adopts,
+                memory_ceiling=memory_ceiling,
+            )
         return await cls.open(store, secret=secret, meta_store=meta_store, memory_ceiling=memory_ceiling)
 
     @property
@@ -211,6 +212,11 @@ class Vault:
         return EnvelopeEncryptionWrapper(
             key_value, vault=self, context=context, raise_on_decryption_error=raise_on_decryption_error
         )
+
+    @property
+    def metastore(self) -> MetaStore:
+        """Where the vault meta lies."""
+        return self._metastore
 
     def status(self) -> VaultStatus:
         """Return what the vault meta says: slots, DEKs, policy, legacy keys.  No secret is in it."""

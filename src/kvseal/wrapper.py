@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn
-from weakref import WeakKeyDictionary
 
-from key_value.aio.wrappers.compression import CompressionWrapper
 from key_value.aio.wrappers.encryption.base import BaseEncryptionWrapper
 from key_value.aio.wrappers.read_only import ReadOnlyWrapper
 from typing_extensions import Self, override
@@ -21,6 +20,7 @@ from typing_extensions import Self, override
 from kvseal import expiry
 from kvseal.capabilities import refuse_reserved, with_capabilities_of
 from kvseal.drivers.chain import Chain
+from kvseal.drivers.orders import warn_of_orders
 from kvseal.envelope.kdf import DEFAULT_MEMORY_CEILING, Argon2idParams
 from kvseal.envelope.memo import Memo
 from kvseal.envelope.stored import VERSION
@@ -30,10 +30,12 @@ from kvseal.errors import (
     RecordError,
     UnknownDEKError,
     UnreadableRecordsError,
+    VaultLockedError,
 )
 from kvseal.keys.defaults import check_secret
 from kvseal.keys.single_flight import SingleFlight
-from kvseal.legacy import codecs_for
+from kvseal.policy_reads import PolicyReads
+from kvseal.resealing import OldRecord, Resealer
 from kvseal.vault import Vault
 
 if TYPE_CHECKING:
@@ -44,9 +46,7 @@ if TYPE_CHECKING:
 
     from kvseal.drivers.base import Driver
     from kvseal.envelope.codec import RecordCodec
-    from kvseal.keys.keyring import Keyring
     from kvseal.keys.secret import Secret
-    from kvseal.legacy import LegacyCodec
 
 _COLLECTIONS: Final = 4096
 
@@ -81,6 +81,9 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
     unreadable: Counter[str]
     """With `raise_on_decryption_error=False`: records that read as missing, by error class."""
 
+    resealed: Counter[str]
+    """Legacy and plaintext records that reads tried to seal, by outcome: see `kvseal.resealing`."""
+
     def __new__(cls, key_value: AsyncKeyValue, **_: Any) -> Self:
         """Compose the class with the capabilities of *key_value*."""
         wrapper: Self = object.__new__(with_capabilities_of(key_value, cls))
@@ -101,7 +104,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
     ) -> None:
         check_secret(secret)
         chain = Chain.of(key_value)
-        _warn_of_transformers(chain)
+        warn_of_orders(chain)
         super().__init__(
             key_value=key_value,
             encryption_fn=_never,
@@ -122,7 +125,9 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         self._owns_vault = vault is None
         self._opening: SingleFlight[Vault] = SingleFlight()
         self._refreshing: SingleFlight[bool] = SingleFlight()
-        self._legacy: WeakKeyDictionary[Keyring, tuple[LegacyCodec, ...]] = WeakKeyDictionary()
+        self._policy_reads = PolicyReads()
+        self._resealer = Resealer(chain)
+        self.resealed = self._resealer.outcomes
         self._chain = chain
         self._renames_keys = self._chain.renames_keys
         self._collections = Memo(self._base_collection, _COLLECTIONS)
@@ -151,8 +156,8 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             return None
         try:
             value, expires_at = codec.open(stored, base, name)
-        except RecordError as exc:
-            return (await self._read_uncommon(exc, stored, (base, name)))[0]
+        except RecordError:
+            return (await self._read(stored, (base, name)))[0]
         return value if expires_at is None or expires_at > expiry.now() else None
 
     @override
@@ -257,10 +262,17 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         await self.vault()
 
     async def release(self) -> None:
-        """Forget the keys; the next operation opens the vault again, unless it was made by `Vault.wrap`."""
-        if self._owns_vault and self._vault is not None:
-            vault, self._vault = self._vault, None
-            await vault.close()
+        """
+        Forget the keys, and close the driver that has re-sealed records.
+
+        The next operation opens the vault again, unless it was made by `Vault.wrap`: its keys stay.
+        """
+        try:
+            await self._resealer.close()
+        finally:
+            if self._owns_vault and self._vault is not None:
+                vault, self._vault = self._vault, None
+                await vault.close()
 
     def _names(self, collection: str | None, key: str) -> tuple[str, str]:
         """Return the names at the base store, to which the record is bound."""
@@ -302,6 +314,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
     ) -> list[tuple[dict[str, Any] | None, int | None]]:
         opened: list[tuple[dict[str, Any] | None, int | None]] = [(None, None)] * len(names)
         uncommon: list[int] = []
+        old: list[OldRecord] = []
         errors: list[RecordError] = []
         codec = (await self.vault()).codecs[self._context]
         for index, (one, (base, name)) in enumerate(zip(stored, names, strict=True)):
@@ -312,9 +325,10 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
                     uncommon.append(index)
         for index in uncommon:
             try:
-                opened[index] = await self._read(stored[index], names[index])
+                opened[index] = await self._open(stored[index], names[index], old)
             except RecordError as exc:
                 errors.append(exc)
+        await self._reseal(old)
         if errors:
             raise UnreadableRecordsError(errors, len(names))
         return opened
@@ -322,56 +336,55 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
     async def _read(
         self, stored: Mapping[str, Any] | None, names: tuple[str, str]
     ) -> tuple[dict[str, Any] | None, int | None]:
+        old: list[OldRecord] = []
+        opened = await self._open(stored, names, old)
+        await self._reseal(old)
+        return opened
+
+    async def _open(
+        self, stored: Mapping[str, Any] | None, names: tuple[str, str], old: list[OldRecord]
+    ) -> tuple[dict[str, Any] | None, int | None]:
+        """Open what is sealed, or else what `_open_uncommon` does."""
         if stored is None:
             return None, None
         codec: RecordCodec = (await self.vault()).codecs[self._context]
         try:
             return codec.open(stored, *names)
         except RecordError as exc:
-            return await self._read_uncommon(exc, stored, names)
+            return await self._open_uncommon(exc, stored, names, old)
 
-    async def _read_uncommon(
-        self, error: RecordError, stored: Mapping[str, Any], names: tuple[str, str]
+    async def _open_uncommon(
+        self, error: RecordError, stored: Mapping[str, Any], names: tuple[str, str], old: list[OldRecord]
     ) -> tuple[dict[str, Any] | None, int | None]:
-        """Read what another process sealed since the vault was opened, or what policy lets in; else raise."""
+        """
+        Open what another process sealed since the vault was opened, or what policy lets in; else raise.
+
+        What policy has let in joins *old*.
+        """
         vault = await self.vault()
         try:
             if isinstance(error, UnknownDEKError):
                 # Whether or not this refresh found anything: another reader's may have, a moment ago.
                 await self._refreshing.run(vault.refresh)
                 return expiry.unexpired(*vault.codecs[self._context].open(stored, *names))
-            if isinstance(error, LegacyRecordError) and vault.keyring.policy.read_legacy:
-                return self._open_legacy(stored, vault.keyring), None
+            if isinstance(error, LegacyRecordError | PlaintextRecordError):
+                value = await self._policy_reads.open(error, stored, vault)
+                old.append(OldRecord(*names, stored, value))
+                return value, None
         except RecordError as exc:
             error = exc
-        if isinstance(error, PlaintextRecordError) and vault.keyring.policy.read_plaintext:
-            return dict(stored), None
         if self.raise_on_decryption_error:
             raise error.at(*names)
         self.unreadable[type(error).__name__] += 1
         _log.warning("a record reads as missing: %s: %s", type(error).__name__, error.at(*names))
         return None, None
 
-    def _open_legacy(self, stored: Mapping[str, Any], keyring: Keyring) -> dict[str, Any]:
-        codecs = self._legacy.get(keyring)
-        if codecs is None:
-            codecs = self._legacy[keyring] = codecs_for((key.kind, key.key) for key in keyring.legacy)
-        for codec in codecs:
-            if codec.recognises(stored):
-                return codec.open(stored)
-        msg = "the record is of a legacy format for which the vault holds no key"
-        raise LegacyRecordError(msg)
-
-
-def _warn_of_transformers(chain: Chain) -> None:
-    """Log where a wrapper below changes what is stored, so that nothing else recognises the records."""
-    for wrapper in chain.wrappers:
-        if isinstance(wrapper, (CompressionWrapper, BaseEncryptionWrapper)):
-            _log.warning(
-                "%s below kvseal hides its records from vaultctl, migrations and the search for a lost"
-                " vault meta: put it above",
-                type(wrapper).__name__,
-            )
+    async def _reseal(self, old: Sequence[OldRecord]) -> None:
+        vault = self._vault
+        if old and vault is not None:
+            # Locked meanwhile, it seals nothing more.
+            with suppress(VaultLockedError):
+                await self._resealer.reseal(old, vault.codecs[self._context])
 
 
 def _never(*_: object) -> NoReturn:

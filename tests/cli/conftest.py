@@ -23,7 +23,7 @@ def vaultctl(
     monkeypatch.setenv("NEW", NEW_SECRET)
     monkeypatch.setenv("OLD", FERNET_KEY)
     monkeypatch.setenv("VAULTCTL_STORE", "disk:kv")
-    for name in ("VAULTCTL_META_STORE", "NO_COLOR"):
+    for name in ("VAULTCTL_META_STORE", "VAULTCTL_MANIFEST", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
     return Terminalless(work, capsys, monkeypatch)

@@ -32,11 +32,15 @@ FERNET_KEY = "b2xkIGtleSBvZiB0aGUgb2xkIGFwcGxpY2F0aW9uISE="
 PLAINTEXT = "token-that-must-not-be-seen"
 
 _VARYING = (
+    (re.compile(r"\b[0-9a-f]{64}\b"), "<sha256>"),
     (re.compile(r"\b[0-9a-f]{48}\b"), "<nonce>"),
+    (re.compile(r"\bbefore-\w+-\w+\.kvseal"), "before-<time>.kvseal"),
     (re.compile(r"\b[0-9a-f]{32}\b"), "<vault>"),
     (re.compile(r"\b[0-9a-f]{16}\b"), "<slot>"),
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)"), "<time>"),
     (re.compile(r"KVSEAL1(?:-\w+)+"), "<secret>"),
+    (re.compile(r"\b[\d,]+ bytes;"), "<size> bytes;"),
+    (re.compile(r'"bytes":\d+'), '"bytes":<size>'),
     (re.compile(r"; \d+\.\d s\b"), "; <t> s"),
     (re.compile(r'"seconds":[\d.e-]+'), '"seconds":<t>'),
 )

@@ -198,6 +198,7 @@ def test_config_that_others_can_change(migrated: Terminalless) -> None:
 def test_every_command_has_the_global_options() -> None:
     """`--json` and the rest are on every command."""
     expected = {"store", "meta_store", "secret", "as_json", "yes", "no_input", "quiet", "debug"}
+    expected |= {"manifest", "offline"}
     for name, command in cli.commands.items():
         assert expected <= {parameter.name for parameter in command.params}, name
 
@@ -214,8 +215,9 @@ def test_help_leads_with_examples(vaultctl: Terminalless, name: str | None) -> N
 
 def test_whatever_changes_something_has_a_dry_run() -> None:
     """Every command that writes can be asked what it would do."""
-    writing = {"init", "rotate", "migrate-from-fernet", "put", "delete"}
-    reading = {"status", "verify", "inspect", "get", "list", "keygen", "completion", "help"}
+    migrating = {"migrate-from-fernet", "migrate-from-authsome", "migrate-to-fernet"}
+    writing = {"init", "rotate", "put", "delete", "restore", *migrating}
+    reading = {"status", "verify", "inspect", "get", "list", "keygen", "backup", "completion", "help"}
 
     assert set(cli.commands) == writing | reading
     for name in writing:
@@ -230,6 +232,9 @@ def test_whatever_changes_something_has_a_dry_run() -> None:
         "put c new --dry-run",
         "put c a --dry-run --ttl 1h",
         "delete c a --dry-run --yes",
+        "restore made.kvseal --dry-run",
+        "restore made.kvseal --dry-run --overwrite --overwrite-vault-meta",
+        "restore made.kvseal --dry-run --create-store --store disk:new",
         "init --store disk:new --create-store --dry-run",
         "init --store disk:new --meta-store disk:meta --create-store --dry-run",
         "migrate-from-fernet --fernet-key env:OLD --dry-run --yes",
@@ -247,6 +252,8 @@ def test_nothing_is_written(migrated: Terminalless, command: str) -> None:
     old_store(Path("source"), {"a": {"v": 1}})
     if command.startswith("migrate"):
         command += " --store disk:source"
+    if command.startswith("restore"):
+        assert 0 == migrated("backup made.kvseal").code
     before = contents(migrated.directory)
 
     done = migrated(command, stdin='{"v": 1}')

@@ -41,9 +41,22 @@ def a_damaged_vault(directory: Path) -> None:
     with_store(directory / "kv", harm)
 
 
+def three_entries(directory: Path) -> None:
+    """Put an old record, plaintext and one that nobody can read into the store."""
+    old_store(directory / "kv", {"a": {"v": 1}})
+
+    async def add(store: Any) -> None:
+        await store.put("open", {"v": 1}, collection="c")
+        store._cache.set("c::pickled", {"v": 1})
+
+    with_store(directory / "kv", add)
+    (directory / "garbage").write_text("no backup")
+
+
 BEFORE: dict[str, Callable[[Path], None]] = {
     "migrate": an_old_vault,
     "damage": a_damaged_vault,
+    "backup": three_entries,
     "init-and-rotate": nothing,
     "records": nothing,
     "help": nothing,

@@ -14,9 +14,9 @@ from kvseal.drivers import driver_for
 from kvseal.drivers.base import Entry, Page
 from kvseal.drivers.memory import MemoryDriver
 from kvseal.recode import Failure, PlaintextRule, Progress, migrate, recode, survey
-from kvseal.recode.engine import PAGES_IN_FLIGHT
 from kvseal.recode.plan import migration
 from kvseal.recode.report import FAILURES_KEPT
+from kvseal.recode.walk import PAGES_IN_FLIGHT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -139,7 +139,7 @@ async def test_opening_and_sealing_leave_the_event_loop_alone(store: MemoryStore
     from kvseal.recode import SealedTarget
 
     vault = await Vault.create(store, secret=SECRET, kdf=CHEAP)
-    source, target = Watched(fernet()), Watched(SealedTarget(vault.keyring.codec()))
+    source, target = Watched(fernet()), Watched(SealedTarget.of(vault))
 
     await survey(driver_for(store), [source])
     surveyed = set(source.threads)

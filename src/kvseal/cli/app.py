@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import click
 
+from kvseal.cli.backup import backup, restore
 from kvseal.cli.completion import completion
 from kvseal.cli.help import help_command
 from kvseal.cli.keygen import keygen
-from kvseal.cli.migrate import migrate_from_fernet
+from kvseal.cli.migrate import migrate_from_authsome, migrate_from_fernet, migrate_to_fernet
 from kvseal.cli.options import global_options
 from kvseal.cli.output import json_line, printable
 from kvseal.cli.records import delete, get, inspect, list_, put
@@ -51,6 +52,8 @@ for _command in (
     init,
     status,
     migrate_from_fernet,
+    migrate_from_authsome,
+    migrate_to_fernet,
     rotate,
     verify,
     inspect,
@@ -58,6 +61,8 @@ for _command in (
     put,
     delete,
     list_,
+    backup,
+    restore,
     keygen,
     completion,
     help_command,
@@ -73,7 +78,9 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     try:
-        code: Any = cli.main(arguments, prog_name="vaultctl", standalone_mode=False, obj=Settings())
+        code: Any = cli.main(
+            arguments, prog_name="vaultctl", standalone_mode=False, obj=Settings(arguments=tuple(arguments))
+        )
     except click.exceptions.Exit as exc:
         return exc.exit_code
     except BrokenPipeError:

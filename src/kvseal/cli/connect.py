@@ -11,7 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from kvseal.cli.output import interruptible
-from kvseal.drivers import driver_from_url
+from kvseal.drivers import driver_from_url, python
+from kvseal.drivers.manifest import Manifest, NamedDriver
 from kvseal.errors import StoreNotFoundError, UsageError, VaultNotFoundError
 from kvseal.keys.defaults import secret_for_opening
 from kvseal.keys.sources import check_reference, resolve
@@ -45,9 +46,7 @@ class Stores:
 async def stores(settings: Settings, *, create: bool = False, dry_run: bool = False) -> AsyncIterator[Stores]:
     """Yield the drivers of the stores that *settings* name; see `store` for *create* and *dry_run*."""
     async with AsyncExitStack() as stack:
-        data = await stack.enter_async_context(
-            store(settings.required_store(), create=create, dry_run=dry_run)
-        )
+        data = await stack.enter_async_context(data_store(settings, create=create, dry_run=dry_run))
         meta = None
         if settings.meta_store is not None:
             meta = await stack.enter_async_context(store(settings.meta_store, create=create, dry_run=dry_run))
@@ -55,11 +54,30 @@ async def stores(settings: Settings, *, create: bool = False, dry_run: bool = Fa
 
 
 @asynccontextmanager
-async def store(url: str, *, create: bool, dry_run: bool) -> AsyncIterator[Driver]:
-    """Yield the driver of the store *url*; where a *dry_run* would *create* it, an empty one stands in."""
+async def data_store(
+    settings: Settings, *, create: bool = False, dry_run: bool = False
+) -> AsyncIterator[Driver]:
+    """Yield the driver of `--store`, whose entries have the names of `--manifest` where they have none."""
+    url, manifest = settings.required_store(), None
+    if settings.manifest is not None:
+        manifest = await asyncio.to_thread(Manifest.checked, Path(settings.manifest))
+    names = manifest if settings.offline else None
+    async with store(url, create=create, dry_run=dry_run, offline_names=names) as driver:
+        yield driver if manifest is None else NamedDriver(driver, manifest)
+
+
+@asynccontextmanager
+async def store(
+    url: str, *, create: bool, dry_run: bool, offline_names: Manifest | None = None
+) -> AsyncIterator[Driver]:
+    """
+    Yield the driver of the store *url*; where a *dry_run* would *create* it, an empty one stands in.
+
+    With *offline_names* it may be a store without a driver, of which no more than those is seen.
+    """
     async with AsyncExitStack() as stack:
         try:
-            driver = await driver_from_url(url, create=create and not dry_run)
+            driver = await _opened(url, create=create and not dry_run, offline_names=offline_names)
         except StoreNotFoundError:
             if not (create and dry_run and _is_free(url)):
                 raise
@@ -108,6 +126,25 @@ def synchronous(
         return asyncio.run(function(*arguments, **options))
 
     return run
+
+
+def require_offline(driver: Driver, settings: Settings) -> None:
+    """
+    Let a command that is about to write go on, if it takes nothing from anybody.
+
+    Raises:
+        UsageError: the store has no compare-and-swap, and nobody said that there are no other writers.
+    """
+    if not driver.capabilities.atomic_replace and not settings.offline:
+        msg = f"{driver.location} has no compare-and-swap: what others write there meanwhile can be lost"
+        raise UsageError(msg, hint="stop whatever writes to the store, and give --offline")
+
+
+async def _opened(url: str, *, create: bool, offline_names: Manifest | None) -> Driver:
+    scheme, _, location = url.partition(":")
+    if offline_names is not None and scheme.lower() == "python":
+        return await python.from_location(location, offline_names=offline_names)
+    return await driver_from_url(url, create=create)
 
 
 def _is_free(url: str) -> bool:

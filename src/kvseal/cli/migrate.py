@@ -1,25 +1,35 @@
-"""`migrate-from-fernet`: an old vault becomes a sealed one."""
+"""`migrate-from-fernet`, `migrate-from-authsome` and `migrate-to-fernet`: into kvseal, and out of it."""
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kvseal.cli import connect
 from kvseal.cli.options import argon2_option, command_options
-from kvseal.envelope.kdf import Argon2idParams
+from kvseal.cli.origin import Origin, authsome_masters, fastmcp_origin, fernet_origin, read
+from kvseal.cli.recipe import AuthsomeKeys, FastMCPKeys, FernetKeys, NoKeys
+from kvseal.cli.recoding import NOT_ALL_SEALED, backing_up, exit_code, recode_options
+from kvseal.cli.workers import share
 from kvseal.errors import UsageError
 from kvseal.legacy import FernetCodec
-from kvseal.legacy.fernet import derive_key, parse_key
-from kvseal.recode import PlaintextRule, migrate
+from kvseal.legacy.fernet import parse_key
+from kvseal.metastore import MetaStore
+from kvseal.recode import Migration, import_keys, migrate, prepare, recode, rollback
+from kvseal.recode.takeover import take_over_authsome
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from kvseal.cli.output import Output
+    from kvseal.cli.recipe import Recipe
+    from kvseal.cli.recoding import Recoding
     from kvseal.cli.settings import Settings
-    from kvseal.recode import Migration
+    from kvseal.drivers.base import Driver
+    from kvseal.recode.migrate import Options
 
 
 @click.command("migrate-from-fernet")
@@ -32,36 +42,21 @@ if TYPE_CHECKING:
 )
 @click.option("--source-material", metavar="REF", help="What the old wrapper derived its key from …")
 @click.option("--salt", metavar="REF", help="… and its salt.")
-@click.option("--to", metavar="URL", help="Put sealed copies into this store instead of re-sealing in place.")
+@click.option("--fastmcp-client-secret", metavar="REF", help="The OAuth client secret of a FastMCP server.")
+@click.option("--fastmcp-signing-key", metavar="REF", help="The jwt_signing_key of a FastMCP server.")
+@click.option("--fastmcp-encryption-key", metavar="REF", help="FASTMCP_OAUTH_ENCRYPTION_KEY of a client.")
 @click.option(
-    "--plaintext",
-    type=click.Choice([rule.value for rule in PlaintextRule]),
-    default=PlaintextRule.REFUSE.value,
-    show_default=True,
-    help="What to do with records that were never encrypted.",
+    "--fastmcp-server-url",
+    "fastmcp_server_urls",
+    metavar="URL",
+    multiple=True,
+    help="A server whose tokens a FastMCP client has stored.",
 )
-@click.option(
-    "--create-store", is_flag=True, help="Create the store of --to, if there is none at that place."
-)
-@click.option("--dry-run", is_flag=True, help="Do everything but write.")
-@click.option("--check", is_flag=True, help="Like --dry-run, and exit with 4 if there is work to do.")
+@recode_options()
 @argon2_option
 @command_options
 @connect.synchronous
-async def migrate_from_fernet(
-    output: Output,
-    settings: Settings,
-    *,
-    fernet_keys: tuple[str, ...],
-    source_material: str | None,
-    salt: str | None,
-    to: str | None,
-    plaintext: str,
-    create_store: bool,
-    dry_run: bool,
-    check: bool,
-    kdf: Argon2idParams | None,
-) -> int:
+async def migrate_from_fernet(output: Output, settings: Settings, *, options: Recoding, **given: Any) -> int:
     """
     Re-import a vault of FernetEncryptionWrapper: in place, or into another store.
 
@@ -72,71 +67,282 @@ async def migrate_from_fernet(
       vaultctl migrate-from-fernet --fernet-key file:new.key --fernet-key file:older.key --yes
       vaultctl migrate-from-fernet --source-material env:STORAGE_SECRET --salt env:STORAGE_SALT
       vaultctl migrate-from-fernet --fernet-key env:OLD_KEY --to disk:/var/lib/app/sealed
+      vaultctl migrate-from-fernet --fastmcp-client-secret env:GITHUB_CLIENT_SECRET
 
     Creates the kvseal vault if there is none yet.  That a key fits, and that there is no
-    plaintext, is found out before the first write.  Names, creation times and expiries stay
-    as they are; records that no key opens stay as they are and are named (exit code 3).  Run
-    it again to resume.
+    plaintext, is found out before the first write, and a backup is taken.  Names, creation
+    times and expiries stay as they are; records that no key opens stay as they are and are
+    named (exit code 3).  Run it again to resume.
 
-    In place, stop the old application first: it cannot read sealed records.
+    In place the old application has to be stopped, as it cannot read sealed records.  With
+    users online, take three steps:
+
+    \b
+      vaultctl migrate-from-fernet --fernet-key env:OLD_KEY --import-keys
+      # deploy EnvelopeEncryptionWrapper: it reads old records and new ones
+      vaultctl migrate-from-fernet --finalize --yes
     """
-    codec = await _codec(settings, fernet_keys, source_material, salt)
-    writes = not (dry_run or check)
-    async with AsyncExitStack() as stack:
-        found = await stack.enter_async_context(connect.stores(settings))
-        target = None
-        if to is not None:
-            target = await stack.enter_async_context(
-                connect.store(to, create=create_store, dry_run=not writes)
-            )
-            if target.location == found.data.location:
-                msg = f"--to names the very store that is to be migrated, {target.location}"
-                raise UsageError(msg, hint="leave --to out to migrate in place")
-        elif writes:
-            output.confirm(f"Re-seal every record of {found.data.location} in place?", settings)
-        is_new = not await connect.Stores(target or found.data, found.meta).has_vault()
-        migration = await migrate(
+    options, settings = options.completed(settings)
+    origin = await _fernet_or_fastmcp(options.recipe, given, settings)
+    if origin.store is not None and settings.store is None:
+        output.note(f"the store of this key is {origin.store}")
+        settings = settings.overridden(store=origin.store)
+    async with _places(output, settings, options) as (found, target):
+        extra: Options = {"plaintext": options.rule}
+        return await _migrate(output, settings, options, origin, found, target, extra)
+
+
+@click.command("migrate-from-authsome")
+@click.option(
+    "--authsome-key-file",
+    "key_files",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    multiple=True,
+    help="The master.key of authsome, of whichever version.",
+)
+@click.option(
+    "--authsome-secret",
+    "secrets",
+    metavar="REF",
+    multiple=True,
+    help="AUTHSOME_MASTER_KEY, or keyring:authsome/master_key.",
+)
+@recode_options(
+    "recipe", "to", "create_store", "backup", "no_backup", "finalize", "partition", "rate", "dry_run", "check"
+)
+@argon2_option
+@command_options
+@connect.synchronous
+async def migrate_from_authsome(
+    output: Output,
+    settings: Settings,
+    *,
+    options: Recoding,
+    key_files: tuple[Path, ...],
+    secrets: tuple[str, ...],
+) -> int:
+    """
+    Re-import a vault of authsome: 0.3 and 0.4 (flat), 0.5 and later (envelope), or both in one store.
+
+    \b
+    Examples:
+      vaultctl migrate-from-authsome --store disk:~/.authsome/server/kv_store \\
+          --authsome-key-file ~/.authsome/server/master.key --yes
+      vaultctl migrate-from-authsome --authsome-secret env:AUTHSOME_MASTER_KEY --check
+
+    Stop authsome first.  Its own key record lies where the vault meta has to: the new vault
+    takes its place and holds its keys, wrapped, in one write.  A home that was upgraded from
+    0.4 may need the old key as well as the new secret: both options may be repeated.  Plain
+    control data (indexes, the version) stays as it is.
+    """
+    options, settings = options.completed(settings)
+    recipe = options.recipe
+    masters = []
+    for keys in (
+        *(AuthsomeKeys(key_file=path) for path in key_files),
+        *(AuthsomeKeys(secret=reference) for reference in secrets),
+        *(
+            [recipe.source.keys]
+            if recipe is not None and isinstance(recipe.source.keys, AuthsomeKeys)
+            else []
+        ),
+    ):
+        masters += await authsome_masters(keys, settings)
+    async with _places(output, settings, options) as (found, target):
+        takeover = await take_over_authsome(found.data, masters)
+        # Another store has no record of authsome's to make room.
+        adopts = takeover.adopts if target is None else None
+        extra: Options = {"plaintext": options.rule, "leaves": takeover.leaves, "adopts": adopts}
+        return await _migrate(output, settings, options, Origin(takeover.legacy), found, target, extra)
+
+
+@click.command("migrate-to-fernet")
+@click.option(
+    "--fernet-key", metavar="REF", required=True, help="The Fernet key that is to open the records."
+)
+@recode_options("to", "create_store", "backup", "no_backup", "partition", "rate", "dry_run", "check")
+@command_options
+@connect.synchronous
+async def migrate_to_fernet(output: Output, settings: Settings, *, options: Recoding, fernet_key: str) -> int:
+    """
+    Turn every sealed record into one of FernetEncryptionWrapper: roll a migration back, or leave.
+
+    \b
+    Examples:
+      vaultctl migrate-to-fernet --fernet-key env:OLD_KEY --yes
+      vaultctl migrate-to-fernet --fernet-key file:fernet.key --to disk:/var/lib/app/plain-fernet
+
+    Stop whatever uses the vault first: its wrappers cannot read what this writes.  Names,
+    creation times and expiries stay as they are, but nothing binds a Fernet record to its
+    name or its expiry.  The vault itself stays, for what does not open (exit code 3).
+    """
+    options = options.checked()
+    codec = FernetCodec([parse_key(await read(fernet_key, settings))])
+    async with connect.vault(settings) as (found, vault), AsyncExitStack() as stack:
+        target = await _target(stack, found.data, options)
+        _confirm(output, settings, options, found.data, "Turn every record of {} back into Fernet in place?")
+        back_up = backing_up(output, options)
+        if back_up is not None:
+            await back_up(found.data)
+        report = await recode(
             found.data,
-            [codec],
-            secret=await connect.given_secret(settings.secret, settings, confirm=writes and is_new),
+            rollback(vault, codec, dry_run=not options.writes),
             to=target,
-            meta_store=found.meta,
-            kdf=kdf or Argon2idParams.RFC_9106_LOW_MEMORY,
-            plaintext=PlaintextRule(plaintext),
-            dry_run=not writes,
-            command="migrate-from-fernet",
+            partition=options.part,
+            rate=options.rate,
             listener=output.event,
         )
-    output.summary(migration.report)
-    _tell_next(output, migration)
-    return migration.report.check_exit_code if check else migration.report.exit_code
+    output.summary(report)
+    if report.dry_run:
+        output.note("nothing was written")
+    elif report.failed:
+        output.note("what failed is still sealed: keep the vault and its secret")
+    else:
+        output.note("next: deploy FernetEncryptionWrapper; the vault meta stays, and holds nothing any more")
+    return exit_code(report, options)
 
 
-async def _codec(
-    settings: Settings, fernet_keys: tuple[str, ...], source_material: str | None, salt: str | None
-) -> FernetCodec:
-    if (source_material is None) != (salt is None):
-        msg = "--source-material and --salt belong together"
-        raise UsageError(msg, hint="give both, as the old wrapper was given both")
-    if not fernet_keys and source_material is None:
-        msg = "no Fernet key was named"
-        raise UsageError(msg, hint="give --fernet-key REF, or --source-material REF with --salt REF")
-    keys = [parse_key(await _read(reference, settings)) for reference in fernet_keys]
-    if source_material is not None and salt is not None:
-        material, salted = await _read(source_material, settings), await _read(salt, settings)
-        keys.append(await asyncio.to_thread(derive_key, material, salted))
-    return FernetCodec(keys)
+async def _migrate(
+    output: Output,
+    settings: Settings,
+    options: Recoding,
+    origin: Origin,
+    found: connect.Stores,
+    target: Driver | None,
+    extra: Options,
+) -> int:
+    is_new = not await _has_vault(found, target, extra)
+    confirm = options.writes and is_new
+    extra["secret"] = await connect.given_secret(settings.secret, settings, confirm=confirm)
+    extra["meta_store"] = found.meta
+    if options.kdf is not None:
+        extra["kdf"] = options.kdf
+    if options.import_keys:
+        if not origin.keys:
+            msg = "there are no keys to import"
+            raise UsageError(msg, hint="name them, such as with --fernet-key REF")
+        done = await import_keys(
+            found.data, origin.keys, dry_run=not options.writes, listener=output.event, **extra
+        )
+        _tell_imported(output, done)
+        return 0
+    shared = options.workers is not None and options.workers > 1 and options.writes
+    if shared:
+        await prepare(
+            found.data,
+            origin.codecs,
+            to=target,
+            before_writes=backing_up(output, options),
+            listener=output.event,
+            **extra,
+        )
+        code = await share(output, settings, options.workers or 1)
+        if code or not options.finalize:
+            return code
+    done = await migrate(
+        found.data,
+        origin.codecs,
+        to=target,
+        partition=options.part,
+        rate=options.rate,
+        finalize=bool(options.finalize),
+        dry_run=not options.writes,
+        before_writes=None if shared else backing_up(output, options),
+        command=click.get_current_context().command.name or "migrate",
+        listener=output.event,
+        **extra,
+    )
+    return _tell_migrated(output, done, options)
 
 
-async def _read(reference: str, settings: Settings) -> bytes:
-    secret = await connect.given_secret(reference, settings)
-    if secret is None:
+@asynccontextmanager
+async def _places(
+    output: Output, settings: Settings, options: Recoding
+) -> AsyncIterator[tuple[connect.Stores, Driver | None]]:
+    """Yield the stores, and that of `--to`, once a person has agreed."""
+    async with AsyncExitStack() as stack:
+        found = await stack.enter_async_context(connect.stores(settings))
+        target = await _target(stack, found.data, options)
+        if target is None and options.writes:
+            connect.require_offline(found.data, settings)
+        if not options.import_keys and options.worker is None:
+            _confirm(output, settings, options, found.data, "Re-seal every record of {} in place?")
+        yield found, target
+
+
+async def _target(stack: AsyncExitStack, source: Driver, options: Recoding) -> Driver | None:
+    if options.to is None:
+        return None
+    target = await stack.enter_async_context(
+        connect.store(options.to, create=bool(options.create_store), dry_run=not options.writes)
+    )
+    if target.location == source.location:
+        msg = f"--to names the very store that is to be migrated, {target.location}"
+        raise UsageError(msg, hint="leave --to out to migrate in place")
+    return target
+
+
+def _confirm(output: Output, settings: Settings, options: Recoding, driver: Driver, question: str) -> None:
+    if options.to is None and options.writes:
+        output.confirm(question.format(driver.location), settings)
+
+
+async def _has_vault(found: connect.Stores, target: Driver | None, extra: Options) -> bool:
+    adopts = extra.get("adopts")
+    adopted = None if adopts is None or found.meta is not None else adopts.record
+    async with MetaStore.reached(found.meta or target or found.data) as metastore:
+        return await metastore.has_vault(adopted)
+
+
+async def _fernet_or_fastmcp(recipe: Recipe | None, given: dict[str, Any], settings: Settings) -> Origin:
+    fernet = FernetKeys(given["fernet_keys"], given["source_material"], given["salt"])
+    fastmcp = FastMCPKeys(
+        given["fastmcp_client_secret"],
+        given["fastmcp_signing_key"],
+        given["fastmcp_encryption_key"],
+        given["fastmcp_server_urls"],
+    )
+    named = [fastmcp.client_secret, fastmcp.signing_key, fastmcp.encryption_key]
+    keys = [*fernet.keys, fernet.source_material, fernet.salt, *named]
+    if not any(keys) and recipe is not None:
+        return await _of_recipe(recipe, settings)
+    if not any(named):
+        return await fernet_origin(fernet, settings)
+    if any(keys[: -len(named)]) or named.count(None) != len(named) - 1:
+        msg = "the options name the keys of more than one vault"
+        raise UsageError(
+            msg, hint="give --fernet-key, or --source-material and --salt, or one --fastmcp- key"
+        )
+    return await fastmcp_origin(fastmcp, settings)
+
+
+async def _of_recipe(recipe: Recipe, settings: Settings) -> Origin:
+    keys = recipe.source.keys
+    if isinstance(keys, FernetKeys):
+        return await fernet_origin(keys, settings)
+    if isinstance(keys, FastMCPKeys):
+        return await fastmcp_origin(keys, settings)
+    if isinstance(keys, NoKeys) and recipe.source.format == "plaintext":
+        return Origin()
+    msg = f"{recipe.path} is not a recipe for this command, but for {recipe.source.format}"
+    raise UsageError(msg, hint="see vaultctl -h for the command of that format")
+
+
+def _tell_imported(output: Output, done: Migration) -> None:
+    if done.vault is None or not done.vault.legacy:
+        output.note("nothing was written; the keys fit")
+        return
+    output.note(f"the vault holds {len(done.vault.legacy)} old keys, and its wrappers read old records")
+    output.note("next: deploy EnvelopeEncryptionWrapper everywhere, then run this with --finalize")
+
+
+def _tell_migrated(output: Output, done: Migration, options: Recoding) -> int:
+    report = done.report
+    if report is None:
         raise AssertionError
-    return secret.reveal()
-
-
-def _tell_next(output: Output, migration: Migration) -> None:
-    report = migration.report
+    output.summary(report)
+    code = exit_code(report, options)
     if report.dry_run:
         todo = (
             "next: the same command without --dry-run or --check"
@@ -144,11 +350,19 @@ def _tell_next(output: Output, migration: Migration) -> None:
             else "nothing is left to do"
         )
         output.note(f"nothing was written; {todo}")
-        return
-    if migration.vault is not None:
-        output.note(f"DEK {migration.vault.active_dek} is active in vault {migration.vault.vault_id}")
+        return code
+    if done.vault is not None:
+        output.note(f"DEK {done.vault.active_dek} is active in vault {done.vault.vault_id}")
     if report.failed:
         output.note("what failed is untouched and may need the old key: keep that until nothing fails")
         output.note("next: run again with the key that opens what failed, or delete what nothing opens")
-        return
-    output.note("next: vaultctl verify, then deploy EnvelopeEncryptionWrapper and retire the Fernet key")
+    elif options.finalize and not done.finalized:
+        output.note("not finalized: something wrote old records meanwhile; stop it, and run this again")
+        return NOT_ALL_SEALED
+    elif done.finalized:
+        output.note("finalized: nothing old is left, old reads have ended and the old keys are dropped")
+    elif done.vault is not None and done.vault.legacy:
+        output.note("next: run this with --finalize to end old reads and drop the old keys")
+    else:
+        output.note("next: vaultctl verify, then deploy EnvelopeEncryptionWrapper and retire the old key")
+    return code

@@ -38,6 +38,12 @@ _GLOBAL: Final[tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...]] =
         "--meta-store", metavar="URL", help="A store of its own for the vault meta. [VAULTCTL_META_STORE]"
     ),
     click.option(
+        "--manifest", metavar="FILE", help="Names that the store cannot give back. [VAULTCTL_MANIFEST]"
+    ),
+    click.option(
+        "--offline", is_flag=True, default=None, help="Promise that nothing else writes to the store."
+    ),
+    click.option(
         "--secret", metavar="REF", help="The master secret: env:NAME, file:PATH, prompt: … [VAULTCTL_SECRET]"
     ),
     click.option("--json", "as_json", is_flag=True, default=None, help="Print JSON Lines."),
@@ -46,7 +52,18 @@ _GLOBAL: Final[tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...]] =
     click.option("--quiet", is_flag=True, default=None, help="Print results and errors only."),
     click.option("--debug", is_flag=True, default=None, help="Show tracebacks."),
 )
-_NAMES: Final = ("store", "meta_store", "secret", "as_json", "yes", "no_input", "quiet", "debug")
+_NAMES: Final = (
+    "store",
+    "meta_store",
+    "manifest",
+    "offline",
+    "secret",
+    "as_json",
+    "yes",
+    "no_input",
+    "quiet",
+    "debug",
+)
 
 
 def global_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kvseal import backup
 from kvseal.errors import UsageError
 from kvseal.recode.events import Failure, Progress
 
@@ -75,9 +76,9 @@ class Output:
             self._clear()
             click.echo(printable(line), err=True)
 
-    def event(self, event: Event) -> None:
+    def event(self, event: Event | backup.Event) -> None:
         """Draw progress, or print it every few seconds; print every failure at once."""
-        if isinstance(event, Failure):
+        if isinstance(event, (Failure, backup.Failure)):
             self._failure(event)
         elif self.as_json:
             if self._due(_SECONDS_BETWEEN_LINES):
@@ -101,6 +102,14 @@ class Output:
             if found:
                 self.text(f"  {title}: " + ", ".join(f"{name}: {n:,}" for name, n in sorted(found.items())))
 
+    def ended(self, report: Printable, line: str) -> None:
+        """Print the end of a long command: *report* as its JSON summary, or *line* for people."""
+        self._clear()
+        if self.as_json:
+            self.json(report.as_dict())
+        else:
+            self.text(line)
+
     def confirm(self, question: str, settings: Settings) -> None:
         """Go on only with `--yes` or a yes from a person; raises `UsageError` where nobody can be asked."""
         if settings.yes:
@@ -113,7 +122,7 @@ class Output:
         if not agreed:
             raise click.Abort
 
-    def _failure(self, failure: Failure) -> None:
+    def _failure(self, failure: Failure | backup.Failure) -> None:
         self._clear()
         if self.as_json:
             self.json(failure.as_dict())
@@ -121,7 +130,7 @@ class Output:
             text = f"failed: {failure.collection}/{failure.key}: {failure.reason}"
             click.echo(f"  {printable(text)}", err=True)
 
-    def _progress(self, progress: Progress) -> None:
+    def _progress(self, progress: Progress | backup.Progress) -> None:
         terminal = sys.stderr.isatty()
         if not self._due(_SECONDS_BETWEEN_DRAWINGS if terminal else _SECONDS_BETWEEN_LINES):
             return
@@ -197,7 +206,7 @@ def _rest(report: Report) -> list[tuple[int, str]]:
     ]
 
 
-def _progress_text(progress: Progress) -> str:
+def _progress_text(progress: Progress | backup.Progress) -> str:
     rate = progress.scanned / progress.seconds if progress.seconds else 0.0
     text = f"{progress.phase}: {progress.scanned:,}"
     if progress.total is not None:

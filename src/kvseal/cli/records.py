@@ -91,6 +91,7 @@ async def put(
         if dry_run:
             codec.seal(value, collection, key)
         else:
+            connect.require_offline(found.data, settings)
             await records.put_record(found.data, codec, collection, key, value, ttl=ttl)
     output.note(
         "nothing was written" if dry_run else f"sealed {collection}/{key} with DEK {codec.active_dek}"
@@ -118,6 +119,7 @@ async def delete(output: Output, settings: Settings, *, collection: str, key: st
                 info, table("", ("would be deleted", "format"), [(f"{collection}/{key}", info.format)])
             )
             return
+        connect.require_offline(found.data, settings)
         output.confirm(f"Delete {collection}/{key} for good?", settings)
         await records.delete_record(found.data, collection, key)
     output.note(f"deleted {collection}/{key}")

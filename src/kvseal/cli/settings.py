@@ -26,6 +26,7 @@ _VARIABLES: Final = {
     "store": "VAULTCTL_STORE",
     "secret": "VAULTCTL_SECRET",
     "meta_store": "VAULTCTL_META_STORE",
+    "manifest": "VAULTCTL_MANIFEST",
 }
 
 
@@ -36,11 +37,15 @@ class Settings:
     store: str | None = None
     secret: str | None = None
     meta_store: str | None = None
+    manifest: str | None = None
+    offline: bool | None = None
     as_json: bool | None = None
     yes: bool | None = None
     no_input: bool | None = None
     quiet: bool | None = None
     debug: bool | None = None
+    arguments: tuple[str, ...] = ()
+    """What the program was called with, for workers that do a part of the same."""
 
     def overridden(self, **given: Any) -> Settings:
         """Return these settings with every option in *given* that was really given."""
@@ -55,7 +60,7 @@ class Settings:
             # An empty variable is as good as none; an empty flag is a mistake, such as `--store "$UNSET"`.
             return given if given is not None else os.environ.get(_VARIABLES[name]) or config.get(name)
 
-        return replace(self, store=value("store"), secret=value("secret"), meta_store=value("meta_store"))
+        return self.overridden(**{name: value(name) for name in _VARIABLES})
 
     def required_store(self) -> str:
         """Return the store URL, or raise `UsageError`."""
@@ -70,7 +75,7 @@ class Settings:
         return not self.no_input and sys.stdin.isatty()
 
 
-def _refuse_foreign(path: Path) -> None:
+def refuse_foreign(path: Path) -> None:
     """A store or a secret can name code to run, so only its own user, or root, may have written the file."""
     status = path.stat()
     if os.name == "posix" and (status.st_uid not in {os.geteuid(), 0} or status.st_mode & 0o022):
@@ -81,7 +86,7 @@ def _refuse_foreign(path: Path) -> None:
 def _read_config(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
-    _refuse_foreign(path)
+    refuse_foreign(path)
     try:
         config: dict[str, str] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as exc:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +15,9 @@ from kvseal.cli.output import table
 from kvseal.envelope.kdf import Argon2idParams
 from kvseal.errors import SecretNotFoundError, UsageError, VaultExistsError
 from kvseal.keys.defaults import secret_for_opening
+from kvseal.keys.meta import time_text
 from kvseal.metastore import MetaStore
+from kvseal.recode import open_recode
 from kvseal.recode.verify import none, readers_of, take_census
 from kvseal.vault import Vault
 
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
     from kvseal.cli.output import Output
     from kvseal.cli.settings import Settings
     from kvseal.keys.secret import Secret
+    from kvseal.recode import Checkpoint
+    from kvseal.recode.verify import Census
     from kvseal.status import VaultStatus
 
 
@@ -94,14 +100,32 @@ async def _tell_what_init_would(output: Output, settings: Settings, secret: Secr
 
 
 @dataclass(frozen=True, slots=True)
-class _Counted:
+class _Shown:
+    """The vault, the recode that is open, and the records where they were counted."""
+
     status: VaultStatus
-    formats: dict[str, int]
-    deks: dict[int, int]
+    recode: Checkpoint | None
+    records: Census | None
 
     def as_dict(self) -> dict[str, Any]:
-        deks = {str(number): count for number, count in sorted(self.deks.items())}
-        return {**self.status.as_dict(), "records": {"formats": self.formats, "deks": deks}}
+        shown = {
+            **self.status.as_dict(),
+            "recode": None if self.recode is None else self._recode(self.recode),
+        }
+        if self.records is None:
+            return shown
+        deks = {str(number): count for number, count in sorted(self.records.deks.items())}
+        return {**shown, "records": {"formats": dict(self.records.formats), "deks": deks}}
+
+    def _recode(self, opened: Checkpoint) -> dict[str, Any]:
+        return {
+            "command": opened.command,
+            "started_at": _begun(opened),
+            "parts": len(opened.parts),
+            "done": sum(part.done for part in opened.parts),
+            "scanned": sum(part.tally.scanned for part in opened.parts),
+            "holders": [str(holder) for holder in opened.holders(int(time.time() * 1000))],
+        }
 
 
 @click.command()
@@ -120,13 +144,13 @@ async def status(output: Output, settings: Settings, *, count: bool) -> None:
       vaultctl status --count --json
     """
     async with connect.vault(settings) as (found, vault):
-        now = vault.status()
-        if not count:
-            output.result(now, *_tables(now))
-            return
-        census = await take_census(found.data, readers_of(vault), opens=none, listener=output.event)
-    counted = _Counted(now, dict(census.formats), dict(census.deks))
-    output.result(counted, *_tables(now), _count_table(counted))
+        now, opened, census = vault.status(), await open_recode(vault), None
+        if count:
+            census = await take_census(found.data, readers_of(vault), opens=none, listener=output.event)
+    if opened is not None:
+        output.note(_open_text(opened))
+    counted = [] if census is None else [_count_table(census)]
+    output.result(_Shown(now, opened, census), *_tables(now), *counted)
 
 
 @click.command()
@@ -175,6 +199,17 @@ async def rotate(
     output.note("next: give the new secret to every process, then vaultctl status")
 
 
+def _open_text(opened: Checkpoint) -> str:
+    """Say that a recode has begun and not come to its end, and who works on it."""
+    holders = ", ".join(map(str, opened.holders(int(time.time() * 1000))))
+    who = f"being done by {holders}" if holders else "stopped; the same command goes on with it"
+    return f"open: {opened.command}, begun {_begun(opened)}, {who}"
+
+
+def _begun(opened: Checkpoint) -> str:
+    return time_text(datetime.fromtimestamp(opened.started_at // 1000, timezone.utc))
+
+
 def _tables(now: VaultStatus) -> list[Table]:
     facts = [
         ("vault", now.vault_id),
@@ -205,6 +240,6 @@ def _tables(now: VaultStatus) -> list[Table]:
     return tables
 
 
-def _count_table(counted: _Counted) -> Table:
-    rows = [*sorted(counted.formats.items()), *((f"DEK {n}", c) for n, c in sorted(counted.deks.items()))]
+def _count_table(census: Census) -> Table:
+    rows = [*sorted(census.formats.items()), *((f"DEK {n}", c) for n, c in sorted(census.deks.items()))]
     return table("Records", ("format or DEK", "records"), [(name, f"{count:,}") for name, count in rows])

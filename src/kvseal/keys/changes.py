@@ -26,10 +26,14 @@ if TYPE_CHECKING:
 _ID_SIZE: Final = 8
 
 
-def first(root: RootKey, slot: Keyslot, policy: Policy, *, now: datetime) -> VaultMeta:
-    """Return revision 1: one slot and DEK 1."""
+def first(
+    root: RootKey, slot: Keyslot, policy: Policy, *, adopted: Sequence[LegacyKey] = (), now: datetime
+) -> VaultMeta:
+    """Return revision 1: one slot, DEK 1, and the *adopted* keys, with which legacy records are read."""
+    policy = replace(policy, read_legacy=policy.read_legacy or bool(adopted))
     deks = (_new_dek(root, 1, now),)
-    return VaultMeta(root.vault_id, 1, now, now, policy, (slot,), deks).authenticated(root)
+    legacy = tuple(_wrap_legacy(root, key, now) for key in adopted)
+    return VaultMeta(root.vault_id, 1, now, now, policy, (slot,), deks, legacy).authenticated(root)
 
 
 def with_slot(meta: VaultMeta, root: RootKey, slot: Keyslot, *, now: datetime) -> VaultMeta:

@@ -1,15 +1,18 @@
 """Migration, re-encryption, rollback and proof: everything that walks a whole store."""
 
+from kvseal.recode.checkpoint import Checkpoint, open_recode
 from kvseal.recode.codecs import SealedTarget
 from kvseal.recode.engine import recode
 from kvseal.recode.events import Event, Failure, Listener, Progress
-from kvseal.recode.migrate import Migration, migrate
-from kvseal.recode.plan import PlaintextRule, Plan, migration, reencryption
+from kvseal.recode.migrate import Migration, import_keys, migrate, prepare
+from kvseal.recode.plan import PlaintextRule, Plan, migration, reencryption, rollback
 from kvseal.recode.report import Report
 from kvseal.recode.survey import Survey, survey
+from kvseal.recode.takeover import Takeover, take_over_authsome
 from kvseal.recode.verify import verify
 
 __all__ = [
+    "Checkpoint",
     "Event",
     "Failure",
     "Listener",
@@ -20,10 +23,16 @@ __all__ = [
     "Report",
     "SealedTarget",
     "Survey",
+    "Takeover",
+    "import_keys",
     "migrate",
     "migration",
+    "open_recode",
+    "prepare",
     "recode",
     "reencryption",
+    "rollback",
     "survey",
+    "take_over_authsome",
     "verify",
 ]

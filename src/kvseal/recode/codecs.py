@@ -15,12 +15,13 @@ from kvseal.envelope.stored import from_stored, is_sealed
 from kvseal.errors import RecordError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
     from kvseal.drivers.base import Entry
     from kvseal.envelope.codec import RecordCodec
-    from kvseal.legacy import LegacyCodec
+    from kvseal.legacy import FernetCodec, LegacyCodec
+    from kvseal.vault import Vault
 
 KVSEAL: Final = "kvseal"
 UNDECODABLE: Final = "undecodable"
@@ -42,6 +43,10 @@ class Source(Protocol):
 
     def open(self, entry: Entry) -> tuple[dict[str, Any], int | None]:
         """Return the value and the expiry to seal with it, in Unix milliseconds; or raise `RecordError`."""
+        ...
+
+    def key_candidates(self, collection: str | None, value: Mapping[str, Any]) -> Iterable[str]:
+        """Return what may be the key of an entry that opened to *value*; the store has to prove it."""
         ...
 
 
@@ -76,9 +81,12 @@ class LegacySource:
 
     def open(self, entry: Entry) -> tuple[dict[str, Any], int | None]:
         """Return the value and the entry's own expiry."""
-        return self._codec.open(_stored(entry)), None if entry.expires_at is None else milliseconds(
-            entry.expires_at
-        )
+        expires_at = None if entry.expires_at is None else milliseconds(entry.expires_at)
+        return self._codec.open(_stored(entry)), expires_at
+
+    def key_candidates(self, collection: str | None, value: Mapping[str, Any]) -> Iterable[str]:
+        """Return what the codec knows."""
+        return self._codec.key_candidates(collection, value)
 
 
 class RefusedSource:
@@ -103,16 +111,47 @@ class RefusedSource:
         """Raise the error that says why not."""
         raise self._error
 
+    def key_candidates(self, _: str | None, __: Mapping[str, Any]) -> Iterable[str]:
+        """Return nothing: nothing was opened."""
+        return ()
+
+
+class FernetTarget(LegacySource):
+    """Records that py-key-value's own Fernet wrapper reads: the way back."""
+
+    __slots__ = ("_fernet",)
+
+    def __init__(self, codec: FernetCodec) -> None:
+        super().__init__(codec)
+        self._fernet = codec
+
+    def is_current(self, stored: Mapping[str, Any]) -> bool:
+        """Whether *stored* is a Fernet record, whichever key it takes."""
+        return self._fernet.recognises(stored)
+
+    def seal(self, value: Mapping[str, Any], _: Entry, __: int | None) -> dict[str, Any]:
+        """Encrypt under the first key; the expiry is left to the backend, as that wrapper does."""
+        return self._fernet.seal(value)
+
 
 class SealedTarget:
-    """kvseal's records under one keyring; the expiry that was sealed stays, whatever the backend says."""
+    """
+    kvseal's records under the keyring of the moment; the expiry that was sealed stays.
+
+    *codec* is asked at every use, so that a DEK which is rotated meanwhile is taken up.
+    """
 
     __slots__ = ("_codec",)
 
     format: Final = KVSEAL
 
-    def __init__(self, codec: RecordCodec) -> None:
+    def __init__(self, codec: Callable[[], RecordCodec]) -> None:
         self._codec = codec
+
+    @classmethod
+    def of(cls, vault: Vault, context: str = "") -> SealedTarget:
+        """Return the target that seals as a wrapper of *vault* and *context* does."""
+        return cls(lambda: vault.codecs[context])
 
     def recognises(self, stored: Mapping[str, Any]) -> bool:
         """Whether *stored* claims to be a kvseal record."""
@@ -123,17 +162,21 @@ class SealedTarget:
         if not is_sealed(stored):
             return False
         try:
-            return Header.parse(from_stored(stored)).dek == self._codec.active_dek
+            return Header.parse(from_stored(stored)).dek == self._codec().active_dek
         except RecordError:
             return False
 
     def open(self, entry: Entry) -> tuple[dict[str, Any], int | None]:
         """Return the value and its sealed expiry."""
-        return self._codec.open(_stored(entry), *_names(entry))
+        return self._codec().open(_stored(entry), *_names(entry))
 
     def seal(self, value: Mapping[str, Any], entry: Entry, expires_at: int | None) -> dict[str, Any]:
         """Seal under the active DEK."""
-        return self._codec.seal(value, *_names(entry), expires_at=expires_at)
+        return self._codec().seal(value, *_names(entry), expires_at=expires_at)
+
+    def key_candidates(self, _: str | None, __: Mapping[str, Any]) -> Iterable[str]:
+        """Return nothing: without its key, a record does not open."""
+        return ()
 
 
 def milliseconds(moment: datetime) -> int:
@@ -156,6 +199,6 @@ def _stored(entry: Entry) -> Mapping[str, Any]:
 
 def _names(entry: Entry) -> tuple[str, str]:
     if entry.collection is None or entry.key is None:
-        msg = "an entry without names reached a codec that binds to them"
-        raise AssertionError(msg)
+        msg = "the store does not keep its name, which it is bound to"
+        raise RecordError(msg, hint="name it in a manifest: --manifest FILE")
     return entry.collection, entry.key

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from kvseal.errors import KvsealError
+from kvseal.errors import RecordError, UnknownDEKError, UnsealableValueError
 from kvseal.recode.codecs import UNDECODABLE
 from kvseal.recode.events import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import TypeAlias
 
     from kvseal.drivers.base import Entry
     from kvseal.recode.codecs import Source
     from kvseal.recode.plan import Plan
+
+    Prover: TypeAlias = Callable[[Entry, str], bool]
 
 
 class Leave(Enum):
@@ -38,7 +41,7 @@ Decision = Change | Leave | Failure
 
 def classify(entry: Entry, sources: Sequence[Source]) -> Source | None:
     """Return the first source that recognises *entry*, or `None`: it is unreadable or of no known format."""
-    if entry.value is None or entry.collection is None or entry.key is None:
+    if entry.value is None or entry.collection is None:
         return None
     for source in sources:
         if source.recognises(entry.value):
@@ -51,11 +54,11 @@ def format_of(source: Source | None) -> str:
     return UNDECODABLE if source is None else source.format
 
 
-def decide(entry: Entry, plan: Plan) -> Decision:
+def decide(entry: Entry, plan: Plan, proves: Prover) -> Decision:
     """Decide for an entry that is recoded where it lies."""
     if is_done(entry, plan):
         return Leave.ALREADY
-    return _decide(entry, classify(entry, plan.known), plan)
+    return decide_copy(entry, plan, proves)
 
 
 def is_done(entry: Entry, plan: Plan) -> bool:
@@ -66,21 +69,37 @@ def is_done(entry: Entry, plan: Plan) -> bool:
     return plan.target not in plan.sources or plan.target.is_current(entry.value or {})
 
 
-def decide_copy(entry: Entry, plan: Plan) -> Decision:
+def is_pending(entry: Entry, plan: Plan) -> bool:
+    """Whether *plan* has yet to recode *entry*, or could not."""
+    source = classify(entry, plan.known)
+    return source in plan.sources and not is_done(entry, plan)
+
+
+def decide_copy(entry: Entry, plan: Plan, proves: Prover) -> Decision:
     """Decide for an entry of which another store is to get a copy: what is sealed already goes along."""
-    return _decide(entry, classify(entry, plan.known), plan)
-
-
-def _decide(entry: Entry, source: Source | None, plan: Plan) -> Decision:
+    source = classify(entry, plan.known)
     if source is None:
         return _failure(entry, entry.problem or "its format is none that this run takes")
     if source in plan.leaves:
         return Leave.SKIPPED
     try:
         value, expires_at = source.open(entry)
-        return Change(entry, plan.target.seal(value, entry, expires_at))
-    except KvsealError as exc:
-        return _failure(entry, f"{type(exc).__name__}: {exc.message}")
+        named = _named(entry, source, value, proves)
+        return Change(named, plan.target.seal(value, named, expires_at))
+    except (RecordError, UnsealableValueError) as exc:
+        failure = _failure(entry, f"{type(exc).__name__}: {exc.message}")
+        return replace(failure, unknown_dek=isinstance(exc, UnknownDEKError))
+
+
+def _named(entry: Entry, source: Source, value: Mapping[str, Any], proves: Prover) -> Entry:
+    """Return *entry* with its key: where the store does not keep it, the one that its value proves."""
+    if entry.key is not None:
+        return entry
+    for key in source.key_candidates(entry.collection, value):
+        if proves(entry, key):
+            return replace(entry, key=key)
+    msg = "the store does not keep its key, and nothing in its value proves one"
+    raise RecordError(msg)
 
 
 def _failure(entry: Entry, reason: str) -> Failure:

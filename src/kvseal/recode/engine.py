@@ -1,5 +1,5 @@
 """
-The recode engine: scan, classify, open, seal, compare-and-swap.
+The recode engine: scan, classify, open, seal, compare-and-swap, and verify.
 
 Migration, re-encryption and rollback are all this.  It can be stopped at any
 moment and run again, because the header of a record says whether it is done.
@@ -10,36 +10,38 @@ be opened is never changed and never deleted, but named.
 
 from __future__ import annotations
 
-import asyncio
 import time
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from kvseal import exact_json
-from kvseal.drivers.base import Entry, Replacement
-from kvseal.errors import RecordError, UnsealableValueError
-from kvseal.keys.meta import COLLECTION as META_COLLECTION
-from kvseal.metastore import driver_of
-from kvseal.recode.decision import Change, Leave, decide, decide_copy, is_done
-from kvseal.recode.events import Failure, Progress, ignore
+from kvseal.errors import RecodeError
+from kvseal.metastore import recodable_driver
+from kvseal.recode.checkpoint import MAX_PARTS, plan_id
+from kvseal.recode.codecs import UNDECODABLE
+from kvseal.recode.decision import is_pending
+from kvseal.recode.events import ignore
+from kvseal.recode.lease import Lease, leased
+from kvseal.recode.pace import Pace
 from kvseal.recode.report import FAILURES_KEPT, Report, Tally
-from kvseal.recode.verify import take_census
+from kvseal.recode.verify import none, take_census
+from kvseal.recode.walk import Walk
+from kvseal.recode.writing import Copies, InPlace
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
-    from kvseal.drivers.base import Driver, Page
-    from kvseal.recode.decision import Decision
+    from kvseal.drivers.base import Driver
     from kvseal.recode.events import Listener
     from kvseal.recode.plan import Plan
     from kvseal.recode.verify import Census
+    from kvseal.recode.writing import Writing
 
-PAGES_IN_FLIGHT: Final = 3
-"""Pages that are opened, sealed and swapped while the next one is read."""
-
-_ATTEMPTS: Final = 16
-"""An entry that changes under so many swaps in a row is reported, not chased for ever."""
+_MORE_PASSES: Final = 2
+"""One for what a checkpoint or a scan has passed over, and one for what came meanwhile."""
 
 
 async def recode(
@@ -47,226 +49,149 @@ async def recode(
     plan: Plan,
     *,
     to: AsyncKeyValue | Driver | None = None,
+    partition: tuple[int, int] = (0, 1),
+    rate: float | None = None,
     total: int | None = None,
     listener: Listener = ignore,
 ) -> Report:
     """
     Bring every entry of *store* into the format of *plan*'s target, in place or as copies in the store *to*.
 
-    Names, creation times and expiries stay exactly as they are.  *total* is for progress.
-    Survey the store first: see `survey`.
+    Names, creation times and expiries stay exactly as they are.  Of a *partition* `(i, n)` only the
+    i-th of n parts is done, so that n processes share the work; *rate* is the most records per second;
+    *total* is for progress.  A plan that knows its vault holds a lease while it writes, and leaves a
+    checkpoint there when it is stopped.  Survey the store first: see `survey`.
 
     Raises:
+        LeaseHeldError: another run works on this part, or with another plan.
+        RecodeError: the store cannot be split.
         StoreError: the backend failed; run it again to go on where it stopped.
     """
-    driver, destination = driver_of(store), None if to is None else driver_of(to)
-    run = _Run(plan, driver, destination, total=total, listener=listener)
     started = time.monotonic()
-    try:
-        await run.all_pages()
-        census = None
-        if plan.verify and not plan.dry_run:
-            census = await take_census(
-                destination or driver, plan.known, opens=run.is_to_verify, listener=listener
-            )
-    finally:
-        await _close_own(store, driver)
-        if to is not None and destination is not None:
-            await _close_own(to, destination)
-    return run.report(census, time.monotonic() - started)
+    async with _drivers(store, to, writes=not plan.dry_run) as (driver, destination):
+        _check_partition(driver, partition)
+        writing: Writing
+        if destination is None:
+            writing = InPlace(driver, plan, listener)
+        else:
+            writing = Copies(driver, destination, plan, listener)
+        run = _Run(plan, driver, writing, partition, rate, total, listener)
+        tally, census = await run.to_the_end(_lease(plan, driver, destination, partition))
+    return _report(plan, tally, census, in_place=to is None, seconds=time.monotonic() - started)
 
 
+@dataclass(frozen=True, slots=True)
 class _Run:
-    def __init__(
-        self, plan: Plan, driver: Driver, destination: Driver | None, *, total: int | None, listener: Listener
-    ) -> None:
-        self.tally = Tally()
-        self._plan = plan
-        self._driver = driver
-        self._destination = destination
-        self._total = total
-        self._listener = listener
-        self._started = time.monotonic()
-        self._unreadable_there: set[tuple[str | None, str | None]] = set()
+    plan: Plan
+    driver: Driver
+    writing: Writing
+    partition: tuple[int, int]
+    rate: float | None
+    total: int | None
+    listener: Listener
 
-    async def all_pages(self) -> None:
-        """Recode page after page, a few at a time; the first error stops them all."""
-        running: set[asyncio.Task[None]] = set()
-        done: set[asyncio.Task[None]] = set()
-        try:
-            async for page in self._driver.scan():
-                running.add(asyncio.create_task(self._page(page)))
-                if len(running) >= PAGES_IN_FLIGHT:
-                    done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                    for task in done:
-                        task.result()
-            await asyncio.gather(*running)
-        finally:
-            for task in running:
-                task.cancel()
-            # What else failed at the same time is heard as well, so that asyncio does not log it later.
-            await asyncio.gather(*running, *done, return_exceptions=True)
+    async def to_the_end(self, lease: Lease | None) -> tuple[Tally, Census | None]:
+        """Walk and verify, and once more where the verify pass finds what is still to be done."""
+        pace = Pace(self.rate)
+        async with leased(lease):
+            cursor, tally = None, Tally()
+            # What an earlier run has passed over, this one may have the key for: then it begins anew.
+            if lease is not None and not (lease.part.tally.failed or lease.part.tally.skipped):
+                cursor, tally = lease.part.cursor, lease.part.tally.copy()
+            tally = await self._walk(lease).run(cursor, tally, pace)
+            census = await self._verified()
+            for _ in range(_MORE_PASSES):
+                if census is None or census.pending + census.formats[UNDECODABLE] <= tally.failed:
+                    break
+                tally = tally.followed_by(await self._walk(lease).run(None, Tally(), pace))
+                census = await self._verified()
+        return tally, census
 
-    def is_to_verify(self, entry: Entry) -> bool:
-        """Whether the verify pass is to open *entry*: not what this run has opened in vain already."""
-        if self._destination is None:
-            return is_done(entry, self._plan)
-        names = (entry.collection, entry.key)
-        return self._plan.target.recognises(entry.value or {}) and names not in self._unreadable_there
-
-    def report(self, census: Census | None, seconds: float) -> Report:
-        """Return what was done, with what the verify pass has found."""
-        tally, damaged = self.tally, 0 if census is None else census.failed
-        changed, already = tally.changed, tally.already
-        if self._destination is None:
-            # Such a record was done by its header, or written in vain; only opening it showed the damage.
-            already = max(0, tally.already - damaged)
-            changed = max(0, tally.changed - max(0, damaged - tally.already))
-        failed = tally.failed + damaged
-        failures = (*tally.failures, *(census.failures if census is not None else ()))
-        return Report(
-            command=self._plan.command,
-            # What came after it was scanned and does not open is counted, too.
-            scanned=changed + already + tally.skipped + failed,
-            changed=changed,
-            already=already,
-            skipped=tally.skipped,
-            failed=failed,
-            conflicts=tally.conflicts,
-            seconds=seconds,
-            dry_run=self._plan.dry_run,
-            failures=failures[:FAILURES_KEPT],
-            formats=None if census is None else dict(census.formats),
-            deks=None if census is None else dict(census.deks),
+    def _walk(self, lease: Lease | None) -> Walk:
+        return Walk(
+            self.driver,
+            self.writing,
+            partition=self.partition,
+            lease=lease,
+            refresh=self.plan.refresh,
+            total=self.total,
+            listener=self.listener,
         )
 
-    async def _page(self, page: Page) -> None:
-        entries = [entry for entry in page.entries if entry.collection != META_COLLECTION]
-        self.tally.scanned += len(entries)
-        # Opening and sealing a page takes milliseconds that belong to the application's event loop.
-        decisions = await asyncio.to_thread(self._decide_all, entries)
-        changes = self._book(decisions)
-        if self._destination is not None:
-            for change in changes:
-                await self._copy(change, self._destination)
-        elif self._plan.dry_run:
-            self.tally.changed += len(changes)
-        else:
-            await self._swap(changes)
-        self._tell()
-
-    def _decide_all(self, entries: Sequence[Entry]) -> list[Decision]:
-        how = decide if self._destination is None else decide_copy
-        return [how(entry, self._plan) for entry in entries]
-
-    def _book(self, decisions: Sequence[Decision]) -> list[Change]:
-        """Count what is left alone and what fails, and return what is to be written."""
-        changes = []
-        for decision in decisions:
-            if isinstance(decision, Change):
-                changes.append(decision)
-            elif isinstance(decision, Failure):
-                self._fail(decision)
-            elif decision is Leave.ALREADY:
-                self.tally.already += 1
-            else:
-                self.tally.skipped += 1
-        return changes
-
-    def _fail(self, failure: Failure) -> None:
-        self.tally.fail(failure)
-        self._listener(failure)
-
-    async def _swap(self, changes: Sequence[Change]) -> None:
-        """Write *changes*; what a live writer changed meanwhile is read and decided again."""
-        for _ in range(_ATTEMPTS):
-            if not changes:
-                return
-            swapped = await self._replace(changes)
-            self.tally.changed += sum(done for _, done in swapped)
-            lost = [change for change, done in swapped if not done]
-            self.tally.conflicts += len(lost)
-            changes = await self._again(lost)
-        for change in changes:
-            reason = f"other writers changed it {_ATTEMPTS} times in a row; run again"
-            self._fail(Failure(change.entry.collection, change.entry.key, reason))
-
-    async def _replace(self, changes: Sequence[Change]) -> list[tuple[Change, bool]]:
-        """Swap as one batch; where the store cannot hold one of the values, that one alone fails."""
-        try:
-            swapped = await self._driver.replace_many([Replacement(c.entry, c.value) for c in changes])
-        except UnsealableValueError as exc:
-            if len(changes) == 1:
-                entry = changes[0].entry
-                self._fail(Failure(entry.collection, entry.key, f"{type(exc).__name__}: {exc.message}"))
-                return []
-            half = len(changes) // 2
-            return [*await self._replace(changes[:half]), *await self._replace(changes[half:])]
-        return list(zip(changes, swapped, strict=True))
-
-    async def _again(self, lost: Sequence[Change]) -> list[Change]:
-        decisions: list[Decision] = []
-        for change in lost:
-            entry = await self._driver.get(change.entry.collection or "", change.entry.key or "")
-            # Deleted or expired since it was scanned: there is nothing left to do for it.
-            decisions.append(Leave.SKIPPED if entry is None else decide(entry, self._plan))
-        return self._book(decisions)
-
-    async def _copy(self, change: Change, destination: Driver) -> None:
-        """Put a copy of the entry with its own times, unless a previous run already did."""
-        entry = change.entry
-        copy = Entry(
-            entry.collection,
-            entry.key,
-            change.value,
-            created_at=entry.created_at,
-            expires_at=entry.expires_at,
+    async def _verified(self) -> Census | None:
+        if self.plan.dry_run or not self.plan.verify:
+            return None
+        in_place = self.writing.written is self.driver
+        return await take_census(
+            self.writing.written,
+            self.plan.known,
+            opens=self.writing.is_to_verify,
+            pends=partial(is_pending, plan=self.plan) if in_place else none,
+            partition=self.partition,
+            refresh=self.plan.refresh,
+            listener=self.listener,
         )
-        if not self._plan.dry_run and await destination.put_if_absent(copy):
-            self.tally.changed += 1
-            return
-        there = await destination.get(entry.collection or "", entry.key or "")
-        if there is not None:
-            self._compare(copy, there)
-        elif self._plan.dry_run:
-            self.tally.changed += 1
-        else:
-            # Deleted between the two looks: what the other store's own writers do counts.
-            self.tally.skipped += 1
-
-    def _compare(self, copy: Entry, there: Entry) -> None:
-        """Leave what the other store holds, but never take an older value there for a finished copy."""
-        reason = ""
-        if there.value is None or not self._plan.target.recognises(there.value):
-            reason = "the other store holds something else under this name"
-        else:
-            try:
-                if not self._is_same(copy, there) and not _is_newer(there, copy):
-                    reason = "the other store holds another value under this name, and no newer one"
-            except RecordError as exc:
-                self._unreadable_there.add((copy.collection, copy.key))
-                reason = f"the other store's record does not open: {type(exc).__name__}: {exc.message}"
-        if reason:
-            self._fail(Failure(copy.collection, copy.key, reason))
-        else:
-            self.tally.already += 1
-
-    def _is_same(self, copy: Entry, there: Entry) -> bool:
-        ours, theirs = (self._plan.target.open(entry)[0] for entry in (copy, there))
-        # As text, because NaN is not equal to itself.
-        return exact_json.dumps(ours) == exact_json.dumps(theirs)
-
-    def _tell(self) -> None:
-        tally, seconds = self.tally, time.monotonic() - self._started
-        self._listener(Progress("recode", tally.scanned, self._total, tally.changed, tally.failed, seconds))
 
 
-def _is_newer(there: Entry, copy: Entry) -> bool:
-    """Whether *there* is younger than the entry that *copy* is of: the application has moved on."""
-    return there.created_at is not None and copy.created_at is not None and there.created_at > copy.created_at
+def _lease(
+    plan: Plan, driver: Driver, destination: Driver | None, partition: tuple[int, int]
+) -> Lease | None:
+    if plan.vault is None or plan.dry_run:
+        return None
+    there = None if destination is None else destination.location
+    name = plan_id(plan.command, driver.location, there, plan.target.format)
+    return Lease(plan.vault, name, plan.command, partition)
 
 
-async def _close_own(store: AsyncKeyValue | Driver, driver: Driver) -> None:
-    """Close *driver* if this run opened it."""
-    if driver is not store:
-        await driver.close()
+def _check_partition(driver: Driver, partition: tuple[int, int]) -> None:
+    index, count = partition
+    if not (0 <= index < count <= MAX_PARTS):
+        msg = f"there is no part {index} of {count}; parts count from 0, and there are at most {MAX_PARTS}"
+        raise RecodeError(msg)
+    if count > 1 and not driver.capabilities.partitions:
+        msg = f"{driver.location} cannot be split into parts"
+        raise RecodeError(msg, hint="run one process without --partition")
+
+
+def _report(plan: Plan, tally: Tally, census: Census | None, *, in_place: bool, seconds: float) -> Report:
+    """Return what was done, with what the verify pass has found."""
+    damaged = 0 if census is None else census.failed
+    changed, already = tally.changed, tally.already
+    if in_place:
+        # Such a record was done by its header, or written in vain; only opening it showed the damage.
+        already = max(0, tally.already - damaged)
+        changed = max(0, tally.changed - max(0, damaged - tally.already))
+    failed = tally.failed + damaged
+    failures = (*tally.failures, *(census.failures if census is not None else ()))
+    return Report(
+        command=plan.command,
+        # What came after it was scanned and does not open is counted, too.
+        scanned=changed + already + tally.skipped + failed,
+        changed=changed,
+        already=already,
+        skipped=tally.skipped,
+        failed=failed,
+        conflicts=tally.conflicts,
+        seconds=seconds,
+        dry_run=plan.dry_run,
+        failures=failures[:FAILURES_KEPT],
+        formats=None if census is None else dict(census.formats),
+        deks=None if census is None else dict(census.deks),
+    )
+
+
+@asynccontextmanager
+async def _drivers(
+    store: AsyncKeyValue | Driver, to: AsyncKeyValue | Driver | None, *, writes: bool
+) -> AsyncIterator[tuple[Driver, Driver | None]]:
+    """Yield the drivers of both stores; those that were opened here are closed again."""
+    async with AsyncExitStack() as stack:
+
+        def opened(one: AsyncKeyValue | Driver, *, writes: bool) -> Driver:
+            driver = recodable_driver(one, writes=writes)
+            if driver is not one:
+                stack.push_async_callback(driver.close)
+            return driver
+
+        source = opened(store, writes=writes and to is None)
+        yield source, None if to is None else opened(to, writes=writes)

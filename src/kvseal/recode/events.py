@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Phase = Literal["survey", "recode", "verify"]
@@ -32,10 +32,13 @@ class Failure:
     collection: str | None
     key: str | None
     reason: str
+    unknown_dek: bool = field(default=False, repr=False, compare=False)
+    """Whether a newer vault meta may have the DEK that it needs."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the line that `--json` prints."""
-        return {"type": "failure", "schema": 1, **asdict(self)}
+        names = {"collection": self.collection, "key": self.key}
+        return {"type": "failure", "schema": 1, **names, "reason": self.reason}
 
 
 Event = Progress | Failure

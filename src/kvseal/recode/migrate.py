@@ -1,30 +1,45 @@
-"""From an old vault to a sealed one: survey, vault, recode, in the order in which nothing can be lost."""
+"""
+From an old vault to a sealed one: survey, vault, recode, in the order in which nothing can be lost.
+
+With users online it takes three steps.  `import_keys` puts the old keys into the vault, so
+that every process with the new wrapper reads old records and new ones.  Once it is deployed
+everywhere, `migrate` re-seals what is left, and with *finalize* it ends the old reads as soon
+as its verify pass finds nothing that needs them.
+"""
 
 from __future__ import annotations
 
 import os
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from kvseal.envelope.aead import KEY_SIZE
 from kvseal.envelope.codec import RecordCodec
 from kvseal.envelope.kdf import Argon2idParams
 from kvseal.envelope.record import VAULT_ID_SIZE
 from kvseal.envelope.sealing import Associations, Opener, Sealer
-from kvseal.metastore import MetaStore, driver_of
-from kvseal.recode.codecs import SealedTarget
+from kvseal.errors import RecodeError
+from kvseal.legacy import codecs_for
+from kvseal.legacy.merged import merged
+from kvseal.metastore import MetaStore, recodable_driver
+from kvseal.recode.checkpoint import open_recode
+from kvseal.recode.codecs import KVSEAL, SealedTarget
 from kvseal.recode.engine import recode
 from kvseal.recode.events import ignore
 from kvseal.recode.plan import PlaintextRule, migration
-from kvseal.recode.survey import survey
+from kvseal.recode.survey import Survey, survey
 from kvseal.vault import Vault
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
+    from typing_extensions import Unpack
 
     from kvseal.drivers.base import Driver
+    from kvseal.keys.adoption import Adoption
+    from kvseal.keys.keyring import LegacyKey
     from kvseal.keys.secret import Secret
     from kvseal.legacy import LegacyCodec
     from kvseal.recode.events import Listener
@@ -32,71 +47,238 @@ if TYPE_CHECKING:
     from kvseal.status import VaultStatus
 
 
+class Options(TypedDict, total=False):
+    """How the vault is reached, or made: see `Vault.open_or_create`; and what is not legacy."""
+
+    secret: Secret | str | None
+    meta_store: AsyncKeyValue | Driver | None
+    kdf: Argon2idParams
+    plaintext: PlaintextRule
+    """What becomes of records that nobody encrypted; by default they are refused."""
+    leaves: Sequence[LegacyCodec]
+    """What these recognise is left as it is."""
+    adopts: Adoption | None
+    """Another program's keys, for a vault that is yet to be made: see `Vault.create`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """What a migration did; `vault` is `None` after a dry run over a store that has no vault yet."""
+    """
+    What a migration did.
 
-    report: Report
+    `report` is `None` where keys were imported and nothing else; `vault` after a dry run over a store
+    that has no vault yet.  `finalized` says that the vault reads sealed records alone.
+    """
+
+    report: Report | None
     vault: VaultStatus | None
+    finalized: bool = False
 
 
 async def migrate(
     store: AsyncKeyValue | Driver,
-    legacy: Sequence[LegacyCodec],
+    legacy: Sequence[LegacyCodec] = (),
     *,
-    secret: Secret | str | None = None,
     to: AsyncKeyValue | Driver | None = None,
-    meta_store: AsyncKeyValue | Driver | None = None,
-    kdf: Argon2idParams = Argon2idParams.RFC_9106_LOW_MEMORY,
-    plaintext: PlaintextRule = PlaintextRule.REFUSE,
     context: str = "",
+    partition: tuple[int, int] = (0, 1),
+    rate: float | None = None,
+    finalize: bool = False,
     dry_run: bool = False,
+    before_writes: Callable[[Driver], Awaitable[None]] | None = None,
     command: str = "migrate",
     listener: Listener = ignore,
+    **options: Unpack[Options],
 ) -> Migration:
     """
     Re-seal what *legacy* opens, in place or as copies in the store *to*; the vault is created if need be.
 
-    The whole store is surveyed before the first write, the vault included.
+    Legacy keys that the vault holds are tried, too.  The whole store is surveyed before the first
+    write, the vault included, and then *before_writes* is awaited, unless this run goes on where
+    another one stopped, or finds nothing to do.  With *finalize* legacy reads end, and the legacy
+    keys are dropped, once everything is re-sealed and the verify pass has found nothing else.
 
     Raises:
         WrongLegacyKeyError, PlaintextFoundError: found by the survey; nothing was written.
+        RecodeError: there is nothing to open old records with; or see `recode`.
         VaultError, SecretError, StoreError: see `Vault`.
     """
-    source = driver_of(store)
-    try:
-        found = await survey(source, legacy, plaintext=plaintext, listener=listener)
-        vault = await _vault(to or store, secret, kdf, meta_store, dry_run=dry_run)
+    if finalize and (partition != (0, 1) or to is not None):
+        msg = "only a migration in place that sees the whole store can be finalized"
+        raise RecodeError(msg, hint="run --finalize by itself, without --partition and without --to")
+    work = _Work(legacy, to or store, options, dry_run=dry_run, listener=listener)
+    async with work.prepared(store, partition, before_writes) as (source, vault, total):
+        target = _throwaway_target() if vault is None else SealedTarget.of(vault, context)
+        plan = migration(
+            target,
+            work.codecs,
+            command=command,
+            plaintext=work.plaintext,
+            leaves=work.leaves,
+            vault=vault,
+            dry_run=dry_run,
+        )
+        report = await recode(
+            source, plan, to=to, partition=partition, rate=rate, total=total, listener=listener
+        )
+        if vault is None:
+            return Migration(report, None)
+        finalized = finalize and not dry_run and _is_complete(report, work)
+        if finalized and (vault.keyring.policy.read_legacy or vault.keyring.policy.read_plaintext):
+            await vault.end_legacy_reads()
+        return Migration(report, vault.status(), finalized)
+
+
+async def prepare(
+    store: AsyncKeyValue | Driver,
+    legacy: Sequence[LegacyCodec] = (),
+    *,
+    to: AsyncKeyValue | Driver | None = None,
+    before_writes: Callable[[Driver], Awaitable[None]] | None = None,
+    listener: Listener = ignore,
+    **options: Unpack[Options],
+) -> VaultStatus:
+    """
+    Do what comes before a migration that several processes share: survey, *before_writes*, vault.
+
+    Raises like `migrate`.
+    """
+    work = _Work(legacy, to or store, options, dry_run=False, listener=listener)
+    async with work.prepared(store, (0, 1), before_writes) as (_, vault, _):
+        if vault is None:
+            raise AssertionError
+        return vault.status()
+
+
+async def import_keys(
+    store: AsyncKeyValue | Driver,
+    keys: Sequence[LegacyKey],
+    *,
+    dry_run: bool = False,
+    listener: Listener = ignore,
+    **options: Unpack[Options],
+) -> Migration:
+    """
+    Hold *keys* in the vault, so that its wrappers read old records from now on.
+
+    That the keys fit is found out first, as by `migrate`, and the vault is created if need be.  With the
+    rule to seal plaintext, wrappers read plaintext, too.  Raises like `migrate`.
+    """
+    codecs = codecs_for((key.kind, key.key) for key in keys)
+    work = _Work(codecs, store, options, dry_run=dry_run, listener=listener)
+    async with work.prepared(store, (0, 1), None) as (_, vault, _):
+        if vault is None:
+            return Migration(None, None)
+        if not dry_run:
+            await vault.read_legacy_with(keys, plaintext=work.plaintext is PlaintextRule.SEAL)
+        return Migration(None, vault.status())
+
+
+class _Work:
+    """What both steps do before their first write."""
+
+    def __init__(
+        self,
+        legacy: Sequence[LegacyCodec],
+        home: AsyncKeyValue | Driver,
+        options: Options,
+        *,
+        dry_run: bool,
+        listener: Listener,
+    ) -> None:
+        self.codecs = list(legacy)
+        self.plaintext = options.get("plaintext", PlaintextRule.REFUSE)
+        self.leaves = options.get("leaves", ())
+        self._home = home
+        self._secret = options.get("secret")
+        self._meta_store = options.get("meta_store")
+        self._kdf = options.get("kdf", Argon2idParams.RFC_9106_LOW_MEMORY)
+        self._adopts = options.get("adopts")
+        self._dry_run = dry_run
+        self._listener = listener
+
+    @asynccontextmanager
+    async def prepared(
+        self,
+        store: AsyncKeyValue | Driver,
+        partition: tuple[int, int],
+        before_writes: Callable[[Driver], Awaitable[None]] | None,
+    ) -> AsyncIterator[tuple[Driver, Vault | None, int]]:
+        """Yield the driver of *store*, the vault (or `None` in a dry run) and the number of entries."""
+        home_is_store = self._home is store
+        source = recodable_driver(store, writes=home_is_store and not self._dry_run)
+        if not home_is_store:
+            await _check_destination(self._home, writes=not self._dry_run)
+        vault: Vault | None = None
         try:
-            target = _throwaway_target() if vault is None else SealedTarget(vault.keyring.codec(context))
-            plan = migration(target, legacy, command=command, plaintext=plaintext, dry_run=dry_run)
-            report = await recode(source, plan, to=to, total=found.total, listener=listener)
-            return Migration(report, None if vault is None else vault.status())
+            vault = await self._existing()
+            self.codecs = merged([*self.codecs, *_held(vault)])
+            if not self.codecs and self.plaintext is not PlaintextRule.SEAL:
+                msg = "no key for old records was given, and the vault holds none"
+                raise RecodeError(msg, hint="name the old key, such as with --fernet-key REF")
+            found = await survey(
+                source,
+                self.codecs,
+                plaintext=self.plaintext,
+                leaves=self.leaves,
+                partition=partition,
+                listener=self._listener,
+            )
+            if before_writes is not None and not self._dry_run and await self._begins(found, vault):
+                await before_writes(source)
+            if vault is None and not self._dry_run:
+                vault = await Vault.open_or_create(
+                    self._home,
+                    secret=self._secret,
+                    kdf=self._kdf,
+                    meta_store=self._meta_store,
+                    adopts=self._adopts,
+                )
+            yield source, vault, found.total
         finally:
             if vault is not None:
                 await vault.close()
-    finally:
-        if source is not store:
-            await source.close()
+            if source is not store:
+                await source.close()
 
+    async def _begins(self, found: Survey, vault: Vault | None) -> bool:
+        """Whether there is something to change, and no run that was stopped has begun to."""
+        is_done = found.formats.get(KVSEAL, 0) == found.total
+        return not is_done and (vault is None or await open_recode(vault) is None)
 
-async def _vault(
-    store: AsyncKeyValue | Driver,
-    secret: Secret | str | None,
-    kdf: Argon2idParams,
-    meta_store: AsyncKeyValue | Driver | None,
-    *,
-    dry_run: bool,
-) -> Vault | None:
-    if dry_run:
-        async with MetaStore.reached(meta_store or store) as metastore:
-            exists = await metastore.load() is not None
+    async def _existing(self) -> Vault | None:
+        adopted = None if self._adopts is None or self._meta_store is not None else self._adopts.record
+        async with MetaStore.reached(self._meta_store or self._home) as metastore:
+            exists = await metastore.has_vault(adopted)
             await metastore.close()
-        return await Vault.open(store, secret=secret, meta_store=meta_store) if exists else None
-    return await Vault.open_or_create(store, secret=secret, kdf=kdf, meta_store=meta_store)
+        if not exists:
+            return None
+        return await Vault.open(self._home, secret=self._secret, meta_store=self._meta_store)
+
+
+async def _check_destination(store: AsyncKeyValue | Driver, *, writes: bool) -> None:
+    """Raise before the first write, which creates the vault there, what `recode` would raise later."""
+    driver = recodable_driver(store, writes=writes)
+    if driver is not store:
+        await driver.close()
+
+
+def _held(vault: Vault | None) -> Sequence[LegacyCodec]:
+    if vault is None:
+        return ()
+    return codecs_for((key.kind, key.key) for key in vault.keyring.legacy)
+
+
+def _is_complete(report: Report, work: _Work) -> bool:
+    """Whether the verify pass has found sealed records alone, and what is left as it is on purpose."""
+    left = {codec.format for codec in work.leaves}
+    if work.plaintext is PlaintextRule.SKIP:
+        left.add("plaintext")
+    return not report.failed and set(report.formats or {}) <= {KVSEAL, *left}
 
 
 def _throwaway_target() -> SealedTarget:
     """Return a target whose keys nobody keeps, so that a dry run without a vault seals like a real one."""
     associations = Associations(os.urandom(VAULT_ID_SIZE))
-    return SealedTarget(RecordCodec(Sealer(os.urandom(KEY_SIZE), 1, associations), Opener({}, associations)))
+    codec = RecordCodec(Sealer(os.urandom(KEY_SIZE), 1, associations), Opener({}, associations))
+    return SealedTarget(lambda: codec)

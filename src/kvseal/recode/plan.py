@@ -7,8 +7,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from kvseal.errors import PlaintextRecordError
-from kvseal.legacy import FernetCodec, PlaintextCodec
-from kvseal.recode.codecs import LegacySource, RefusedSource, SealedTarget
+from kvseal.legacy import FernetCodec, PlaintextCodec, codecs_for
+from kvseal.recode.codecs import FernetTarget, LegacySource, RefusedSource, SealedTarget
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +36,7 @@ class Plan:
 
     What *target* would not write any differently is left alone, and so is what one of
     *leaves* recognises.  With *dry_run* everything is opened and sealed, and nothing written.
+    A *vault* keeps the lease and the checkpoint; without one, nothing keeps two runs apart.
     """
 
     command: str
@@ -44,11 +45,18 @@ class Plan:
     leaves: tuple[Source, ...] = ()
     dry_run: bool = False
     verify: bool = True
+    vault: Vault | None = None
+
+    async def refresh(self) -> bool:
+        """Read the vault meta again; whether it has changed."""
+        return self.vault is not None and await self.vault.refresh()
 
     @property
     def known(self) -> tuple[Source, ...]:
-        """Every format that has a name in this plan."""
-        return (self.target, *self.sources, *self.leaves)
+        """Every format that has a name in this plan; what is left alone before what is refused."""
+        refused = tuple(source for source in self.sources if isinstance(source, RefusedSource))
+        opened = (source for source in self.sources if source not in refused)
+        return (self.target, *opened, *self.leaves, *refused)
 
 
 def migration(
@@ -57,27 +65,51 @@ def migration(
     *,
     command: str = "migrate",
     plaintext: PlaintextRule = PlaintextRule.REFUSE,
+    leaves: Sequence[LegacyCodec] = (),
+    vault: Vault | None = None,
     dry_run: bool = False,
+    verify: bool = True,
 ) -> Plan:
-    """Return the plan that re-seals with *target* what is of a *legacy* format and, if told so, plaintext."""
+    """
+    Return the plan that re-seals with *target* what is of a *legacy* format and, if told so, plaintext.
+
+    What a codec of *leaves* recognises is left as it is.
+    """
     unencrypted = LegacySource(PlaintextCodec())
     sources: list[Source] = [LegacySource(codec) for codec in legacy]
+    left: list[Source] = [LegacySource(codec) for codec in leaves]
     if plaintext is PlaintextRule.SEAL:
         sources.append(unencrypted)
-    elif plaintext is PlaintextRule.REFUSE:
+    elif plaintext is PlaintextRule.SKIP:
+        left.append(unencrypted)
+    else:
         sources.append(RefusedSource(PlaintextCodec(), PlaintextRecordError("the record is not encrypted")))
     return Plan(
         command=command,
         sources=tuple(sources),
         target=target,
-        leaves=(unencrypted,) if plaintext is PlaintextRule.SKIP else (),
+        leaves=tuple(left),
         dry_run=dry_run,
+        verify=verify,
+        vault=vault,
     )
 
 
 def reencryption(vault: Vault, *, context: str = "", dry_run: bool = False) -> Plan:
     """Return the plan that re-seals with the active DEK every record that an older one sealed."""
-    sealed = SealedTarget(vault.keyring.codec(context))
-    legacy = (FernetCodec(()), PlaintextCodec())
-    leaves = tuple(LegacySource(codec) for codec in legacy)
-    return Plan(command="reencrypt", sources=(sealed,), target=sealed, leaves=leaves, dry_run=dry_run)
+    sealed = SealedTarget.of(vault, context)
+    held = codecs_for((key.kind, key.key) for key in vault.keyring.legacy)
+    leaves = tuple(LegacySource(codec) for codec in (FernetCodec(()), *held, PlaintextCodec()))
+    return Plan("reencrypt", (sealed,), sealed, leaves, dry_run=dry_run, vault=vault)
+
+
+def rollback(vault: Vault, fernet: FernetCodec, *, context: str = "", dry_run: bool = False) -> Plan:
+    """Return the plan that turns every record of *vault* into one for py-key-value's Fernet wrapper."""
+    return Plan(
+        command="migrate-to-fernet",
+        sources=(SealedTarget.of(vault, context),),
+        target=FernetTarget(fernet),
+        leaves=(LegacySource(PlaintextCodec()),),
+        dry_run=dry_run,
+        vault=vault,
+    )

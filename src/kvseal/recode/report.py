@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 if TYPE_CHECKING:
@@ -83,10 +83,49 @@ class Tally:
     skipped: int = 0
     failed: int = 0
     conflicts: int = 0
-    failures: list[Failure] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list, compare=False)
 
     def fail(self, failure: Failure) -> None:
         """Count *failure*, and keep it while there is room."""
         self.failed += 1
         if len(self.failures) < FAILURES_KEPT:
             self.failures.append(failure)
+
+    def add(self, other: Tally) -> None:
+        """Count what *other* has counted, too."""
+        for name in _COUNTERS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.failures += other.failures[: FAILURES_KEPT - len(self.failures)]
+
+    def followed_by(self, later: Tally) -> Tally:
+        """Return the tally of this walk and a *later* one over the same entries: each entry counts once."""
+        changed = self.changed + later.changed
+        rest = later.scanned - changed - later.skipped - later.failed
+        conflicts = self.conflicts + later.conflicts
+        # Of what this walk changed, live writers may have deleted some since.
+        return replace(
+            later,
+            scanned=later.scanned - min(0, rest),
+            changed=changed,
+            already=max(0, rest),
+            conflicts=conflicts,
+        )
+
+    def as_json(self) -> dict[str, int]:
+        """Return the counters as they stand in a checkpoint; failures are named by the run that met them."""
+        return {name: getattr(self, name) for name in _COUNTERS}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Tally:
+        """Read what `as_json` wrote."""
+        tally = cls()
+        for name in _COUNTERS:
+            setattr(tally, name, int(value[name]))
+        return tally
+
+    def copy(self) -> Tally:
+        """Return the counters as they are now."""
+        return Tally.from_json(self.as_json())
+
+
+_COUNTERS: Final = ("scanned", "changed", "already", "skipped", "failed", "conflicts")

@@ -53,18 +53,23 @@ async def survey(
     legacy: Sequence[LegacyCodec],
     *,
     plaintext: PlaintextRule = PlaintextRule.REFUSE,
+    leaves: Sequence[LegacyCodec] = (),
+    partition: tuple[int, int] = (0, 1),
     listener: Listener = ignore,
 ) -> Survey:
     """
     Classify every entry of *driver*'s store, and open a sample with the *legacy* codecs.
 
+    What *leaves* recognise is counted and not opened.
+
     Raises:
         WrongLegacyKeyError: there are legacy records, and none of them opens.
         PlaintextFoundError: there is plaintext, and *plaintext* is to refuse it.
     """
-    look = _Look([LegacySource(codec) for codec in (*legacy, PlaintextCodec())])
+    left = [LegacySource(codec) for codec in leaves]
+    look = _Look([LegacySource(codec) for codec in (*legacy, PlaintextCodec())], left)
     started = time.monotonic()
-    async for page in driver.scan():
+    async for page in driver.scan(partition=partition):
         await asyncio.to_thread(look.at_all, page.entries)
         seen = sum(look.formats.values())
         listener(Progress("survey", seen, None, 0, 0, time.monotonic() - started))
@@ -73,8 +78,9 @@ async def survey(
 
 
 class _Look:
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self._sources = sources
+    def __init__(self, sources: Sequence[Source], leaves: Sequence[Source]) -> None:
+        self._sources = (*leaves, *sources)
+        self._leaves = leaves
         self.formats: Counter[str] = Counter()
         self._sampled = self._opened = 0
         self._plaintext: list[str] = []
@@ -91,6 +97,8 @@ class _Look:
         source = classify(entry, self._sources)
         name = format_of(source)
         self.formats[name] += 1
+        if source in self._leaves:
+            return
         if name == PlaintextCodec.format:
             if len(self._plaintext) < _NAMES_SHOWN:
                 self._plaintext.append(f"{entry.collection}/{entry.key}")

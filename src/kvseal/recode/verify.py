@@ -15,17 +15,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from kvseal.errors import LegacyRecordError, PlaintextRecordError, RecordError
+from kvseal.errors import LegacyRecordError, PlaintextRecordError, RecordError, UnknownDEKError
 from kvseal.keys.meta import COLLECTION as META_COLLECTION
 from kvseal.legacy import FERNET, FernetCodec, PlaintextCodec, codecs_for
-from kvseal.metastore import driver_of
+from kvseal.metastore import recodable_driver
 from kvseal.recode.codecs import KVSEAL, LegacySource, RefusedSource, SealedTarget, dek_of
 from kvseal.recode.decision import classify, format_of
 from kvseal.recode.events import Failure, Progress, ignore
 from kvseal.recode.report import FAILURES_KEPT, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from typing import TypeAlias
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from kvseal.recode.codecs import Source
     from kvseal.recode.events import Listener
     from kvseal.vault import Vault
+
+    Refresh: TypeAlias = Callable[[], Awaitable[bool]]
 
 
 @dataclass(slots=True)
@@ -43,6 +46,9 @@ class Census:
     deks: Counter[int] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
     failed: int = 0
+    pending: int = 0
+    """Entries that a plan has yet to recode, where the census was taken for one."""
+    unknown_dek: bool = False
 
     @property
     def scanned(self) -> int:
@@ -54,6 +60,8 @@ class Census:
         self.formats += page.formats
         self.deks += page.deks
         self.failed += page.failed
+        self.pending += page.pending
+        self.unknown_dek |= page.unknown_dek
         self.failures += page.failures[: FAILURES_KEPT - len(self.failures)]
 
 
@@ -66,9 +74,10 @@ async def verify(
     Raises:
         StoreError: the backend failed; nothing is proven.
     """
-    driver, started = driver_of(store), time.monotonic()
+    driver, started = recodable_driver(store, writes=False), time.monotonic()
     try:
-        census = await take_census(driver, readers_of(vault, context=context), listener=listener)
+        readers = readers_of(vault, context=context)
+        census = await take_census(driver, readers, refresh=vault.refresh, listener=listener)
     finally:
         if driver is not store:
             await driver.close()
@@ -93,7 +102,7 @@ def every(_: Entry) -> bool:
 
 
 def none(_: Entry) -> bool:
-    """Open no entry: formats and DEKs are counted by the headers."""
+    """Take no entry."""
     return False
 
 
@@ -102,12 +111,22 @@ async def take_census(
     readers: Sequence[Source],
     *,
     opens: Callable[[Entry], bool] = every,
+    pends: Callable[[Entry], bool] = none,
+    partition: tuple[int, int] = (0, 1),
+    refresh: Refresh | None = None,
     listener: Listener = ignore,
 ) -> Census:
-    """Count every entry; those that *opens* picks are opened with the first of *readers* that knows them."""
+    """
+    Count every entry of *partition*; *readers* open those that *opens* picks, the first that knows them.
+
+    What *pends* picks is counted as pending.  A page with records of an unknown DEK is looked at once
+    more after *refresh*: another process may have rotated the DEK meanwhile.
+    """
     census, started = Census(), time.monotonic()
-    async for page in driver.scan():
-        found = await asyncio.to_thread(_census_of, page.entries, readers, opens)
+    async for page in driver.scan(partition=partition):
+        found = await asyncio.to_thread(_census_of, page.entries, readers, opens, pends)
+        if refresh is not None and found.unknown_dek and await refresh():
+            found = await asyncio.to_thread(_census_of, page.entries, readers, opens, pends)
         for failure in found.failures:
             listener(failure)
         census.add(found)
@@ -128,10 +147,15 @@ def readers_of(vault: Vault, *, context: str = "") -> tuple[Source, ...]:
     plaintext: Source = LegacySource(PlaintextCodec())
     if not keyring.policy.read_plaintext:
         plaintext = RefusedSource(PlaintextCodec(), PlaintextRecordError("the record is not encrypted"))
-    return (SealedTarget(keyring.codec(context)), *legacy, plaintext)
+    return (SealedTarget.of(vault, context), *legacy, plaintext)
 
 
-def _census_of(entries: Iterable[Entry], readers: Sequence[Source], opens: Callable[[Entry], bool]) -> Census:
+def _census_of(
+    entries: Iterable[Entry],
+    readers: Sequence[Source],
+    opens: Callable[[Entry], bool],
+    pends: Callable[[Entry], bool],
+) -> Census:
     census = Census()
     for entry in entries:
         if entry.collection == META_COLLECTION:
@@ -139,6 +163,7 @@ def _census_of(entries: Iterable[Entry], readers: Sequence[Source], opens: Calla
         reader = classify(entry, readers)
         name = format_of(reader)
         census.formats[name] += 1
+        census.pending += pends(entry)
         if name == KVSEAL:
             _count_dek(entry, census)
         if opens(entry):
@@ -159,4 +184,5 @@ def _judge(entry: Entry, reader: Source | None, census: Census) -> None:
         reader.open(entry)
     except RecordError as exc:
         census.failed += 1
+        census.unknown_dek |= isinstance(exc, UnknownDEKError)
         census.failures.append(Failure(entry.collection, entry.key, f"{type(exc).__name__}: {exc.message}"))

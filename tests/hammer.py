@@ -1,0 +1,300 @@
+"""
+Applications that never rest: what each has written and read, in tasks or as `python -m tests.hammer`.
+
+Every key has one writer, whose values count up, so "the latest write" is a number that somebody
+knows: its writer finds exactly what it put or deleted, at once and once more before it writes there
+again, and nobody ever reads an older number after a newer one.
+
+As a process it takes its `Job` as an argument, starts at once, and then obeys lines: `finish`
+waits until all writes are done, `read KEY` prints what a read gives, and the end of the input
+or `stop` ends it with its `Board` on standard output.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import warnings
+from collections import Counter
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from itertools import count, cycle
+from typing import TYPE_CHECKING, Any
+
+from tests.backends import Place
+from tests.processes import NEW
+from tests.recode.worlds import old
+
+from kvseal import EnvelopeEncryptionWrapper
+from kvseal.errors import RecordError
+from kvseal.policy_reads import MAX_AGE, PolicyReads
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COLLECTION = "c"
+TASKS = 2
+DELETE_EVERY = 40
+LARGE = "x" * 40_000
+"""More than diskcache keeps in a row."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """
+    What one application does: it writes its own *keys* *writes* times each, or until it is stopped.
+
+    *audited*, what an old application wrote is read by a new one, for others may have sealed it meanwhile:
+    before the next write alone, because this read would seal it, too.
+    """
+
+    place: dict[str, str]
+    role: str
+    keys: list[str]
+    others: list[str] = field(default_factory=list)
+    writes: int | None = None
+    start: dict[str, int] = field(default_factory=dict)
+    audited: bool = False
+
+
+@dataclass
+class Board:
+    """What one application knows: the last number it put or read, by key, and what should not have been."""
+
+    put: dict[str, int] = field(default_factory=dict)
+    seen: dict[str, int] = field(default_factory=dict)
+    writes: int = 0
+    reads: int = 0
+    flashes: int = 0
+    """Reads that were older than an earlier one, where the same read a moment later was not."""
+    lost: list[str] = field(default_factory=list)
+    resealed: dict[str, int] = field(default_factory=dict)
+
+
+class Application:
+    """One deployed application: `old` seals with upstream's Fernet wrapper, `new` with kvseal's."""
+
+    def __init__(self, job: Job, store: Any) -> None:
+        self.board = Board(put=dict(job.start), seen=dict(job.start))
+        self.kv: Any = old(store) if job.role == "old" else new(store)
+        self._reader: Any = new(store) if job.audited else self.kv
+        self._store = store
+        self._job = job
+        self._is_stopped = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Begin to write and, if new, to read, everything once before anybody migrates it."""
+        if self._job.role == "new":
+            await self._check_many(self._job.others, with_ttl=False)
+        for number in range(TASKS):
+            if mine := self._job.keys[number::TASKS]:
+                self._tasks.append(asyncio.create_task(self._write(mine)))
+        self._writers = list(self._tasks)
+        if self._job.role == "new":
+            self._tasks.append(asyncio.create_task(self._read_all_the_time()))
+
+    async def finish(self) -> None:
+        """Wait until all is written."""
+        await asyncio.gather(*self._writers)
+
+    async def stop(self) -> Board:
+        """End after the writes and reads that are under way, and return what is known."""
+        self._is_stopped = True
+        await asyncio.gather(*self._tasks)
+        if isinstance(self._reader, EnvelopeEncryptionWrapper):
+            self.board.resealed = dict(self._reader.resealed)
+            await self._reader.release()
+        return self.board
+
+    async def outcome(self, key: str) -> str:
+        """Return the value at *key*, or the name of the error."""
+        try:
+            return json.dumps(await self.kv.get(key, collection=COLLECTION))
+        except RecordError as exc:
+            return type(exc).__name__
+
+    async def _write(self, keys: Sequence[str]) -> None:
+        turns = count() if self._job.writes is None else range(self._job.writes)
+        for turn in turns:
+            for key in keys:
+                if self._is_stopped:
+                    return
+                await self._put(key, turn)
+                await asyncio.sleep(0)
+
+    async def _put(self, key: str, turn: int) -> None:
+        before = self.board.put.get(key, 0)
+        await self._check(key, at_least=before, at_most=before)
+        number = before + 1
+        value = {"n": number, "pad": LARGE} if key.endswith("large") else {"n": number}
+        ttl = 3600.5 if turn % 3 == 1 else None
+        if turn % DELETE_EVERY == DELETE_EVERY - 1:
+            await self.kv.delete(key, collection=COLLECTION)
+            await self._expect_nothing(key)
+        await self.kv.put(key, value, collection=COLLECTION, ttl=ttl)
+        self.board.put[key] = number
+        self.board.writes += 1
+        if not self._job.audited:
+            await self._check(key, at_least=number, at_most=number)
+
+    async def _expect_nothing(self, key: str) -> None:
+        for _ in range(2):
+            if await self._store.get(key, collection=COLLECTION) is None:
+                return
+            self.board.flashes += 1
+        self.board.lost.append(f"{key} is there after it was deleted")
+
+    async def _read_all_the_time(self) -> None:
+        others = cycle(self._job.others)
+        for turn in count():
+            keys = [next(others) for _ in range(8)]
+            if self._is_stopped:
+                return
+            if turn % 2:
+                await self._check(keys[0])
+            else:
+                await self._check_many(keys, with_ttl=turn % 4 == 0)
+            await asyncio.sleep(0)
+
+    async def _check_many(self, keys: Sequence[str], *, with_ttl: bool) -> None:
+        floors = [self._floor(key) for key in keys]
+        if with_ttl:
+            values = [value for value, _ in await self._reader.ttl_many(keys, collection=COLLECTION)]
+        else:
+            values = await self._reader.get_many(keys, collection=COLLECTION)
+        self.board.reads += len(keys)
+        for key, floor, value in zip(keys, floors, values, strict=True):
+            if value is not None and value["n"] < floor:
+                self.board.flashes += 1
+                await self._check(key, at_least=floor)
+            elif value is not None:
+                self._see(key, value["n"])
+
+    async def _check(self, key: str, *, at_least: int = 0, at_most: int | None = None) -> None:
+        floor = max(at_least, self._floor(key))
+        for attempt in range(3):
+            value = await self._reader.get(key, collection=COLLECTION)
+            self.board.reads += 1
+            # Between a deletion and the next put, others read nothing.
+            number = floor if value is None and at_most is None else (value or {"n": 0})["n"]
+            if floor <= number and (at_most is None or number <= at_most):
+                self.board.flashes += attempt > 0
+                self._see(key, number)
+                return
+        self.board.lost.append(f"{key} reads as {number}, and was {floor} before")
+
+    def _floor(self, key: str) -> int:
+        return max(self.board.seen.get(key, 0), self.board.put.get(key, 0))
+
+    def _see(self, key: str, number: int) -> None:
+        self.board.seen[key] = max(number, self.board.seen.get(key, 0))
+
+
+class Fast:
+    """A clock on which the time between two looks at it is long."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        self._now += MAX_AGE
+        return self._now
+
+
+def new(store: Any) -> EnvelopeEncryptionWrapper:
+    """Return the new application's view of *store*, for which every old record is long after the last."""
+    kv = EnvelopeEncryptionWrapper(key_value=store, secret=NEW, create=False)
+    kv._policy_reads = PolicyReads(clock=Fast())
+    return kv
+
+
+async def main(job: Job) -> None:
+    """Be the application of *job* in a process of its own."""
+    async with Place(**job.place).opened() as store:
+        application = Application(job, store)
+        await application.start()
+        say("started")
+        while (line := await asyncio.to_thread(sys.stdin.readline)) not in {"", "stop\n"}:
+            verb, *names = line.split()
+            if verb == "finish":
+                await application.finish()
+                say("finished")
+            else:
+                say(await application.outcome(names[0]))
+        say(json.dumps(asdict(await application.stop())))
+
+
+def say(line: str) -> None:
+    """Print *line* at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+class Deployed:
+    """An application in a process of its own, as its parent sees it."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @classmethod
+    async def start(cls, job: Job) -> Deployed:
+        """Start the process of *job*."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.hammer", json.dumps(asdict(job))),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=2**24,
+        )
+        return cls(process)
+
+    async def started(self) -> None:
+        """Wait until it writes."""
+        assert "started" == await self._answer()
+
+    async def finish(self) -> None:
+        """Wait until all is written."""
+        assert "finished" == await self._told("finish")
+
+    async def outcome(self, key: str) -> str:
+        """Return what it reads at *key*."""
+        return await self._told(f"read {key}")
+
+    async def stop(self) -> Board:
+        """End it, and return what it knows."""
+        board = Board(**json.loads(await self._told("stop")))
+        assert 0 == await self._process.wait()
+        return board
+
+    async def kill(self) -> None:
+        """End it in any case."""
+        with suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.communicate()
+
+    async def _told(self, line: str) -> str:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n".encode())
+        return await self._answer()
+
+    async def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = await self._process.stdout.readline()
+        assert line, "the application died; its error is above"
+        return line.decode().strip()
+
+
+def summed(boards: Sequence[Board]) -> dict[str, Any]:
+    """Return the numbers of all *boards* together."""
+    resealed: Counter[str] = Counter()
+    for board in boards:
+        resealed.update(board.resealed)
+    numbers = {name: sum(getattr(b, name) for b in boards) for name in ("writes", "reads", "flashes")}
+    return {**numbers, "lost": [line for board in boards for line in board.lost], **resealed}
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", "A configured store is unstable")
+    asyncio.run(main(Job(**json.loads(sys.argv[1]))))
