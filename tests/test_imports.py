@@ -10,7 +10,18 @@ import pytest
 
 import kvseal
 
-EXTRAS = ["diskcache", "pathvalidate", "cachetools", "keyring", "redis", "asyncpg", "pymongo", "aiofile"]
+EXTRAS = [
+    "aiofile",
+    "asyncpg",
+    "cachetools",
+    "diskcache",
+    "duckdb",
+    "keyring",
+    "pathvalidate",
+    "pymongo",
+    "redis",
+    "rocksdict",
+]
 
 BLOCKED = """
 import sys

@@ -116,6 +116,10 @@ def test_nothing_but_a_format(tmp_path: Path) -> None:
         ),
         ('format = "authsome"\nkey_file = "/srv/master.key"', AuthsomeKeys(Path("/srv/master.key"))),
         ('format = "authsome"\nsecret = "env:A"', AuthsomeKeys(secret="env:A")),
+        (
+            'format = "authsome"\nkey_file = "/srv/master.key"\nsecret = "env:A"',
+            AuthsomeKeys(Path("/srv/master.key"), "env:A"),
+        ),
         ('format = "kvseal"', NoKeys()),
     ],
 )
@@ -176,7 +180,6 @@ def test_no_backup(tmp_path: Path) -> None:
             "source.client_secret",
         ),
         ('[source]\nformat = "authsome"\n', "source.key_file"),
-        ('[source]\nformat = "authsome"\nkey_file = "a"\nsecret = "env:A"\n', "source.key_file"),
         (f"{PLAIN}[target]\ncreate = 1\n", "target.create"),
         (f'{PLAIN}[target]\nargon2 = "3,65536"\n', "target.argon2"),
         (f'{PLAIN}[target]\nargon2 = "0,0,0"\n', "target.argon2"),

@@ -189,6 +189,16 @@ class TestValues:
         assert all("years 1 to 9999" in e.problem for e in found)
 
 
+async def test_same_value_put_again(store: DuckDBStore, driver: DuckDBDriver) -> None:
+    """The same value put again is another entry: its creation time says so."""
+    await store.put("key", SMALL, collection="coll")
+    stale = await fetched(driver)
+    await store.put("key", SMALL, collection="coll")
+
+    assert [False] == list(await driver.replace_many([Replacement(stale, {"lost": 1})]))
+    assert await driver.delete_if_unchanged(stale) is False
+
+
 class TestTransactions:
     """Beside transactions of the application."""
 
@@ -467,8 +477,9 @@ except StoreUnreachableError as exc:
         records = DiskStore(directory=tmp_path / "records")
         secret = Secret(b"correct horse battery staple")
 
-        with pytest.raises(EvictingStoreError, match="gone with this process"):
-            await Vault.create(records, secret=secret, kdf=cheap, meta_store=DuckDBStore())
+        for data in (records, store):
+            with pytest.raises(EvictingStoreError, match="gone with this process"):
+                await Vault.create(data, secret=secret, kdf=cheap, meta_store=DuckDBStore())
         vault = await Vault.create(records, secret=secret, kdf=cheap, meta_store=store)
 
         assert 1 == (await driver_for(store).count()).entries

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from typing import TYPE_CHECKING
 
 import pytest
+from tests.recode.worlds import fernet, fill
 
+from kvseal import Argon2idParams, Secret
+from kvseal.recode import engine, migrate
 from kvseal.recode.pace import Pace
+
+if TYPE_CHECKING:
+    from key_value.aio.stores.memory import MemoryStore
+
+survey_module = sys.modules["kvseal.recode.survey"]
+CHEAP = Argon2idParams(time_cost=1, memory_cost=8, parallelism=1)
 
 
 class Time:
@@ -85,3 +96,21 @@ async def test_without_a_rate() -> None:
     await pace_of(None, time).take(10**9)
 
     assert [] == time.slept
+
+
+async def test_every_pass_keeps_it(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The survey, the recode and the verify pass of a migration all go at its rate."""
+    taken: list[int] = []
+
+    class Counting(Pace):
+        async def take(self, records: int) -> None:
+            taken.append(records)
+
+    await fill(store, {f"{n}": {"v": n} for n in range(20)})
+    monkeypatch.setattr(survey_module, "Pace", Counting)
+    monkeypatch.setattr(engine, "Pace", Counting)
+
+    await migrate(store, [fernet()], secret=Secret(b"s"), kdf=CHEAP, rate=20)
+
+    # The verify pass sees the vault meta and the checkpoint, too.
+    assert [20, *[5] * 4, 22] == taken

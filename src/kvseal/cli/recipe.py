@@ -53,7 +53,7 @@ class FastMCPKeys:
 
 @dataclass(frozen=True, slots=True)
 class AuthsomeKeys:
-    """Where authsome's master key is."""
+    """Where authsome's master key is; a home that was upgraded may need the old one and the new."""
 
     key_file: Path | None = None
     secret: str | None = None
@@ -188,8 +188,8 @@ def _fastmcp_keys(table: Table) -> FastMCPKeys:
 
 def _authsome_keys(table: Table) -> AuthsomeKeys:
     keys = AuthsomeKeys(table.path("key_file"), table.reference("secret"))
-    if (keys.key_file is None) == (keys.secret is None):
-        table.refuse("key_file", "or secret has to be given, and not both")
+    if keys.key_file is None and keys.secret is None:
+        table.refuse("key_file", "is missing, and so is secret")
     return keys
 
 

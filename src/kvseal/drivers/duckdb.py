@@ -28,12 +28,9 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from kvseal import exact_json
 from kvseal.drivers.base import (
     KEEP,
     Capabilities,
@@ -54,12 +51,21 @@ from kvseal.drivers.duckdb_connections import (
     rows,
     store_over,
 )
+from kvseal.drivers.duckdb_rows import (
+    change_of,
+    checked_names,
+    entry_of,
+    microseconds,
+    now,
+    read_of,
+    rounds_of,
+    text_of,
+)
 from kvseal.drivers.duckdb_table import Table
 from kvseal.errors import (
     StoreError,
     StoreNotFoundError,
     StoreUnreachableError,
-    UnsealableValueError,
     UnsupportedStoreError,
 )
 
@@ -67,26 +73,15 @@ from kvseal.errors import (
 import duckdb  # isort: skip
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from key_value.aio.stores.duckdb import DuckDBStore
 
 _DEFAULT_TABLE: Final = "kv_entries"
 _ATTEMPTS: Final = 20
 _PAUSE: Final = 0.005
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _LOCK: Final = threading.Lock()
 """Held over each write, so that drivers in several threads do not refuse each other."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a row lies, and the times that it had when it was read, in microseconds."""
-
-    collection: str
-    key: str
-    created_at: int | None
-    expires_at: int | None
 
 
 class DuckDBDriver:
@@ -135,23 +130,23 @@ class DuckDBDriver:
             for number in range(1, pages + 1):
                 found = await self._read(cursor, self._table.page, {"page": number})
                 if found:
-                    yield Page([_entry(row) for row in found], json.dumps(found[-1][:2]))
+                    yield Page([entry_of(row) for row in found], json.dumps(found[-1][:2]))
         finally:
             cursor.close()
 
     async def get(self, collection: str, key: str) -> Entry | None:
         """Return the entry as it is stored, with a `problem` where it cannot be read."""
-        found = self._query(self._table.get, _names(collection, key))
-        return _entry(found[0]) if found else None
+        found = self._query(self._table.get, checked_names(collection, key))
+        return entry_of(found[0]) if found else None
 
     async def put_if_absent(self, entry: Entry) -> bool:
         """Insert the row, in place of an expired one; the table is made where the store would make it."""
         collection, key, value = content(entry)
         row = {
-            **_names(collection, key),
-            "value": _text(value),
-            "created_at": _microseconds(entry.created_at),
-            "expires_at": _microseconds(entry.expires_at),
+            **checked_names(collection, key),
+            "value": text_of(value),
+            "created_at": microseconds(entry.created_at),
+            "expires_at": microseconds(entry.expires_at),
         }
         if self._auto_create and not self.has_table():
             await self.create_table()
@@ -163,10 +158,10 @@ class DuckDBDriver:
         """Replace in one statement, all or none of which happens; one more for each repeated name."""
         for replacement in replacements:
             refuse_problem(replacement.entry)
-        texts = await asyncio.to_thread(lambda: [_text(r.value) for r in replacements])
+        texts = await asyncio.to_thread(lambda: [text_of(r.value) for r in replacements])
         done = [False] * len(replacements)
-        for numbers in _rounds(replacements):
-            changes = [_change(replacements[number], texts[number]) for number in numbers]
+        for numbers in rounds_of(replacements):
+            changes = [change_of(replacements[number], texts[number]) for number in numbers]
             sql = self._table.replace(keeps_expiry=replacements[numbers[0]].expires_at is KEEP)
             swapped = {tuple(row) for row in await self._write(sql, {"rows": json.dumps(changes)})}
             for number in numbers:
@@ -177,7 +172,7 @@ class DuckDBDriver:
     async def delete_if_unchanged(self, entry: Entry) -> bool:
         """Delete the row if it is unchanged."""
         refuse_problem(entry)
-        return bool(await self._write(self._table.delete, _read_of(entry)))
+        return bool(await self._write(self._table.delete, read_of(entry)))
 
     def proves(self, entry: Entry, key: str) -> bool:
         """Whether *key* is the name that the row has in its column."""
@@ -220,7 +215,7 @@ class DuckDBDriver:
     def _query(self, sql: str, parameters: dict[str, Any]) -> list[Any]:
         """Return the rows; none if there is no table and the store has yet to make it."""
         try:
-            return self._connections.rows(sql, {**parameters, "now": _microseconds(_now())})
+            return self._connections.rows(sql, {**parameters, "now": now()})
         except NO_TABLE as exc:
             return self._nothing(exc)
 
@@ -228,7 +223,7 @@ class DuckDBDriver:
         self, cursor: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any]
     ) -> list[Any]:
         """Run a statement of a scan in a thread; like every reader it is in no writer's way."""
-        values = {**parameters, "now": _microseconds(_now())}
+        values = {**parameters, "now": now()}
         try:
             return await asyncio.to_thread(rows, cursor, sql, values, location=self.location)
         except NO_TABLE as exc:
@@ -338,88 +333,3 @@ def _path_and_table(location: str) -> tuple[Path, str]:
         msg = "a DuckDB database in memory lives in the process that made it, where no URL reaches it"
         raise UnsupportedStoreError(msg, hint="name a function that makes the store: python:module:factory")
     return Path(path).expanduser().absolute(), table
-
-
-def _entry(row: Sequence[Any]) -> Entry:
-    collection, key, text, created_at, expires_at, has_odd_time = row
-    value, problem = _read(text)
-    times: tuple[datetime | None, datetime | None] = (None, None)
-    try:
-        times = _time(created_at), _time(expires_at)
-    except OverflowError:
-        has_odd_time = True
-    if has_odd_time:
-        value, problem = None, "its creation time or expiry is outside of the years 1 to 9999"
-    place = Place(collection, key, created_at, expires_at)
-    return Entry(collection, key, value, *times, locator=place, stored=text.encode(), problem=problem)
-
-
-def _read(text: str) -> tuple[dict[str, Any] | None, str]:
-    # The parser's message quotes the text, which may be a plaintext secret.
-    try:
-        value = exact_json.loads(text)
-    except ValueError:
-        return None, "the value is not JSON that can be read"
-    return (value, "") if isinstance(value, dict) else (None, "the value is not a mapping")
-
-
-def _text(value: Mapping[str, Any]) -> str:
-    try:
-        return json.dumps(dict(value), sort_keys=True)
-    except (TypeError, ValueError, RecursionError) as exc:
-        msg = f"the store's JSON cannot hold the value: {exc}"
-        raise UnsealableValueError(msg) from exc
-
-
-def _names(collection: str, key: str) -> dict[str, Any]:
-    for name in (collection, key):
-        try:
-            name.encode()
-        except UnicodeEncodeError as exc:
-            msg = f"DuckDB cannot hold the name {name!r}: it has a lone surrogate"
-            raise StoreError(msg) from exc
-    return {"collection": collection, "key": key}
-
-
-def _read_of(entry: Entry) -> dict[str, Any]:
-    place: Place = entry.locator
-    return {
-        "collection": place.collection,
-        "key": place.key,
-        "stored": entry.stored.decode(),
-        "created_at": place.created_at,
-        "expires_at": place.expires_at,
-    }
-
-
-def _change(replacement: Replacement, text: str) -> dict[str, Any]:
-    expires_at = replacement.expires_at
-    expiry = _microseconds(expires_at) if isinstance(expires_at, datetime) else None
-    return {**_read_of(replacement.entry), "value": text, "expiry": expiry}
-
-
-def _rounds(replacements: Sequence[Replacement]) -> list[list[int]]:
-    """Return the numbers of *replacements*, in order, in rounds of one kind with no name twice."""
-    rounds: list[list[int]] = []
-    kind, seen = None, set[tuple[str, str]]()
-    for number, replacement in enumerate(replacements):
-        names = (replacement.entry.locator.collection, replacement.entry.locator.key)
-        keeps = replacement.expires_at is KEEP
-        if keeps is not kind or names in seen:
-            rounds.append([])
-            kind, seen = keeps, set()
-        rounds[-1].append(number)
-        seen.add(names)
-    return rounds
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc)
-
-
-def _microseconds(time: datetime | None) -> int | None:
-    return None if time is None else (time - _EPOCH) // timedelta(microseconds=1)
-
-
-def _time(microseconds: int | None) -> datetime | None:
-    return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)

@@ -99,12 +99,12 @@ class _Run:
             if lease is not None and not (lease.part.tally.failed or lease.part.tally.skipped):
                 cursor, tally = lease.part.cursor, lease.part.tally.copy()
             tally = await self._walk(lease).run(cursor, tally, pace)
-            census = await self._verified()
+            census = await self._verified(pace)
             for _ in range(_MORE_PASSES):
                 if census is None or census.pending + census.formats[UNDECODABLE] <= tally.failed:
                     break
                 tally = tally.followed_by(await self._walk(lease).run(None, Tally(), pace))
-                census = await self._verified()
+                census = await self._verified(pace)
         return tally, census
 
     def _walk(self, lease: Lease | None) -> Walk:
@@ -118,7 +118,7 @@ class _Run:
             listener=self.listener,
         )
 
-    async def _verified(self) -> Census | None:
+    async def _verified(self, pace: Pace) -> Census | None:
         if self.plan.dry_run or not self.plan.verify:
             return None
         in_place = self.writing.written is self.driver
@@ -129,6 +129,7 @@ class _Run:
             pends=partial(is_pending, plan=self.plan) if in_place else none,
             partition=self.partition,
             refresh=self.plan.refresh,
+            pace=pace,
             listener=self.listener,
         )
 

@@ -107,7 +107,7 @@ async def migrate(
         msg = "only a migration in place that sees the whole store can be finalized"
         raise RecodeError(msg, hint="run --finalize by itself, without --partition and without --to")
     work = _Work(legacy, to or store, options, dry_run=dry_run, listener=listener)
-    async with work.prepared(store, partition, before_writes) as (source, vault, total):
+    async with work.prepared(store, partition, before_writes, rate) as (source, vault, total):
         target = _throwaway_target() if vault is None else SealedTarget.of(vault, context)
         plan = migration(
             target,
@@ -203,6 +203,7 @@ class _Work:
         store: AsyncKeyValue | Driver,
         partition: tuple[int, int],
         before_writes: Callable[[Driver], Awaitable[None]] | None,
+        rate: float | None = None,
     ) -> AsyncIterator[tuple[Driver, Vault | None, int]]:
         """Yield the driver of *store*, the vault (or `None` in a dry run) and the number of entries."""
         home_is_store = self._home is store
@@ -222,6 +223,7 @@ class _Work:
                 plaintext=self.plaintext,
                 leaves=self.leaves,
                 partition=partition,
+                rate=rate,
                 listener=self._listener,
             )
             if before_writes is not None and not self._dry_run and await self._begins(found, vault):

@@ -20,6 +20,7 @@ from kvseal.legacy import PlaintextCodec
 from kvseal.recode.codecs import KVSEAL, LegacySource
 from kvseal.recode.decision import classify, format_of
 from kvseal.recode.events import Progress, ignore
+from kvseal.recode.pace import Pace
 from kvseal.recode.plan import PlaintextRule
 
 if TYPE_CHECKING:
@@ -55,12 +56,13 @@ async def survey(
     plaintext: PlaintextRule = PlaintextRule.REFUSE,
     leaves: Sequence[LegacyCodec] = (),
     partition: tuple[int, int] = (0, 1),
+    rate: float | None = None,
     listener: Listener = ignore,
 ) -> Survey:
     """
     Classify every entry of *driver*'s store, and open a sample with the *legacy* codecs.
 
-    What *leaves* recognise is counted and not opened.
+    What *leaves* recognise is counted and not opened.  *rate* is the most entries per second.
 
     Raises:
         WrongLegacyKeyError: there are legacy records, and none of them opens.
@@ -68,8 +70,9 @@ async def survey(
     """
     left = [LegacySource(codec) for codec in leaves]
     look = _Look([LegacySource(codec) for codec in (*legacy, PlaintextCodec())], left)
-    started = time.monotonic()
+    started, pace = time.monotonic(), Pace(rate)
     async for page in driver.scan(partition=partition):
+        await pace.take(len(page.entries))
         await asyncio.to_thread(look.at_all, page.entries)
         seen = sum(look.formats.values())
         listener(Progress("survey", seen, None, 0, 0, time.monotonic() - started))

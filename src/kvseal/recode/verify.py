@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kvseal.drivers.base import Driver, Entry
     from kvseal.recode.codecs import Source
     from kvseal.recode.events import Listener
+    from kvseal.recode.pace import Pace
     from kvseal.vault import Vault
 
     Refresh: TypeAlias = Callable[[], Awaitable[bool]]
@@ -114,6 +115,7 @@ async def take_census(
     pends: Callable[[Entry], bool] = none,
     partition: tuple[int, int] = (0, 1),
     refresh: Refresh | None = None,
+    pace: Pace | None = None,
     listener: Listener = ignore,
 ) -> Census:
     """
@@ -124,6 +126,8 @@ async def take_census(
     """
     census, started = Census(), time.monotonic()
     async for page in driver.scan(partition=partition):
+        if pace is not None:
+            await pace.take(len(page.entries))
         found = await asyncio.to_thread(_census_of, page.entries, readers, opens, pends)
         if refresh is not None and found.unknown_dek and await refresh():
             found = await asyncio.to_thread(_census_of, page.entries, readers, opens, pends)
