@@ -34,7 +34,7 @@ from kvseal.keys.meta import VaultMeta
 from kvseal.metastore import MetaStore, recodable_driver
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
@@ -118,8 +118,8 @@ class _Restore:
 
     async def _settle_all(self, entries: Sequence[Entry]) -> None:
         """Settle *entries*, a few at a time; the first error stops them all."""
-        for start in range(0, len(entries), IN_FLIGHT):
-            tasks = [asyncio.create_task(self._settle(entry)) for entry in entries[start : start + IN_FLIGHT]]
+        for group in _groups(entries):
+            tasks = [asyncio.create_task(self._settle(entry)) for entry in group]
             try:
                 await asyncio.gather(*tasks)
             finally:
@@ -205,6 +205,19 @@ async def _batches(file: BinaryIO) -> AsyncIterator[list[Entry]]:
     batches = reader.batches()
     while (batch := await asyncio.to_thread(next, batches, None)) is not None:
         yield batch
+
+
+def _groups(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+    """Yield *entries* in groups in which nothing comes twice, so that what was read later is put later."""
+    group: dict[object, Entry] = {}
+    for entry in entries:
+        name = (entry.collection, entry.key, entry.path)
+        if name in group or len(group) == IN_FLIGHT:
+            yield list(group.values())
+            group = {}
+        group[name] = entry
+    if group:
+        yield list(group.values())
 
 
 def _same(one: Entry, other: Entry) -> bool:
