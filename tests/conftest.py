@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+# The contract's assertions explain themselves, as if they stood in a test module.
+pytest.register_assert_rewrite("tests.drivers.contract")
+
 # A slow machine is no wrong result.
 settings.register_profile("kvseal", deadline=None)
 settings.load_profile("kvseal")

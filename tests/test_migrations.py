@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,6 +31,7 @@ from kvseal.drivers.manifest import Manifest, NamedDriver
 from kvseal.envelope.record import Header
 from kvseal.envelope.stored import from_stored, is_sealed
 from kvseal.errors import RecordError
+from kvseal.expiry import milliseconds
 from kvseal.keys.keyring import LegacyKey
 from kvseal.keys.meta import COLLECTION as META
 from kvseal.keys.sources import read_key_file, resolve
@@ -36,7 +40,6 @@ from kvseal.legacy.authsome_keys import read_master_key_file, read_master_secret
 from kvseal.legacy.fastmcp import key_of_client_secret, key_of_text_signing_key
 from kvseal.legacy.fernet import derive_key, parse_key
 from kvseal.recode import PlaintextRule, import_keys, migrate, take_over_authsome, verify
-from kvseal.recode.codecs import milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent / "migrations"
 FOLDERS = sorted(path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0].isdigit())
 FILES = {"README.md", "recipe.toml", "make.py", "vault", "keys", "expected.jsonl"}
+
+SHELL = re.compile(r"^```(?:sh|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 Names = tuple[str | None, str | None]
 Times = tuple[datetime | None, datetime | None]
@@ -431,6 +436,25 @@ async def test_ambiguous_names_are_sealed_when_they_are_read(
     assert (None, None) not in entries
     assert is_sealed(entries[collection, key].value or {})
     assert value == await kv.get(key, collection=collection)
+
+
+def test_runbook(folder: str, tmp_path: Path) -> None:
+    """The commands of the runbook do what the test does through the library, and exit as it says."""
+    page = (ROOT / folder / "README.md").read_text(encoding="utf-8")
+    lost = any(expected.is_lost for expected in expectations(folder))
+    copy = thawed(folder, tmp_path)
+
+    commands = [shlex.split(line) for block in SHELL.findall(page) for line in block.splitlines()]
+    assert commands
+    for name, *arguments in commands:
+        done = subprocess.run(
+            [Path(sys.executable).parent / name, *arguments, "--no-input"],
+            cwd=copy,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (3 if lost else 0) == done.returncode, done.stderr
 
 
 def test_numbers_are_unique() -> None:

@@ -28,6 +28,7 @@ ENTRIES: dict[str, list[tuple[str, str, dict[str, Any], bool]]] = {
         ("sessions", "session-3", {"access_token": "test-token-3"}, True),
         ("tenants", "a::b", {"names": "are in the body"}, False),
         ("tenants::c", "d", {"names": "in the body, whichever way they could be split"}, True),
+        ("documents", "big", {"n": 2**70}, False),
         ("sessions", "rewritten", {"by": "0.3.0"}, False),
     ],
     "0.4.0": [("sessions", "session-40", {"access_token": "test-token-40"}, True)],

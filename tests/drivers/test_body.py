@@ -7,11 +7,14 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from key_value.aio._utils.managed_entry import ManagedEntry
 from key_value.aio._utils.serialization import BasicSerializationAdapter
 from tests.drivers.contract import CREATED, FUTURE, VALUES
+from tests.strategies import json_objects
 
-from kvseal.drivers.body import UnreadableBodyError, patch_body, read_body, write_body
+from kvseal.drivers.body import UnreadableBodyError, flat_text, patch_body, read_body, write_body
 from kvseal.errors import UnsealableValueError
 
 
@@ -67,3 +70,49 @@ def test_unreadable(text: bytes) -> None:
     """What is no body is told apart from everything else that can go wrong."""
     with pytest.raises(UnreadableBodyError):
         read_body(text)
+
+
+@given(names=st.tuples(st.text(), st.text()), old=json_objects, new=json_objects)
+def test_patch_is_what_the_store_would_write(
+    names: tuple[str, str], old: dict[str, Any], new: dict[str, Any]
+) -> None:
+    """Whatever names and values look like, a patched body is the text that the store writes for the new value."""
+    texts = [write_body(value, created_at=CREATED, expires_at=FUTURE, names=names) for value in (old, new)]
+
+    assert texts[1] == patch_body(texts[0].encode(), new)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"value": {"a": 1}, "version": 1}',
+        '{"note": "\\"value\\": {", "value": {"a": "}"}, "version": 1}',
+        '{"a": {"value": {"b": 1}}, "value": {}, "version": 1}',
+        '{"a": {"b": 1}, "value": "{}", "version": 1}',
+        '{"value": {}, "value": {"a": 1}, "version": 1}',
+        '{"value": {"value": {"a": 1}, "version": 1}, "version": 1}',
+        '{"value": [{"a": 1}], "version": 1}',
+        '{"z": {"a": 1}, "version": 1}',
+        '{"key": "\u00e4", "value": {"a": 1}, "version": 1}',
+        '{"value": {"a": 1}, "version": 2, "more": [1.50, 1e400]}',
+    ],
+)
+def test_patch_changes_the_value_alone(text: str) -> None:
+    """Of a body that somebody else wrote, in any form, everything but the value stays what it was."""
+    patched = patch_body(text.encode(), {"new": "v"})
+
+    assert {**json.loads(text), "value": {"new": "v"}} == json.loads(patched)
+
+
+@given(st.dictionaries(st.text(), st.one_of(st.text(), st.integers(), st.booleans(), st.floats(), st.none())))
+def test_text_of_flat_values(value: dict[str, Any]) -> None:
+    """The quick way to write a flat value writes what `json` does, to the character, or leaves it to it."""
+    assert flat_text(value) in {None, json.dumps(value, sort_keys=True)}
+
+
+def test_text_of_an_encrypted_value() -> None:
+    """The two fields of every encrypted value take the quick way; what needs an escape does not."""
+    sealed = {"__encrypted_data__": "Z0FB+/==", "__encryption_version__": 1}
+
+    assert json.dumps(sealed, sort_keys=True) == flat_text(sealed)
+    assert [None] * 5 == [flat_text({"a": a}) for a in ("\x7f", '"', "\u00e4", "\ud800", True)]

@@ -9,9 +9,10 @@ import sys
 import traceback
 from datetime import datetime, timedelta, timezone
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -39,14 +40,13 @@ from kvseal.drivers import base, driver_for, driver_from_url, resp
 from kvseal.drivers.base import PAGE_SIZE, Replacement
 from kvseal.drivers.resp import RespDriver
 from kvseal.drivers.resp_address import Address
-from kvseal.drivers.resp_server import SWAP, RespServer
+from kvseal.drivers.resp_server import SWAP, RespServer, _Packer
 from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    import redis
 
 pytest_plugins = ["tests.drivers.redis_server"]
 
@@ -384,9 +384,54 @@ class TestScan:
         await driver.close()
         raw.acl_deluser("limited")
 
+    async def test_scan_without_scripts(
+        self, redis_server: RedisServer, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A user who may read but run no script sees the same entries, in pages that are bounded as well."""
+        monkeypatch.setattr(resp, "PAGE_BYTES", 100_000)
+        raw.acl_setuser("limited", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-@scripting"])
+        raw.rpush("coll::list", "not a string")
+        raw.set("coll::empty", "")
+        driver, limited = [
+            await driver_from_url(redis_server.url.replace("//", user)) for user in ("//", "//limited:x@")
+        ]
+        async with RedisStore(url=redis_server.url) as store:
+            for n in range(9):
+                await store.put(f"key-{n}", {"n": n, "large": "x" * 40_000 * (n or 4)}, collection="coll")
+
+        pages = [page async for page in limited.scan()]
+
+        assert all(sum(len(e.stored) for e in p.entries) <= 100_000 or len(p.entries) == 1 for p in pages)
+        assert await scanned(driver) == [e for page in pages for e in page.entries]
+        assert 10 == len(await scanned(driver))
+        for one in (driver, limited):
+            await one.close()
+        raw.acl_deluser("limited")
+
 
 class TestWrites:
     """Compare-and-swap by script."""
+
+    async def test_each_of_many_swaps_is_answered(self, store: RedisStore, driver: RespDriver) -> None:
+        """Of more swaps than go in one step of the server each says for itself whether it was done."""
+        await fill(store, 150)
+        keys = [f"key-{n}" for n in range(150)]
+        found = {e.key: e for e in await scanned(driver)}
+        for key in keys[::7]:
+            await store.put(key, {"live": 1}, collection="coll")
+
+        done = await driver.replace_many([Replacement(found[key], {"new": key}) for key in keys])
+
+        assert [bool(n % 7) for n in range(150)] == list(done)
+        values = await store.get_many(keys, collection="coll")
+        assert [{"new": key} if n % 7 else {"live": 1} for n, key in enumerate(keys)] == values
+
+    @pytest.mark.parametrize("parts", [("GET", b"key"), ("SET", "ключ", b"\0\r\n", "EX", 10), ("PING",)])
+    def test_commands_are_packed_like_those_of_redis_py(self, parts: tuple[Any, ...]) -> None:
+        """A command is the same bytes as redis-py's own packer makes, in one piece."""
+        packed = redis.Connection(command_packer=_Packer()).pack_command(*parts)
+
+        assert [b"".join(redis.Connection().pack_command(*parts))] == packed
 
     async def test_flushed_scripts(self, store: RedisStore, driver: RespDriver, raw: redis.Redis) -> None:
         """A server that has forgotten the scripts is given them again, and each entry is written once."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PATH_SCHEMES: Final = ("disk", "filetree")
+_PATH_SCHEMES: Final = ("disk", "duckdb", "filetree", "multidisk", "rocksdb")
 
 
 class Table:
