@@ -47,10 +47,12 @@ demo:
 bench: $(VENV)/ready
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json benchmarks/results/suite.json
 	$(BIN)/python -m benchmarks.gate --json benchmarks/results/gate.json
+	$(BIN)/python -m benchmarks.recode --million --json benchmarks/results/recode.json
 	$(BIN)/python -m benchmarks.report
 
 bench-quick: $(VENV)/ready
 	$(BIN)/python -m benchmarks.gate --quick
+	$(BIN)/python -m benchmarks.recode --quick
 
 wheel: $(VENV)/ready
 	rm -rf dist build/wheel-venv

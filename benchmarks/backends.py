@@ -123,7 +123,7 @@ class PostgreSQLBackend:
     async def copy(self) -> AsyncIterator[Any]:
         async with self._store(self._COPY) as store:
             await self._run(
-                f"INSERT INTO {self._COPY} SELECT * FROM {self._TABLE}",  # noqa: S608 - constants
+                f"INSERT INTO {self._COPY} SELECT * FROM {self._TABLE}",
                 f"VACUUM ANALYZE {self._COPY}",
                 "CHECKPOINT",
             )

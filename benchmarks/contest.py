@@ -25,6 +25,7 @@ from kvseal.recode import SealedTarget, migration, recode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from benchmarks.backends import Backend
 
@@ -46,7 +47,7 @@ class Contest:
 
     def __init__(self, backend: Backend, records: int) -> None:
         self._backend = backend
-        self._key = Fernet.generate_key()
+        self.key = Fernet.generate_key()
         self.keys: Sequence[str] = [f"user-{number:08}" for number in range(records)]
         self._secret = Secret(os.urandom(32))
 
@@ -58,13 +59,17 @@ class Contest:
             for key in self.keys:
                 await old.put(key, value, ttl=TTL)
 
+    def copy(self) -> AbstractAsyncContextManager[Any]:
+        """Open a fresh copy of what was filled."""
+        return self._backend.copy()
+
     async def turn(self) -> Turn:
         """Let each migrate a copy of its own."""
         return Turn(await self.loop(), await self.recode(verify=False), await self.recode(verify=True))
 
     async def loop(self) -> float:
         """Return the seconds that the loop takes."""
-        async with self._backend.copy() as store:
+        async with self.copy() as store:
             old, new = self.old(store), self.new(store)
             # The vault is made, and its key derived, before the clock starts: here and for `recode`.
             await new.get("nobody")
@@ -91,7 +96,7 @@ class Contest:
     @asynccontextmanager
     async def sealing(self) -> AsyncIterator[tuple[Any, Vault]]:
         """Yield a copy and its open vault."""
-        async with self._backend.copy() as store:
+        async with self.copy() as store:
             vault = await Vault.create(store, secret=self._secret, kdf=CHEAP)
             try:
                 yield store, vault
@@ -100,7 +105,7 @@ class Contest:
 
     def old(self, store: Any) -> FernetEncryptionWrapper:
         """Return the wrapper that the records were written by."""
-        return FernetEncryptionWrapper(store, fernet=Fernet(self._key))
+        return FernetEncryptionWrapper(store, fernet=Fernet(self.key))
 
     def new(self, store: Any) -> EnvelopeEncryptionWrapper:
         """Return the wrapper that they are to be read by."""
@@ -108,7 +113,7 @@ class Contest:
 
     def codec(self) -> FernetCodec:
         """Return what opens them in a recode."""
-        return FernetCodec([urlsafe_b64decode(self._key)])
+        return FernetCodec([urlsafe_b64decode(self.key)])
 
     async def _check(self, new: EnvelopeEncryptionWrapper) -> None:
         """A migration that lost a value, or its TTL, would be fast, too."""

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from benchmarks import migration
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -37,13 +39,13 @@ _PARTS: Final = {
 
 _HEAD: Final = """# Results
 
-Written by `python -m benchmarks.report` from `gate.json` and `suite.json`; how they came about is in
-[the page above](../README.md).
+Written by `python -m benchmarks.report` from `gate.json`, `suite.json` and `recode.json`; how they
+came about is in [the page above](../README.md).
 """
 
 
-def render(gate: dict[str, Any], suite: dict[str, Any]) -> str:
-    """Return the page for the figures of the gate and of the pytest-benchmark suite."""
+def render(gate: dict[str, Any], suite: dict[str, Any], recode: dict[str, Any]) -> str:
+    """Return the page for the figures of the gate, of the pytest-benchmark suite and of the migration."""
     parts = [
         _HEAD,
         *_machine(gate["machine"]),
@@ -51,15 +53,16 @@ def render(gate: dict[str, Any], suite: dict[str, Any]) -> str:
         *_times(gate),
         *_parts(gate["parts"]),
         *_constants(suite),
+        *migration.render(recode),
     ]
     return "\n".join(parts) + "\n"
 
 
-def render_project_page(text: str, gate: dict[str, Any]) -> str:
-    """Return the project's README with its numbers replaced by those of the gate."""
+def render_project_page(text: str, gate: dict[str, Any], recode: dict[str, Any]) -> str:
+    """Return the project's README with its numbers replaced by those of the gate and the migration."""
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
-    return before + START + "\n".join(_summary(gate)) + "\n" + END + after
+    return before + START + "\n".join([*_summary(gate), *migration.summary(recode)]) + "\n" + END + after
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,8 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("--check", action="store_true", help="fail if a page differs from the figures")
     options = parser.parse_args(arguments)
-    gate, suite = (json.loads((RESULTS / name).read_text()) for name in ("gate.json", "suite.json"))
-    pages = {PAGE: render(gate, suite), PROJECT_PAGE: render_project_page(PROJECT_PAGE.read_text(), gate)}
+    gate, suite, recode = (
+        json.loads((RESULTS / name).read_text()) for name in ("gate.json", "suite.json", "recode.json")
+    )
+    pages = {
+        PAGE: render(gate, suite, recode),
+        PROJECT_PAGE: render_project_page(PROJECT_PAGE.read_text(), gate, recode),
+    }
     for path, text in pages.items():
         if not options.check:
             path.write_text(text)

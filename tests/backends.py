@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from key_value.aio.stores.disk import DiskStore
-from key_value.aio.stores.filetree import FileTreeStore
+from key_value.aio.stores.filetree import (
+    FileTreeStore,
+    FileTreeV1CollectionSanitizationStrategy,
+    FileTreeV1KeySanitizationStrategy,
+)
 from key_value.aio.stores.memory import MemoryStore
 from key_value.aio.stores.postgresql import PostgreSQLStore
 from key_value.aio.stores.redis import RedisStore
@@ -35,6 +39,12 @@ _OPEN: dict[str, Callable[[str], Any]] = {
     "redis": lambda where: RedisStore(url=where),
     "postgresql": lambda where: PostgreSQLStore(url=where),
     "filetree": lambda where: FileTreeStore(data_directory=where),
+    # As FastMCP makes it: names that a path cannot hold are hashed.
+    "filetree-v1": lambda where: FileTreeStore(
+        data_directory=where,
+        key_sanitization_strategy=FileTreeV1KeySanitizationStrategy(Path(where)),
+        collection_sanitization_strategy=FileTreeV1CollectionSanitizationStrategy(Path(where)),
+    ),
 }
 
 
@@ -123,4 +133,5 @@ _NATIVE_TIMES = {
     "redis": _of_redis,
     "postgresql": _of_postgresql,
     "filetree": _of_files,
+    "filetree-v1": _of_files,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -133,6 +134,18 @@ class Clock:
 
     def _time_ns(self) -> int:
         return self.milliseconds * 1_000_000
+
+
+class MetaClock:
+    """The clock by which keyslots expire, moved by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds = 1_900_000_000.0
+        monkeypatch.setattr("kvseal.keys.meta.time", SimpleNamespace(time=lambda: self.seconds))
+
+    def advance(self, **duration: float) -> None:
+        """Let time pass, given as to `timedelta`."""
+        self.seconds += timedelta(**duration).total_seconds()
 
 
 class HookedDriver:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -20,6 +21,7 @@ from kvseal import Argon2idParams, Secret, Vault
 from kvseal.drivers import driver_for
 from kvseal.keys.keyring import LegacyKey
 from kvseal.legacy import FERNET
+from kvseal.recode import recode, reencryption, retire
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -30,6 +32,8 @@ OLD = Secret(b"the old secret")
 NEW = Secret(b"the new secret")
 CHEAP = Argon2idParams(time_cost=1, memory_cost=8, parallelism=1)
 COSTLIER = Argon2idParams(time_cost=2, memory_cost=16, parallelism=1)
+SPARE = Secret(b"the spare secret")
+DAY = timedelta(days=1)
 LEGACY = LegacyKey(FERNET, bytes(32))
 DIED = 9
 
@@ -48,14 +52,29 @@ def opened_and(change: Callable[[Vault], Awaitable[object]]) -> Callable[[Driver
     return run
 
 
+async def reencrypted(driver: Driver) -> None:
+    """Bring every record to the active DEK."""
+    await recode(driver, reencryption(await Vault.open(driver, secret=OLD)))
+
+
+async def retired(driver: Driver) -> None:
+    """Retire DEK 1, as if every process had been restarted."""
+    await retire(driver, await Vault.open(driver, secret=OLD), 1, grace=timedelta())
+
+
 OPERATIONS: dict[str, Callable[[Driver], Awaitable[None]]] = {
     "create": create,
     "rotate the secret": opened_and(lambda vault: vault.rotate(new_secret=NEW)),
     "rotate the cost": opened_and(lambda vault: vault.rotate(kdf=COSTLIER)),
     "rotate both": opened_and(lambda vault: vault.rotate(new_secret=NEW, kdf=COSTLIER)),
+    "rotate, and keep": opened_and(lambda vault: vault.rotate(new_secret=NEW, keep_old_for=DAY)),
+    "add a slot": opened_and(lambda vault: vault.slots.add(SPARE, label="added", kdf=CHEAP)),
+    "remove a slot": opened_and(lambda vault: vault.slots.remove("spare")),
     "rotate the DEK": opened_and(lambda vault: vault.rotate_dek()),
     "read legacy": opened_and(lambda vault: vault.read_legacy_with([LEGACY], plaintext=True)),
     "end legacy reads": opened_and(lambda vault: vault.end_legacy_reads()),
+    "re-encrypt": reencrypted,
+    "retire the DEK": retired,
 }
 
 

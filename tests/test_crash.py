@@ -18,11 +18,20 @@ import pytest
 from key_value.aio.stores.disk import DiskStore
 from key_value.aio.stores.memory import MemoryStore
 from tests.fakes import Death, HookedDriver, Killed, raw_meta
-from tests.processes import CHEAP, DIED, LEGACY, NEW, OLD, OPERATIONS
+from tests.processes import CHEAP, DIED, LEGACY, NEW, OLD, OPERATIONS, SPARE
 
 from kvseal import Vault
 from kvseal.drivers import driver_for
-from kvseal.errors import KvsealError, VaultExistsError, VaultNotFoundError, WrongSecretError
+from kvseal.errors import (
+    KvsealError,
+    SlotExistsError,
+    SlotNotFoundError,
+    VaultExistsError,
+    VaultNotFoundError,
+    WrongSecretError,
+)
+from kvseal.recode import recode, reencryption, verify
+from kvseal.recode.holder import Holder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,9 +47,14 @@ STEPS = {
     "rotate the secret": _OPEN + 2 * _CHANGE,
     "rotate the cost": _OPEN + 2 * _CHANGE,
     "rotate both": _OPEN + 2 * _CHANGE,
+    "rotate, and keep": _OPEN + 2 * _CHANGE,
+    "add a slot": _OPEN + _CHANGE,
+    "remove a slot": _OPEN + _CHANGE,
     "rotate the DEK": _OPEN + _CHANGE,
     "read legacy": _OPEN + _CHANGE,
     "end legacy reads": _OPEN + _CHANGE,
+    "re-encrypt": [*_OPEN, "get", "put_if_absent", "scan", "replace_many", "scan", "get", "delete"],
+    "retire the DEK": [*_OPEN, "get", "get", "scan", *_CHANGE],
 }
 CRASHES = [
     pytest.param(name, number, after, id=f"{name}-{'after' if after else 'before'} {number} {step}")
@@ -53,7 +67,7 @@ RECORDS = {f"k{number}": {"v": number} for number in range(4)}
 
 
 async def filled(store: AnyStore, name: str) -> None:
-    """Make the vault that *name* is to change: two DEKs, records under both, a legacy key to drop."""
+    """Make the vault that *name* is to change: two DEKs, records under both, a key or a slot to drop."""
     if name == "create":
         return
     vault = await Vault.create(store, secret=OLD, kdf=CHEAP)
@@ -61,8 +75,12 @@ async def filled(store: AnyStore, name: str) -> None:
     await vault.wrap().put_many(names[:2], list(RECORDS.values())[:2])
     await vault.rotate_dek()
     await vault.wrap().put_many(names[2:], list(RECORDS.values())[2:])
+    if name == "retire the DEK":
+        await recode(store, reencryption(vault))
     if name == "end legacy reads":
         await vault.read_legacy_with([LEGACY])
+    if name == "remove a slot":
+        await vault.slots.add(SPARE, label="spare", kdf=CHEAP)
     await vault.close()
 
 
@@ -88,20 +106,34 @@ async def assert_all_is_well(store: AnyStore, name: str) -> None:
 
 async def run_again(store: AnyStore, name: str) -> None:
     """Run the command once more; that it has already been done is an answer, too."""
-    with suppress(VaultExistsError, WrongSecretError):
+    with suppress(VaultExistsError, WrongSecretError, SlotExistsError, SlotNotFoundError):
         driver = driver_for(store)
         await OPERATIONS[name](driver)
         await driver.close()
 
 
+OTHER_SLOTS = {"rotate, and keep": [("primary", False)], "add a slot": [("added", True)]}
+"""The slots that an operation leaves beside the one that opens: label, and whether it lasts."""
+OTHER_OPENERS = {"rotate, and keep": OLD, "add a slot": SPARE}
+"""Whose slots they are."""
+
+
 async def assert_done(store: AnyStore, name: str) -> None:
-    """The command has had its effect, through exactly one slot."""
-    vault = await Vault.open(store, secret=NEW if name in {"rotate the secret", "rotate both"} else OLD)
+    """The command has had its effect, and has left no slot that it was not to leave."""
+    replacing = {"rotate the secret", "rotate both", "rotate, and keep"}
+    vault = await Vault.open(store, secret=NEW if name in replacing else OLD)
     status = vault.status()
-    (slot,) = status.slots
+    *others, slot = sorted(status.slots, key=lambda slot: slot.opened)
+    assert OTHER_SLOTS.get(name, []) == [(other.label, other.expires_at is None) for other in others]
+    assert slot.expires_at is None
+    if name in OTHER_OPENERS:
+        await (await Vault.open(store, secret=OTHER_OPENERS[name])).close()
     assert (2 if "cost" in name or "both" in name else 1) == slot.t
     assert (name == "read legacy") == (1 == len(status.legacy))
     assert name != "rotate the DEK" or status.active_dek >= 3
+    assert (name == "retire the DEK") == (status.deks[0].state == "retired")
+    if name in {"re-encrypt", "retire the DEK"}:
+        assert {2: len(RECORDS)} == (await verify(store, vault)).deks
     await vault.close()
 
 
@@ -112,6 +144,12 @@ async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     yield store
     if isinstance(store, DiskStore):
         store._cache.close()
+
+
+@pytest.fixture(autouse=True)
+def _dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let who dies in this process count as gone, although the process goes on with the next test."""
+    monkeypatch.setattr(Holder, "is_gone", lambda _: True)
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -146,7 +184,14 @@ async def test_crash(name: str, at: int, after: bool, backend: AnyStore) -> None
     ("name", "at"),
     [
         pytest.param(name, at, id=f"{name}-before {at}")
-        for name in ("create", "rotate both", "rotate the DEK")
+        for name in (
+            "create",
+            "rotate both",
+            "rotate, and keep",
+            "add a slot",
+            "rotate the DEK",
+            "retire the DEK",
+        )
         for at in range(2, len(STEPS[name]) + 1)
     ],
 )
@@ -183,7 +228,7 @@ class LossyDriver(HookedDriver):
         super().__init__(driver, around)
 
 
-@pytest.mark.parametrize("name", [name for name in OPERATIONS if name != "create"])
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if name not in {"create", "re-encrypt"}])
 async def test_what_was_written_is_read_back(name: str) -> None:
     """A backend that acknowledges a change and loses it is found out before anybody relies on it."""
     store = MemoryStore()

@@ -81,6 +81,7 @@ async def test_operations(tmp_path: Path) -> None:
 
     assert "restore: 3 entries, 3 restored" in printed
     assert "verify: 2 records" in printed
+    assert "DEK 1 is retired: none of" in printed
     assert "(0, 0, 0)" in printed
 
 

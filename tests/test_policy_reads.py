@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from tests.fakes import HookedDriver
+from tests.fakes import HookedDriver, rewrite_policy
 from tests.processes import CHEAP, OLD
 from tests.recode.worlds import KEY, OTHER_KEY, old
 
-from kvseal import EnvelopeEncryptionWrapper, Vault
+from kvseal import EnvelopeEncryptionWrapper, Policy, Vault
 from kvseal.drivers import driver_for
 from kvseal.errors import LegacyRecordError, PlaintextRecordError, StoreUnreachableError, TamperedRecordError
 from kvseal.keys.keyring import LegacyKey
@@ -149,6 +149,16 @@ async def test_another_key_is_noticed(store: MemoryStore, operator: Vault) -> No
     process.now += MAX_AGE
 
     assert {"v": 1} == await kv.get("k")
+
+
+async def test_policy_decides_and_not_the_keys(store: MemoryStore, operator: Vault) -> None:
+    """A vault that holds legacy keys, but whose policy is strict, reads nothing with them."""
+    await operator.read_legacy_with([LEGACY])
+    await rewrite_policy(operator, store, Policy())
+    await old(store).put("k", {"v": 1})
+
+    with pytest.raises(LegacyRecordError):
+        await operator.wrap().get("k")
 
 
 async def test_legacy_that_looks_like_plaintext(store: MemoryStore, operator: Vault) -> None:

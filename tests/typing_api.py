@@ -49,6 +49,7 @@ async def every_option(store: MemoryStore, meta_store: AsyncKeyValue) -> None:
         memory_ceiling=8 * 1024 * 1024,
         context="tenant-7",
         raise_on_decryption_error=False,
+        refresh_after=15,
     )
     below: AsyncKeyValue = kv.key_value
     unreadable: int = kv.unreadable["TamperedRecordError"]

@@ -25,9 +25,12 @@ Every error kvseal raises, each a subclass of py-key-value's own.
       · RolledBackMetaError
     - DamagedSlotError
     - LastSlotError
+    - SlotExistsError
+    - SlotNotFoundError
     - EvictingStoreError
     - ForeignVaultError
     - VaultLockedError
+    - DEKNeededError
   + SecretError
     - WrongSecretError
     - EmptySecretError
@@ -39,6 +42,7 @@ Every error kvseal raises, each a subclass of py-key-value's own.
   + StoreError (StoreConnectionError): the backend
     - StoreNotFoundError
     - StoreUnreachableError
+      · StaleKeyringError
     - ManifestError
     - UnsupportedStoreError
       · UnsupportedStackError
@@ -222,7 +226,19 @@ class DamagedSlotError(VaultError):
 
 
 class LastSlotError(VaultError):
-    """The change would leave no usable keyslot."""
+    """The change would leave no usable keyslot that lasts."""
+
+
+class SlotExistsError(VaultError):
+    """There already is a keyslot with this label."""
+
+    exit_code = 2
+
+
+class SlotNotFoundError(VaultError):
+    """No keyslot, or more than one, has this id or label."""
+
+    exit_code = 2
 
 
 class EvictingStoreError(VaultError):
@@ -235,6 +251,10 @@ class ForeignVaultError(VaultError):
 
 class VaultLockedError(VaultError):
     """`lock()` has forgotten the keys of this vault."""
+
+
+class DEKNeededError(VaultError):
+    """A DEK cannot be retired: a record, a process or a recode may still need it."""
 
 
 class SecretError(KvsealError):
@@ -287,6 +307,10 @@ class StoreUnreachableError(StoreError):
     """The store does not answer, or answers with an error."""
 
     exit_code = 10
+
+
+class StaleKeyringError(StoreUnreachableError):
+    """Nobody could read the vault meta for so long that nothing is sealed with what it said then."""
 
 
 class ManifestError(StoreError):

@@ -12,11 +12,14 @@ from __future__ import annotations
 import json
 from itertools import chain
 from math import isfinite
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from kvseal.errors import UnsealableValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MAX_DEPTH: Final = 254
 """Containers inside containers, the outermost counted: what orjson writes and every reader here reads."""
@@ -108,11 +111,18 @@ def _floats(value: Any) -> list[float]:
 
 def _has_lossy_float(value: Any) -> bool:
     """Whether a float may have been an integer that orjson could not hold."""
-    if type(value) is float:
-        return abs(value) >= _FIRST_LOSSY_FLOAT
-    if type(value) not in _CONTAINERS:
-        return False
-    return any(abs(number) >= _FIRST_LOSSY_FLOAT for number in _floats(value))
+    waiting: list[Iterable[Any]] = [(value,)]
+    while waiting:
+        for child in waiting.pop():
+            kind = type(child)
+            if kind is float:
+                if abs(child) >= _FIRST_LOSSY_FLOAT:
+                    return True
+            elif kind is dict:
+                waiting.append(child.values())
+            elif kind is list:
+                waiting.append(child)
+    return False
 
 
 def _dumps_exact(value: dict[str, Any]) -> bytes:

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 from kvseal.keys.meta import time_text
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from kvseal.keys.keyslot import Keyslot
     from kvseal.keys.meta import VaultMeta
 
 
 @dataclass(frozen=True, slots=True)
 class SlotStatus:
-    """One keyslot; `opened` is whether this process came in through it."""
+    """One keyslot; `opened` is whether this process came in through it, and `opened_at` when."""
 
     id: str
     label: str
@@ -25,6 +27,23 @@ class SlotStatus:
     created_at: str
     expires_at: str | None
     opened: bool
+    opened_at: str | None
+
+    @classmethod
+    def of(cls, slot: Keyslot, *, opened_at: datetime | None) -> SlotStatus:
+        """Describe *slot*, through which this process came in *opened_at*, or never."""
+        return cls(
+            id=slot.id,
+            label=slot.label,
+            kind="argon2id",
+            t=slot.params.time_cost,
+            m=slot.params.memory_cost,
+            p=slot.params.parallelism,
+            created_at=time_text(slot.created_at),
+            expires_at=None if slot.expires_at is None else time_text(slot.expires_at),
+            opened=opened_at is not None,
+            opened_at=None if opened_at is None else time_text(opened_at),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +79,18 @@ class VaultStatus:
     legacy: tuple[LegacyKeyStatus, ...]
 
     @classmethod
-    def of(cls, meta: VaultMeta, *, location: str, opened_by: str) -> VaultStatus:
-        """Describe *meta*; *opened_by* is the id of the slot that opened it."""
+    def of(cls, meta: VaultMeta, *, location: str, opened_by: str, opened_at: datetime) -> VaultStatus:
+        """Describe *meta*, which the slot with the id *opened_by* opened at that time."""
         return cls(
             location=location,
             vault_id=meta.vault_id.hex(),
             revision=meta.revision,
             created_at=time_text(meta.created_at),
             updated_at=time_text(meta.updated_at),
-            slots=tuple(_slot_status(slot, opened_by) for slot in meta.slots),
+            slots=tuple(
+                SlotStatus.of(slot, opened_at=opened_at if slot.id == opened_by else None)
+                for slot in meta.slots
+            ),
             deks=tuple(DEKStatus(dek.number, dek.state, time_text(dek.created_at)) for dek in meta.deks),
             policy=meta.policy.as_json(),
             legacy=tuple(LegacyKeyStatus(k.id, k.kind, time_text(k.created_at)) for k in meta.legacy),
@@ -82,17 +104,3 @@ class VaultStatus:
     def as_dict(self) -> dict[str, Any]:
         """Return what `vaultctl status --json` prints."""
         return asdict(self)
-
-
-def _slot_status(slot: Keyslot, opened_by: str) -> SlotStatus:
-    return SlotStatus(
-        id=slot.id,
-        label=slot.label,
-        kind="argon2id",
-        t=slot.params.time_cost,
-        m=slot.params.memory_cost,
-        p=slot.params.parallelism,
-        created_at=time_text(slot.created_at),
-        expires_at=None if slot.expires_at is None else time_text(slot.expires_at),
-        opened=slot.id == opened_by,
-    )

@@ -11,32 +11,32 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from datetime import datetime, timezone
 from functools import partial
 from os import urandom
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kvseal.envelope.kdf import DEFAULT_MEMORY_CEILING, Argon2idParams, check_memory
 from kvseal.envelope.record import VAULT_ID_SIZE
-from kvseal.errors import (
-    Conflict,
-    VaultError,
-    VaultExistsError,
-    WrongSecretError,
-)
+from kvseal.errors import VaultExistsError
 from kvseal.keys import changes
-from kvseal.keys.defaults import new_secret_for, secret_for_creation, secret_for_opening
+from kvseal.keys.defaults import secret_for_creation, secret_for_opening
+from kvseal.keys.freshness import REFRESH_AFTER, Freshness
 from kvseal.keys.keyring import Keyring, LockedCodecs, locked
 from kvseal.keys.keyslot import Keyslot
 from kvseal.keys.meta import VaultMeta
+from kvseal.keys.meta import present as _now
 from kvseal.keys.policy import Policy
+from kvseal.keys.proof import prove
 from kvseal.keys.rootkey import RootKey
 from kvseal.keys.unlock import unlock
 from kvseal.metastore import MetaStore, accept
+from kvseal.rotation import Rotation
+from kvseal.slots import Slots
 from kvseal.status import VaultStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime, timedelta
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
@@ -67,19 +67,22 @@ class Vault:
         metastore: MetaStore,
         secret: Secret,
         root: RootKey,
-        *,
         slot_id: str,
         meta: VaultMeta,
         memory_ceiling: int,
+        freshness: Freshness,
     ) -> None:
         self._store = store
         self._metastore = metastore
         self._secret: Secret | None = secret
         self._root: RootKey | None = root
         self._slot_id = slot_id
+        self._opened_at = _now()
         self._memory_ceiling = memory_ceiling
         self._meta = meta
         self._keyring: Keyring | None = None
+        self.freshness = freshness
+        """When the vault meta is to be read again; whoever seals looks at it, see `confirm`."""
         self.codecs: Mapping[str, RecordCodec] = LockedCodecs()
         """The keyring's codecs by context, a dict hit away for the wrapper."""
         self._take(meta, root)
@@ -96,6 +99,7 @@ class Vault:
         label: str = "primary",
         adopts: Adoption | None = None,
         memory_ceiling: int = DEFAULT_MEMORY_CEILING,
+        refresh_after: float = REFRESH_AFTER,
     ) -> Vault:
         """
         Create the vault: a new root key, DEK 1 and the first keyslot.
@@ -111,6 +115,7 @@ class Vault:
             EvictingStoreError: the store could drop the vault meta.
             SecretError, KDFParametersError, StoreError: nothing was written.
         """
+        freshness = Freshness(refresh_after)
         async with MetaStore.reached(meta_store or store) as metastore:
             record = None if adopts is None else adopts.record
             place = await metastore.place_for(record if meta_store is None else None)
@@ -126,11 +131,9 @@ class Vault:
             )
             adopted = () if adopts is None else adopts.keys
             meta = changes.first(root, slot, policy or Policy(), adopted=adopted, now=_now())
-            root = await _prove(meta, slot, chosen, root)
+            root = await prove(meta, slot, chosen, root, now=_now())
             await metastore.create(meta, place=place)
-            return cls(
-                store, metastore, chosen, root, slot_id=slot.id, meta=meta, memory_ceiling=memory_ceiling
-            )
+            return cls(store, metastore, chosen, root, slot.id, meta, memory_ceiling, freshness)
 
     @classmethod
     async def expect(
@@ -149,11 +152,13 @@ class Vault:
         secret: Secret | str | None = None,
         meta_store: AsyncKeyValue | Driver | None = None,
         memory_ceiling: int = DEFAULT_MEMORY_CEILING,
+        refresh_after: float = REFRESH_AFTER,
     ) -> Vault:
         """
         Open the vault that is there; *memory_ceiling*, in KiB, bounds what a stored keyslot may ask for.
 
-        One derivation per process, however many vaults are opened from the same meta.
+        One derivation per process, however many vaults are opened from the same meta.  Before something
+        is sealed, the meta is read again if that was more than *refresh_after* seconds ago.
 
         Raises:
             VaultNotFoundError: there is none.
@@ -161,6 +166,7 @@ class Vault:
             VaultMetaError: the meta is malformed, changed or older than one already seen.
             SecretError, KDFParametersError, StoreError: see there.
         """
+        freshness = Freshness(refresh_after)
         async with MetaStore.reached(meta_store or store) as metastore:
             _, meta = await metastore.expect()
             metastore.warn_of_eviction()
@@ -168,9 +174,7 @@ class Vault:
             root, slot = await unlock(
                 meta.slots, chosen, meta.vault_id, now=_now(), memory_ceiling=memory_ceiling
             )
-            return cls(
-                store, metastore, chosen, root, slot_id=slot.id, meta=meta, memory_ceiling=memory_ceiling
-            )
+            return cls(store, metastore, chosen, root, slot.id, meta, memory_ceiling, freshness)
 
     @classmethod
     async def open_or_create(
@@ -182,18 +186,14 @@ class Vault:
         meta_store: AsyncKeyValue | Driver | None = None,
         adopts: Adoption | None = None,
         memory_ceiling: int = DEFAULT_MEMORY_CEILING,
+        refresh_after: float = REFRESH_AFTER,
     ) -> Vault:
         """Open the vault, or create it; of processes that race, one creates and all open what it created."""
+        given: dict[str, Any] = {"secret": secret, "meta_store": meta_store, "refresh_after": refresh_after}
+        given["memory_ceiling"] = memory_ceiling
         with suppress(VaultExistsError):
-            return await cls.create(
-                store,
-                secret=secret,
-                kdf=kdf,
-                meta_store=meta_store,
-                adopts=adopts,
-                memory_ceiling=memory_ceiling,
-            )
-        return await cls.open(store, secret=secret, meta_store=meta_store, memory_ceiling=memory_ceiling)
+            return await cls.create(store, kdf=kdf, adopts=adopts, **given)
+        return await cls.open(store, **given)
 
     @property
     def keyring(self) -> Keyring:
@@ -214,13 +214,28 @@ class Vault:
         )
 
     @property
+    def slots(self) -> Slots:
+        """The ways in: list, add, verify and remove them."""
+        return Slots(self)
+
+    @property
+    def meta(self) -> VaultMeta:
+        """The vault meta that the keyring was made from."""
+        return self._meta
+
+    @property
     def metastore(self) -> MetaStore:
         """Where the vault meta lies."""
         return self._metastore
 
     def status(self) -> VaultStatus:
         """Return what the vault meta says: slots, DEKs, policy, legacy keys.  No secret is in it."""
-        return VaultStatus.of(self._meta, location=self._metastore.location, opened_by=self._slot_id)
+        return VaultStatus.of(
+            self._meta,
+            location=self._metastore.location,
+            opened_by=self._slot_id,
+            opened_at=self._opened_at,
+        )
 
     async def refresh(self) -> bool:
         """
@@ -229,70 +244,59 @@ class Vault:
         Raises:
             VaultMetaError: what is there now cannot be believed; the keyring stays as it was.
         """
-        root = self._unlocked()
+        root, since = self._unlocked(), self.freshness.clock()
         _, meta = await self._metastore.expect()
-        if meta == self._meta:
-            return False
-        self._take(meta, root)
-        return True
+        changed = meta != self._meta
+        if changed:
+            self._take(meta, root)
+        self.freshness.confirm(since)
+        return changed
+
+    async def confirm(self) -> None:
+        """
+        Read the vault meta again if that is due, for whoever is about to seal.
+
+        Raises:
+            StaleKeyringError: it has been out of reach for too long; see `kvseal.keys.freshness`.
+        """
+        await self.freshness.renew(self.refresh)
+        self.freshness.check()
 
     async def rotate(
-        self, *, new_secret: Secret | str | None = None, kdf: Argon2idParams | None = None
+        self,
+        *,
+        new_secret: Secret | str | None = None,
+        kdf: Argon2idParams | None = None,
+        keep_old_for: timedelta | None = None,
     ) -> VaultStatus:
         """
         Re-wrap the root key for *new_secret* and/or a new cost, in place of the slot that opened this vault.
 
-        Touches the vault meta alone, whatever the number of records.  A rotation that was
-        interrupted is finished by running it again, and what it left is dropped by any later
-        one: with the slot that opened this vault go all others of its label.  A copy of the
-        old meta still opens with the old secret: rotation does not undo a leak.
+        With *keep_old_for*, the old secret opens for so long, and is refused afterwards.  A
+        rotation that was interrupted is finished by running it again; see `kvseal.rotation`.
+        A copy of the old meta still opens with the old secret: rotation does not undo a leak.
 
         Raises:
             Conflict: another process changed the vault meta; nothing is lost, see `status`.
-            SecretError, KDFParametersError: nothing was changed.
+            SecretError, KDFParametersError, VaultError: nothing was changed.
         """
-        root = self._unlocked()
-        secret = self._secret if new_secret is None else await new_secret_for(new_secret)
-        if secret is None:
-            raise locked()
-        entry, meta = await self._current(root)
-        old = self._own_slot(meta)
-        params = kdf or old.params
-        new = await self._interrupted(meta, old, secret, params)
-        if new is None:
-            new = await asyncio.to_thread(
-                Keyslot.create,
-                root,
-                secret,
-                params,
-                label=old.label,
-                now=_now(),
-                memory_ceiling=self._memory_ceiling,
-            )
-            added = changes.with_slot(meta, root, new, now=_now())
-            root = await _prove(added, new, secret, root)
-            await self._metastore.change(entry, added)
-            entry, meta = await self._current(root)
-            # Another rotation may have removed the old slot since: this one has then not replaced it.
-            self._own_slot(meta)
-        replaced = changes.with_slot_in_place(meta, root, new, now=_now())
-        root = await _prove(replaced, new, secret, root)
-        await self._metastore.change(entry, replaced)
-        if self._root is not None:
-            self._secret, self._slot_id, self._root = secret, new.id, root
-        self._take(replaced, root)
+        await Rotation(self, new_secret, kdf, keep_old_for).run()
         return self.status()
 
     async def rotate_dek(self) -> VaultStatus:
         """
         Add a new DEK for new writes; older ones stay readable.
 
-        Other processes learn of it when they meet its first record.
+        Other processes learn of it when they meet its first record, or when they next read the vault meta.
 
         Raises:
             Conflict: another process changed the vault meta; nothing was written.
         """
         return await self._amend(changes.with_new_dek)
+
+    async def drop_dek(self, number: int) -> VaultStatus:
+        """Forget a DEK for ever; see `kvseal.recode.retire`, which finds out first that nothing needs it."""
+        return await self._amend(partial(changes.without_dek, number=number))
 
     async def read_legacy_with(self, keys: Sequence[LegacyKey], *, plaintext: bool = False) -> VaultStatus:
         """
@@ -326,6 +330,12 @@ class Vault:
         await self.lock()
         await self._metastore.close()
 
+    def _came_in(self, secret: Secret, slot_id: str, root: RootKey) -> None:
+        """Hold what a rotation ended with, unless another task has locked the vault since."""
+        if self._root is not None:
+            self._secret, self._slot_id, self._root = secret, slot_id, root
+            self._opened_at = _now()
+
     def _unlocked(self) -> RootKey:
         if self._root is None:
             raise locked()
@@ -356,41 +366,3 @@ class Vault:
         await self._metastore.change(entry, amended)
         self._take(amended, root)
         return self.status()
-
-    def _own_slot(self, meta: VaultMeta) -> Keyslot:
-        for slot in meta.slots:
-            if slot.id == self._slot_id:
-                return slot
-        msg = f"the slot {self._slot_id} that opened this vault has been removed since"
-        raise Conflict(msg, hint="open the vault again; another rotation may have finished first")
-
-    async def _interrupted(
-        self, meta: VaultMeta, old: Keyslot, secret: Secret, params: Argon2idParams
-    ) -> Keyslot | None:
-        """Return the slot that an interrupted rotation to this very secret and cost has left."""
-        candidates = [s for s in meta.slots if s.id != old.id and (s.label, s.params) == (old.label, params)]
-        if not candidates:
-            return None
-        try:
-            _, slot = await unlock(
-                candidates, secret, meta.vault_id, now=_now(), memory_ceiling=params.memory_cost
-            )
-        except WrongSecretError:
-            return None
-        return slot
-
-
-async def _prove(meta: VaultMeta, slot: Keyslot, secret: Secret, root: RootKey) -> RootKey:
-    """Open the bytes that are about to be written with the secret that will have to; return what opened."""
-    written = VaultMeta.from_value(meta.as_value())
-    slots = [candidate for candidate in written.slots if candidate.id == slot.id]
-    opened, _ = await unlock(slots, secret, meta.vault_id, now=_now(), memory_ceiling=slot.params.memory_cost)
-    if opened.reveal() != root.reveal():
-        msg = "the new keyslot does not open to this vault's root key"
-        raise VaultError(msg, hint="nothing was written; report this")
-    Keyring(written, opened)
-    return opened
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc).replace(microsecond=0)

@@ -28,11 +28,13 @@ from kvseal.errors import (
     LegacyRecordError,
     PlaintextRecordError,
     RecordError,
+    StaleKeyringError,
     UnknownDEKError,
     UnreadableRecordsError,
     VaultLockedError,
 )
 from kvseal.keys.defaults import check_secret
+from kvseal.keys.freshness import REFRESH_AFTER, Freshness
 from kvseal.keys.single_flight import SingleFlight
 from kvseal.policy_reads import PolicyReads
 from kvseal.resealing import OldRecord, Resealer
@@ -72,6 +74,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             each other's records.
         raise_on_decryption_error: With `False`, a record that cannot be opened reads as missing;
             each case is logged and counted in `unreadable`.  An attacker can then hide records.
+        refresh_after: The most seconds after which a writer learns of a newer DEK.
         vault: An open vault to use instead; see `Vault.wrap`.
 
     Raises:
@@ -100,9 +103,11 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         memory_ceiling: int = DEFAULT_MEMORY_CEILING,
         context: str = "",
         raise_on_decryption_error: bool = True,
+        refresh_after: float = REFRESH_AFTER,
         vault: Vault | None = None,
     ) -> None:
         check_secret(secret)
+        Freshness(refresh_after)  # Raises here, rather than at the first operation.
         chain = Chain.of(key_value)
         warn_of_orders(chain)
         super().__init__(
@@ -113,13 +118,16 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             raise_on_decryption_error=raise_on_decryption_error,
         )
         self.unreadable = Counter()
-        self._secret = secret
         self._create = create and not any(
             isinstance(w, ReadOnlyWrapper) for w in (key_value, *chain.wrappers)
         )
-        self._meta_store = meta_store
         self._kdf = kdf
-        self._memory_ceiling = memory_ceiling
+        self._given: dict[str, Any] = {
+            "secret": secret,
+            "meta_store": meta_store,
+            "memory_ceiling": memory_ceiling,
+            "refresh_after": refresh_after,
+        }
         self._context = context
         self._vault = vault
         self._owns_vault = vault is None
@@ -185,12 +193,17 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         Raises:
             UnsealableValueError: it would not come back as it is; nothing was written.
             InvalidTTLError: *ttl* is not a positive number of seconds.
+            StaleKeyringError: the vault meta has been out of reach for too long.
         """
         if self._renames_keys:
             base, name = self._names(collection, key)
         else:
             base, name = self._collections[collection], key
-        codec = (self._vault or await self.vault()).codecs[self._context]
+        vault = self._vault or await self.vault()
+        freshness = vault.freshness
+        if freshness.clock() >= freshness.due:
+            await vault.confirm()
+        codec = vault.codecs[self._context]
         # After the vault is open: the time that a key derivation takes is not the record's.
         expires_at = None if ttl is None else expiry.expiry_of(ttl)
         sealed = codec.seal(value, base, name, expires_at)
@@ -243,7 +256,9 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             msg = f"put_many was given {len(keys)} keys and {len(values)} values"
             raise ValueError(msg)
         names = self._names_of_many(collection, keys)
-        codec = (await self.vault()).codecs[self._context]
+        vault = await self.vault()
+        await vault.confirm()
+        codec = vault.codecs[self._context]
         expires_at = None if ttl is None else expiry.expiry_of(ttl)
         sealed = [
             codec.seal(value, base, name, expires_at)
@@ -295,19 +310,8 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
 
     async def _open_vault(self) -> Vault:
         if self._create:
-            return await Vault.open_or_create(
-                self.key_value,
-                secret=self._secret,
-                kdf=self._kdf,
-                meta_store=self._meta_store,
-                memory_ceiling=self._memory_ceiling,
-            )
-        return await Vault.open(
-            self.key_value,
-            secret=self._secret,
-            meta_store=self._meta_store,
-            memory_ceiling=self._memory_ceiling,
-        )
+            return await Vault.open_or_create(self.key_value, kdf=self._kdf, **self._given)
+        return await Vault.open(self.key_value, **self._given)
 
     async def _read_many(
         self, stored: Sequence[Mapping[str, Any] | None], names: Sequence[tuple[str, str]]
@@ -382,8 +386,9 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
     async def _reseal(self, old: Sequence[OldRecord]) -> None:
         vault = self._vault
         if old and vault is not None:
-            # Locked meanwhile, it seals nothing more.
-            with suppress(VaultLockedError):
+            # Locked meanwhile, or for too long without the vault meta, it seals nothing more.
+            with suppress(VaultLockedError, StaleKeyringError):
+                vault.freshness.check()
                 await self._resealer.reseal(old, vault.codecs[self._context])
 
 

@@ -39,6 +39,7 @@ _VARYING = (
     (re.compile(r"\b[0-9a-f]{16}\b"), "<slot>"),
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)"), "<time>"),
     (re.compile(r"KVSEAL1(?:-\w+)+"), "<secret>"),
+    (re.compile(r"KVSEALR1(?:-\w+)+"), "<recovery key>"),
     (re.compile(r"\b[\d,]+ bytes;"), "<size> bytes;"),
     (re.compile(r'"bytes":\d+'), '"bytes":<size>'),
     (re.compile(r"; \d+\.\d s\b"), "; <t> s"),

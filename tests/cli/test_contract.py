@@ -195,15 +195,26 @@ def test_config_that_others_can_change(migrated: Terminalless) -> None:
     assert "can be changed by others" in done.err
 
 
+def every_command() -> dict[str, click.Command]:
+    """Return every command by its full name, those of groups among them."""
+    found = {}
+    for name, command in cli.commands.items():
+        if isinstance(command, click.Group):
+            found |= {f"{name} {below}": one for below, one in command.commands.items()}
+        else:
+            found[name] = command
+    return found
+
+
 def test_every_command_has_the_global_options() -> None:
     """`--json` and the rest are on every command."""
     expected = {"store", "meta_store", "secret", "as_json", "yes", "no_input", "quiet", "debug"}
     expected |= {"manifest", "offline"}
-    for name, command in cli.commands.items():
+    for name, command in {**cli.commands, **every_command()}.items():
         assert expected <= {parameter.name for parameter in command.params}, name
 
 
-@pytest.mark.parametrize("name", [None, *cli.commands])
+@pytest.mark.parametrize("name", [None, *cli.commands, *every_command()])
 def test_help_leads_with_examples(vaultctl: Terminalless, name: str | None) -> None:
     """`-h` works on every command, and examples come before the options."""
     done = vaultctl("-h" if name is None else f"{name} -h")
@@ -216,12 +227,14 @@ def test_help_leads_with_examples(vaultctl: Terminalless, name: str | None) -> N
 def test_whatever_changes_something_has_a_dry_run() -> None:
     """Every command that writes can be asked what it would do."""
     migrating = {"migrate-from-fernet", "migrate-from-authsome", "migrate-to-fernet"}
-    writing = {"init", "rotate", "put", "delete", "restore", *migrating}
+    keys = {"slot add", "slot remove", "reencrypt", "dek retire"}
+    writing = {"init", "rotate", "put", "delete", "restore", *keys, *migrating}
     reading = {"status", "verify", "inspect", "get", "list", "keygen", "backup", "completion", "help"}
+    reading |= {"slot list", "slot verify", "dek list"}
 
-    assert set(cli.commands) == writing | reading
+    assert set(every_command()) == writing | reading
     for name in writing:
-        assert "dry_run" in {parameter.name for parameter in cli.commands[name].params}, name
+        assert "dry_run" in {parameter.name for parameter in every_command()[name].params}, name
 
 
 @pytest.mark.parametrize(
@@ -229,6 +242,15 @@ def test_whatever_changes_something_has_a_dry_run() -> None:
     [
         "rotate --new-secret env:NEW --dry-run",
         "rotate --argon2 1,16,1 --dry-run",
+        "rotate --new-secret env:NEW --keep-old-for 24h --dry-run",
+        "slot add --label laptop --new-secret env:NEW --dry-run",
+        "slot add --recovery --dry-run",
+        "slot list",
+        "slot verify",
+        "rotate --dek --dry-run",
+        "reencrypt --dry-run",
+        "reencrypt --check",
+        "dek list --count",
         "put c new --dry-run",
         "put c a --dry-run --ttl 1h",
         "delete c a --dry-run --yes",
@@ -351,6 +373,10 @@ class TestJson:
             ("status --count", False),
             ("rotate --argon2 1,8,1", False),
             ("rotate --argon2 1,8,1 --dry-run", False),
+            ("slot list", True),
+            ("slot verify", True),
+            ("slot add --recovery --argon2 1,8,1", True),
+            ("slot add --label laptop --new-secret env:NEW --argon2 1,8,1", True),
             ("inspect c a", False),
             ("get c a", False),
             ("delete c a --dry-run", False),

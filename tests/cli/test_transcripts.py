@@ -55,10 +55,13 @@ def three_entries(directory: Path) -> None:
 
 BEFORE: dict[str, Callable[[Path], None]] = {
     "migrate": an_old_vault,
+    "three-steps-and-back": an_old_vault,
     "damage": a_damaged_vault,
     "backup": three_entries,
     "init-and-rotate": nothing,
+    "deks": nothing,
     "records": nothing,
+    "slots": nothing,
     "help": nothing,
 }
 

@@ -93,13 +93,17 @@ def test_patch_is_what_the_store_would_write(
         '{"value": {"value": {"a": 1}, "version": 1}, "version": 1}',
         '{"value": [{"a": 1}], "version": 1}',
         '{"z": {"a": 1}, "version": 1}',
+        '{"value": "x", "z": {"a": 1}, "version": 1}',
+        '{"key": "{", "value": {"a": "{"}, "version": 1}',
+        '{"key": "\ud800", "value": {"a": 1}, "version": 1}',
+        '{"value": {"a": 1}, "z": {"b": 2}, "version": 1}',
         '{"key": "\u00e4", "value": {"a": 1}, "version": 1}',
         '{"value": {"a": 1}, "version": 2, "more": [1.50, 1e400]}',
     ],
 )
 def test_patch_changes_the_value_alone(text: str) -> None:
     """Of a body that somebody else wrote, in any form, everything but the value stays what it was."""
-    patched = patch_body(text.encode(), {"new": "v"})
+    patched = patch_body(text.encode("utf-8", "surrogatepass"), {"new": "v"})
 
     assert {**json.loads(text), "value": {"new": "v"}} == json.loads(patched)
 

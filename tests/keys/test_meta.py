@@ -177,7 +177,8 @@ def test_pasted_old_slot(made: Made) -> None:
 
 def test_pasted_old_slot_in_front(made: Made) -> None:
     """Nor does a pasted slot open for its own old secret."""
-    removed = changes.without_slot(made.meta, made.root, made.meta.slots[0].id, now=NOW)
+    lasting = changes.with_lasting_slot(made.meta, made.root, made.meta.slots[1].id, now=NOW)
+    removed = changes.without_slot(lasting, made.root, made.meta.slots[0].id, now=NOW)
     value = edited(removed.as_value(), ("slots",), made.value["slots"])
 
     with pytest.raises(TamperedMetaError):

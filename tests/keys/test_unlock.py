@@ -379,3 +379,65 @@ async def test_lower_ceiling_does_not_spoil_a_running_derivation(slots: list[Key
         await root_of(slots, memory_ceiling=7)
     gate.open()
     assert ROOT.reveal() == (await affordable).reveal()
+
+
+def planted(count: int, params: Argon2idParams) -> list[Keyslot]:
+    """Return slots such as somebody who only writes to the store could plant."""
+    genuine = slot(ROOT, OTHER_SECRET)
+    return [
+        replace(genuine, id=f"{number:016x}", params=params, label=f"planted {number}")
+        for number in range(count)
+    ]
+
+
+async def test_cheapest_slot_is_tried_first(slots: list[Keyslot]) -> None:
+    """However dear 31 planted slots are, whoever has the secret derives once."""
+    before = unlocking.derivations
+
+    await root_of([*planted(31, Argon2idParams(64, 64, 1)), *slots])
+
+    assert 1 == unlocking.derivations - before
+
+
+async def test_a_wrong_secret_has_its_end() -> None:
+    """What 32 planted slots cost a wrong secret is bounded; those beyond are named, not tried."""
+    before = unlocking.derivations
+
+    with pytest.raises(KDFParametersError, match="together cost more") as caught:
+        await root_of(planted(32, Argon2idParams(64, 16, 1)), memory_ceiling=16)
+
+    assert 1 == unlocking.derivations - before
+    assert "opens none of the keyslots" in str(caught.value)
+    assert 32 == str(caught.value).count("(planted ")
+
+
+async def test_the_budget_does_not_shut_out_what_is_usual() -> None:
+    """32 slots of three passes each, all at the very ceiling, are all tried."""
+    last = Keyslot.create(ROOT, SECRET, Argon2idParams(3, 16, 1), label="last", now=NOW)
+
+    root = await root_of([*planted(31, Argon2idParams(3, 16, 1)), last], memory_ceiling=16)
+
+    assert ROOT.reveal() == root.reveal()
+
+
+async def test_what_was_not_tried_is_named_beside_what_was(slots: list[Keyslot]) -> None:
+    """The error says which slots the secret does not open, and which one nobody could try."""
+    dear = Keyslot.create(ROOT, OTHER_SECRET, Argon2idParams(1, 64, 1), label="dear", now=NOW)
+
+    with pytest.raises(KDFParametersError) as caught:
+        await root_of([dear, *slots], Secret(b"neither"), memory_ceiling=32)
+
+    assert (
+        f"this secret opens none of the keyslots {slots[0].id} (primary), and {dear.id} (dear) could not be"
+        " tried: Argon2id wants 64 KiB of memory, above the ceiling of 32 KiB"
+    ) == str(caught.value)
+    assert "raise the memory ceiling" in caught.value.hint
+
+
+async def test_a_damaged_slot_of_this_secret_comes_before_what_is_too_dear(slots: list[Keyslot]) -> None:
+    """That the secret is right is more to know than that another slot could not be tried."""
+    damaged = replace(slots[0], wrapped=replace(slots[0].wrapped, nonce=bytes(24)))
+    dear = Keyslot.create(ROOT, OTHER_SECRET, Argon2idParams(1, 64, 1), label="dear", now=NOW)
+
+    with pytest.raises(DamagedSlotError, match="secret is right"):
+        await root_of([dear, damaged], memory_ceiling=32)

@@ -209,3 +209,12 @@ def test_key_of_a_kind_from_the_future() -> None:
         codecs_for([("enigma", bytes(32))])
 
     assert "upgrade kvseal" == caught.value.hint
+
+
+@pytest.mark.parametrize("key", range(3), ids=["first", "second", "third"])
+def test_tokens_in_a_lenient_spelling(key: int) -> None:
+    """A token that only `cryptography`'s own lenient reader takes opens as well, with any of several keys."""
+    token = Fernet(KEYS[key]).encrypt(b'{"a": 1}')
+    lenient = token[:20] + b"\n" + token[20:]
+
+    assert {"a": 1} == FernetCodec([parse_key(k) for k in KEYS]).open(stored_token(lenient))

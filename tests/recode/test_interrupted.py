@@ -16,12 +16,12 @@ import pytest
 from key_value.aio.stores.disk import DiskStore
 from key_value.aio.stores.memory import MemoryStore
 from tests.fakes import Death, HookedDriver, Killed
-from tests.recode.worlds import AnyStore, adds_up, damage, failed, fernet, fill, times_of
+from tests.recode.worlds import AnyStore, adds_up, damage, failed, fernet, fill, formats_of, times_of
 
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.drivers import driver_for
 from kvseal.errors import StoreUnreachableError, VaultLockedError
-from kvseal.recode import Report, lease, migrate, walk
+from kvseal.recode import Report, lease, migrate, open_recode, walk
 from kvseal.recode.holder import Holder
 
 if TYPE_CHECKING:
@@ -190,6 +190,33 @@ async def test_cancelling(any_store: AnyStore, operation: str, monkeypatch: pyte
     assert {asyncio.current_task()} == asyncio.all_tasks()
     await driver.close()
     await check_finished(any_store, times)
+
+
+async def test_the_batch_in_flight_is_finished(store: MemoryStore) -> None:
+    """Who is interrupted while the last page is being written writes it to its end, and gives the lease back."""
+    await fill(store, VALUES)
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def around(name: str, do: Callable[[], Awaitable[Any]]) -> Any:
+        if name == "replace_many":
+            reached.set()
+            await go_on.wait()
+        return await do()
+
+    running = asyncio.create_task(migrated(HookedDriver(driver_for(store), around)))
+    await reached.wait()
+    running.cancel()
+    # The interruption arrives before the write may go on.
+    await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    assert {2} == await formats_of(store)
+    vault = await Vault.open(store, secret=SECRET)
+    left = await open_recode(vault)
+    assert left is not None
+    assert [None] == [part.holder for part in left.parts]
 
 
 async def three_pages(store: MemoryStore) -> None:

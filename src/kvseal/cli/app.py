@@ -11,13 +11,16 @@ import click
 
 from kvseal.cli.backup import backup, restore
 from kvseal.cli.completion import completion
+from kvseal.cli.dek import dek
 from kvseal.cli.help import help_command
 from kvseal.cli.keygen import keygen
 from kvseal.cli.migrate import migrate_from_authsome, migrate_from_fernet, migrate_to_fernet
 from kvseal.cli.options import global_options
 from kvseal.cli.output import json_line, printable
 from kvseal.cli.records import delete, get, inspect, list_, put
+from kvseal.cli.reencrypt import reencrypt
 from kvseal.cli.settings import Settings
+from kvseal.cli.slot import slot
 from kvseal.cli.vault import init, rotate, status
 from kvseal.cli.verify import verify
 from kvseal.errors import KvsealError
@@ -55,6 +58,9 @@ for _command in (
     migrate_from_authsome,
     migrate_to_fernet,
     rotate,
+    reencrypt,
+    dek,
+    slot,
     verify,
     inspect,
     get,

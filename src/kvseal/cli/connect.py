@@ -43,13 +43,17 @@ class Stores:
 
 
 @asynccontextmanager
-async def stores(settings: Settings, *, create: bool = False, dry_run: bool = False) -> AsyncIterator[Stores]:
+async def stores(
+    settings: Settings, *, create: bool = False, create_meta: bool = False, dry_run: bool = False
+) -> AsyncIterator[Stores]:
     """Yield the drivers of the stores that *settings* name; see `store` for *create* and *dry_run*."""
     async with AsyncExitStack() as stack:
         data = await stack.enter_async_context(data_store(settings, create=create, dry_run=dry_run))
         meta = None
         if settings.meta_store is not None:
-            meta = await stack.enter_async_context(store(settings.meta_store, create=create, dry_run=dry_run))
+            meta = await stack.enter_async_context(
+                store(settings.meta_store, create=create or create_meta, dry_run=dry_run)
+            )
         yield Stores(data, meta)
 
 

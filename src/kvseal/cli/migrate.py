@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,8 @@ from kvseal.cli import connect
 from kvseal.cli.options import argon2_option, command_options
 from kvseal.cli.origin import Origin, authsome_masters, fastmcp_origin, fernet_origin, read
 from kvseal.cli.recipe import AuthsomeKeys, FastMCPKeys, FernetKeys, NoKeys
-from kvseal.cli.recoding import NOT_ALL_SEALED, backing_up, exit_code, recode_options
-from kvseal.cli.workers import share
+from kvseal.cli.recoding import NOT_ALL_SEALED, WHOLE, backing_up, exit_code, recode_options
+from kvseal.cli.workers import end_with_parent, refuse_references_of_one_use, share, with_what_workers_did
 from kvseal.errors import UsageError
 from kvseal.legacy import FernetCodec
 from kvseal.legacy.fernet import parse_key
@@ -83,6 +84,10 @@ async def migrate_from_fernet(output: Output, settings: Settings, *, options: Re
       vaultctl migrate-from-fernet --finalize --yes
     """
     options, settings = options.completed(settings)
+    if options.worker is not None:
+        end_with_parent()
+    if options.is_shared:
+        refuse_references_of_one_use(settings, options.recipe)
     origin = await _fernet_or_fastmcp(options.recipe, given, settings)
     if origin.store is not None and settings.store is None:
         output.note(f"the store of this key is {origin.store}")
@@ -137,18 +142,15 @@ async def migrate_from_authsome(
     control data (indexes, the version) stays as it is.
     """
     options, settings = options.completed(settings)
-    recipe = options.recipe
-    masters = []
-    for keys in (
+    named = [
         *(AuthsomeKeys(key_file=path) for path in key_files),
         *(AuthsomeKeys(secret=reference) for reference in secrets),
-        *(
-            [recipe.source.keys]
-            if recipe is not None and isinstance(recipe.source.keys, AuthsomeKeys)
-            else []
-        ),
-    ):
-        masters += await authsome_masters(keys, settings)
+    ]
+    if options.recipe is not None:
+        if not isinstance(options.recipe.source.keys, AuthsomeKeys):
+            raise _foreign(options.recipe)
+        named = named or [options.recipe.source.keys]
+    masters = [master for keys in named for master in await authsome_masters(keys, settings)]
     async with _places(output, settings, options) as (found, target):
         takeover = await take_over_authsome(found.data, masters)
         # Another store has no record of authsome's to make room.
@@ -227,19 +229,34 @@ async def _migrate(
         )
         _tell_imported(output, done)
         return 0
-    shared = options.workers is not None and options.workers > 1 and options.writes
-    if shared:
-        await prepare(
+    done = await _recoded(output, settings, options, origin, found, target, extra)
+    return _tell_migrated(output, done, options)
+
+
+async def _recoded(
+    output: Output,
+    settings: Settings,
+    options: Recoding,
+    origin: Origin,
+    found: connect.Stores,
+    target: Driver | None,
+    extra: Options,
+) -> Migration:
+    command = click.get_current_context().command.name or "migrate"
+    back_up, shared = backing_up(output, options), None
+    if options.is_shared:
+        vault = await prepare(
             found.data,
             origin.codecs,
             to=target,
-            before_writes=backing_up(output, options),
+            before_writes=back_up,
+            command=command,
             listener=output.event,
             **extra,
         )
-        code = await share(output, settings, options.workers or 1)
-        if code or not options.finalize:
-            return code
+        shared = await share(output, settings, options.workers or 1)
+        if shared.failed or not options.finalize:
+            return Migration(shared, vault)
     done = await migrate(
         found.data,
         origin.codecs,
@@ -248,12 +265,14 @@ async def _migrate(
         rate=options.rate,
         finalize=bool(options.finalize),
         dry_run=not options.writes,
-        before_writes=None if shared else backing_up(output, options),
-        command=click.get_current_context().command.name or "migrate",
+        before_writes=None if shared else back_up,
+        command=command,
         listener=output.event,
         **extra,
     )
-    return _tell_migrated(output, done, options)
+    if shared is None or done.report is None:
+        return done
+    return replace(done, report=with_what_workers_did(done.report, shared))
 
 
 @asynccontextmanager
@@ -262,7 +281,9 @@ async def _places(
 ) -> AsyncIterator[tuple[connect.Stores, Driver | None]]:
     """Yield the stores, and that of `--to`, once a person has agreed."""
     async with AsyncExitStack() as stack:
-        found = await stack.enter_async_context(connect.stores(settings))
+        found = await stack.enter_async_context(
+            connect.stores(settings, create_meta=bool(options.create_store), dry_run=not options.writes)
+        )
         target = await _target(stack, found.data, options)
         if target is None and options.writes:
             connect.require_offline(found.data, settings)
@@ -325,15 +346,20 @@ async def _of_recipe(recipe: Recipe, settings: Settings) -> Origin:
         return await fastmcp_origin(keys, settings)
     if isinstance(keys, NoKeys) and recipe.source.format == "plaintext":
         return Origin()
+    raise _foreign(recipe)
+
+
+def _foreign(recipe: Recipe) -> UsageError:
     msg = f"{recipe.path} is not a recipe for this command, but for {recipe.source.format}"
-    raise UsageError(msg, hint="see vaultctl -h for the command of that format")
+    return UsageError(msg, hint="see vaultctl -h for the command of that format")
 
 
 def _tell_imported(output: Output, done: Migration) -> None:
     if done.vault is None or not done.vault.legacy:
         output.note("nothing was written; the keys fit")
         return
-    output.note(f"the vault holds {len(done.vault.legacy)} old keys, and its wrappers read old records")
+    held = len(done.vault.legacy)
+    output.note(f"the vault holds {held} old key{'s'[: held != 1]}, and its wrappers read old records")
     output.note("next: deploy EnvelopeEncryptionWrapper everywhere, then run this with --finalize")
 
 
@@ -356,6 +382,11 @@ def _tell_migrated(output: Output, done: Migration, options: Recoding) -> int:
     if report.failed:
         output.note("what failed is untouched and may need the old key: keep that until nothing fails")
         output.note("next: run again with the key that opens what failed, or delete what nothing opens")
+    elif options.part != WHOLE:
+        index, count = options.part
+        output.note(
+            f"part {index + 1} of {count} is done; next: the other parts, then this without --partition"
+        )
     elif options.finalize and not done.finalized:
         output.note("not finalized: something wrote old records meanwhile; stop it, and run this again")
         return NOT_ALL_SEALED

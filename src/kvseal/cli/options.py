@@ -29,6 +29,7 @@ _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _PROFILES: Final = {
     "rfc9106-low-memory": Argon2idParams.RFC_9106_LOW_MEMORY,
     "rfc9106-high-memory": Argon2idParams.RFC_9106_HIGH_MEMORY,
+    "owasp-minimum": Argon2idParams.OWASP_MINIMUM,
 }
 _GLOBAL: Final[tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...]] = (
     click.option(
@@ -120,9 +121,13 @@ class Argon2Cost(_CostType):
 
 
 class Duration(_DurationType):
-    """Seconds, or a number with s, m, h or d."""
+    """Seconds, or a number with s, m, h or d; none at all only where *zero* makes sense."""
 
     name = "duration"
+
+    def __init__(self, *, zero: bool = False) -> None:
+        super().__init__()
+        self._zero = zero
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return seconds, or fail."""
@@ -130,7 +135,7 @@ class Duration(_DurationType):
             return value
         match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)([smhd]?)", value)
         seconds = float(match[1]) * _SECONDS[match[2] or "s"] if match else 0.0
-        if not seconds:
+        if match is None or not (seconds or self._zero):
             self.fail(f"{value!r} is no duration such as 90s, 15m, 24h or 30d", param, ctx)
         if seconds > _LONGEST:
             self.fail(f"{value!r} is longer than a hundred years", param, ctx)
@@ -143,4 +148,8 @@ argon2_option: Final = click.option(
     type=Argon2Cost(),
     metavar="T,M,P",
     help=f"Argon2id cost: passes, KiB, lanes; or {', '.join(_PROFILES)}.",
+)
+
+context_option: Final = click.option(
+    "--context", default="", metavar="TEXT", help="The context that the application gives its wrapper."
 )

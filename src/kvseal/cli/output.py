@@ -127,8 +127,10 @@ class Output:
         if self.as_json:
             self.json(failure.as_dict())
         else:
-            text = f"failed: {failure.collection}/{failure.key}: {failure.reason}"
-            click.echo(f"  {printable(text)}", err=True)
+            names = "/".join(
+                "(unknown)" if name is None else name for name in (failure.collection, failure.key)
+            )
+            click.echo(f"  {printable(f'failed: {names}: {failure.reason}')}", err=True)
 
     def _progress(self, progress: Progress | backup.Progress) -> None:
         terminal = sys.stderr.isatty()

@@ -87,6 +87,11 @@ class Recoding:
         return not (self.dry_run or self.check)
 
     @property
+    def is_shared(self) -> bool:
+        """Whether workers do it."""
+        return self.workers is not None and self.workers > 1 and self.writes
+
+    @property
     def part(self) -> tuple[int, int]:
         """The part of the store that this process does."""
         return self.worker or self.partition or WHOLE
@@ -122,22 +127,32 @@ class Recoding:
             "rate": run.rate,
             "kdf": target.argon2,
         }
-        if self.backup is not None or self.no_backup is not None:
-            del given["backup"], given["no_backup"]
         missing = {name: value for name, value in given.items() if getattr(self, name) is None}
+        for name in _YIELDING & set(missing):
+            if any(name in both and self._has(*set(both) - {name}) for both, _ in _CONTRADICTIONS):
+                del missing[name]
         names = {
             "store": source.store,
             "manifest": None if source.manifest is None else str(source.manifest),
             "meta_store": target.meta_store,
             "secret": target.secret,
         }
-        unset = {name: value for name, value in names.items() if getattr(settings, name) is None}
+        unset = {name: value for name, value in names.items() if name not in settings.given}
         return replace(self, **missing).checked(), settings.overridden(**unset)
 
     def checked(self) -> Recoding:
-        """Raise `UsageError` where the options contradict each other."""
+        """
+        Return the options, of a worker those that concern its part.
+
+        Raises:
+            UsageError: they contradict each other.
+        """
+        if self.worker is not None:
+            # It is called as the whole command is, which has taken the backup, and finalizes.
+            rate = None if self.rate is None else self.rate / self.worker[1]
+            return replace(self, workers=None, backup=None, no_backup=True, finalize=None, rate=rate)
         for both, reason in _CONTRADICTIONS:
-            if all(getattr(self, name) for name in both):
+            if self._has(*both):
                 flags = " and ".join(f"--{name.replace('_', '-')}" for name in both)
                 msg = f"{flags} do not go together: {reason}"
                 raise UsageError(msg)
@@ -145,6 +160,10 @@ class Recoding:
             msg = "a part of the store is no backup of it"
             raise UsageError(msg, hint="run vaultctl backup FILE first, then every part with --no-backup")
         return self
+
+    def _has(self, *names: str) -> bool:
+        """Whether the options *names* are all given; one worker is none."""
+        return all(getattr(self, name) for name in names) and ("workers" not in names or self.workers != 1)
 
 
 _CONTRADICTIONS: Final = (
@@ -159,13 +178,19 @@ _CONTRADICTIONS: Final = (
     (("import_keys", "workers"), "the keys are imported once"),
 )
 
+_YIELDING: Final = frozenset({"backup", "no_backup", "finalize", "workers"})
+"""What a recipe says of these means nothing beside a flag that contradicts it."""
+
 _OPTIONS: Final[dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]]] = {
     "recipe": click.option(
         "--recipe", type=click.Path(path_type=Path), metavar="FILE", help="Take what no flag says from FILE."
     ),
     "to": click.option("--to", metavar="URL", help="Put copies into this store and leave the old one alone."),
     "create_store": click.option(
-        "--create-store", is_flag=True, default=None, help="Create the store of --to, if there is none."
+        "--create-store",
+        is_flag=True,
+        default=None,
+        help="Create the stores of --to and --meta-store.",
     ),
     "plaintext": click.option(
         "--plaintext",

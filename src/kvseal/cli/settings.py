@@ -46,6 +46,8 @@ class Settings:
     debug: bool | None = None
     arguments: tuple[str, ...] = ()
     """What the program was called with, for workers that do a part of the same."""
+    given: frozenset[str] = frozenset()
+    """What was given by a flag, which wins over everything else."""
 
     def overridden(self, **given: Any) -> Settings:
         """Return these settings with every option in *given* that was really given."""
@@ -60,7 +62,8 @@ class Settings:
             # An empty variable is as good as none; an empty flag is a mistake, such as `--store "$UNSET"`.
             return given if given is not None else os.environ.get(_VARIABLES[name]) or config.get(name)
 
-        return self.overridden(**{name: value(name) for name in _VARIABLES})
+        given = frozenset(name for name in _VARIABLES if getattr(self, name) is not None)
+        return self.overridden(given=given, **{name: value(name) for name in _VARIABLES})
 
     def required_store(self) -> str:
         """Return the store URL, or raise `UsageError`."""

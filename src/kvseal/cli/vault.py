@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from kvseal.cli import connect
-from kvseal.cli.options import argon2_option, command_options
+from kvseal.cli.dek import MAX_AGE, rotate_dek, rotation_due
+from kvseal.cli.options import Duration, argon2_option, command_options
 from kvseal.cli.output import table
+from kvseal.cli.slot import slots_table, told_after_rotation
 from kvseal.envelope.kdf import Argon2idParams
 from kvseal.errors import SecretNotFoundError, UsageError, VaultExistsError
 from kvseal.keys.defaults import secret_for_opening
@@ -20,6 +22,9 @@ from kvseal.metastore import MetaStore
 from kvseal.recode import open_recode
 from kvseal.recode.verify import none, readers_of, take_census
 from kvseal.vault import Vault
+
+WORK_PENDING: Final = 4
+"""Exit code of a check that found something to do."""
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -75,7 +80,8 @@ async def init(
         )
         output.result(vault.status(), *_tables(vault.status()))
         await vault.close()
-    output.note("next: wrap the store with EnvelopeEncryptionWrapper, or vaultctl migrate-from-fernet")
+    output.note("next: vaultctl slot add --recovery, for the day on which the secret is lost")
+    output.note("then: wrap the store with EnvelopeEncryptionWrapper, or vaultctl migrate-from-fernet")
 
 
 async def _check_creation(found: connect.Stores) -> None:
@@ -132,9 +138,18 @@ class _Shown:
 @click.option(
     "--count", is_flag=True, help="Count the records per format and per DEK: reads the whole store."
 )
+@click.option(
+    "--max-dek-age",
+    type=Duration(),
+    default=MAX_AGE,
+    show_default=True,
+    metavar="DURATION",
+    help="The age at which the active DEK is to be replaced.",
+)
+@click.option("--check", is_flag=True, help="Exit with 4 if a DEK rotation is due.")
 @command_options
 @connect.synchronous
-async def status(output: Output, settings: Settings, *, count: bool) -> None:
+async def status(output: Output, settings: Settings, *, count: bool, max_dek_age: float, check: bool) -> int:
     """
     Show slots, DEKs, policy and legacy keys.
 
@@ -142,6 +157,7 @@ async def status(output: Output, settings: Settings, *, count: bool) -> None:
     Examples:
       vaultctl status
       vaultctl status --count --json
+      vaultctl status --check --max-dek-age 90d
     """
     async with connect.vault(settings) as (found, vault):
         now, opened, census = vault.status(), await open_recode(vault), None
@@ -151,10 +167,18 @@ async def status(output: Output, settings: Settings, *, count: bool) -> None:
         output.note(_open_text(opened))
     counted = [] if census is None else [_count_table(census)]
     output.result(_Shown(now, opened, census), *_tables(now), *counted)
+    due = rotation_due(now, max_dek_age)
+    if due is not None:
+        output.note(due)
+    return WORK_PENDING if check and due is not None else 0
 
 
 @click.command()
 @click.option("--new-secret", metavar="REF", help="The secret that opens the vault from now on.")
+@click.option(
+    "--keep-old-for", type=Duration(), metavar="DURATION", help="Let the old secret open for so long: 24h."
+)
+@click.option("--dek", is_flag=True, help="Leave the secret, and make a new DEK for new records.")
 @click.option("--dry-run", is_flag=True, help="Check both secrets, and change nothing.")
 @argon2_option
 @command_options
@@ -164,6 +188,8 @@ async def rotate(
     settings: Settings,
     *,
     new_secret: str | None,
+    keep_old_for: float | None,
+    dek: bool,
     dry_run: bool,
     kdf: Argon2idParams | None,
 ) -> None:
@@ -173,30 +199,36 @@ async def rotate(
     \b
     Examples:
       vaultctl rotate --new-secret file:new.key
+      vaultctl rotate --new-secret file:new.key --keep-old-for 24h
       vaultctl rotate --argon2 3,262144,4
+      vaultctl rotate --dek
 
     Touches one entry, whatever the number of records.  It does not undo a leak: a copy of
-    the old vault meta still opens with the old secret.
+    the old vault meta still opens with the old secret.  With --keep-old-for, the old secret opens
+    for so long, while a rolling deployment gives every process the new one; then it is refused,
+    and the next change of the vault drops its slot.  With --dek, new records get a new key,
+    and vaultctl reencrypt brings the others under it.
     """
+    if dek:
+        if new_secret is not None or kdf is not None or keep_old_for is not None:
+            msg = "--dek goes with neither --new-secret, --keep-old-for nor --argon2"
+            raise UsageError(msg, hint="run one after the other")
+        await rotate_dek(output, settings, dry_run=dry_run)
+        return
     if new_secret is None and kdf is None:
         msg = "there is nothing to rotate to"
-        raise UsageError(msg, hint="give --new-secret REF, --argon2 T,M,P, or both")
+        raise UsageError(msg, hint="give --new-secret REF, --argon2 T,M,P or both, or --dek")
     async with connect.vault(settings) as (_, vault):
         secret = await connect.given_secret(new_secret, settings, confirm=True)
         if dry_run:
             output.result(vault.status(), *_tables(vault.status()))
             output.note("nothing was written; the slot that opened now would be replaced")
             return
-        now = await vault.rotate(new_secret=secret, kdf=kdf)
+        kept = None if keep_old_for is None else timedelta(seconds=keep_old_for)
+        now = await vault.rotate(new_secret=secret, kdf=kdf, keep_old_for=kept)
     output.result(now, *_tables(now))
-    if secret is None:
-        output.note("the slot has its new cost; a copy of the old vault meta still opens at the old one")
-        output.note("next: vaultctl status")
-        return
-    output.note(
-        "the old slot is gone; a copy of the old vault meta, as in a backup, still opens with the old secret"
-    )
-    output.note("next: give the new secret to every process, then vaultctl status")
+    for line in told_after_rotation(now, new_secret=secret is not None):
+        output.note(line)
 
 
 def _open_text(opened: Checkpoint) -> str:
@@ -218,20 +250,9 @@ def _tables(now: VaultStatus) -> list[Table]:
         ("updated", now.updated_at),
         *((name.replace("_", " "), value) for name, value in now.policy.items()),
     ]
-    slots = [
-        (
-            s.id,
-            s.label,
-            f"{s.kind} t={s.t} m={s.m} KiB p={s.p}",
-            s.created_at,
-            s.expires_at,
-            "yes" if s.opened else "",
-        )
-        for s in now.slots
-    ]
     tables = [
         table("", ("", ""), facts),
-        table("Keyslots", ("id", "label", "kind", "created", "expires", "opened now"), slots),
+        slots_table(now.slots),
         table("DEKs", ("number", "state", "created"), [(d.id, d.state, d.created_at) for d in now.deks]),
     ]
     if now.legacy:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kvseal.cli import connect
-from kvseal.cli.options import command_options
+from kvseal.cli.options import command_options, context_option
 from kvseal.recode.verify import verify as verify_store
 
 if TYPE_CHECKING:
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@context_option
 @command_options
 @connect.synchronous
-async def verify(output: Output, settings: Settings) -> int:
+async def verify(output: Output, settings: Settings, *, context: str) -> int:
     """
     Open every record, count formats and DEKs, and name what fails.
 
@@ -30,6 +31,6 @@ async def verify(output: Output, settings: Settings) -> int:
     Exits with 3 if a record does not open.
     """
     async with connect.vault(settings) as (found, vault):
-        report = await verify_store(found.data, vault, listener=output.event)
+        report = await verify_store(found.data, vault, context=context, listener=output.event)
     output.summary(report)
     return report.exit_code

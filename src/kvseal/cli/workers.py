@@ -2,34 +2,54 @@
 One migration shared among processes: each does one part, and one report comes out.
 
 The workers are this very command, started again for one part each.  They take their secrets by
-the same references, so a reference that can be read only once cannot be shared.
+the same references, so a reference that can be read only once cannot be shared.  A worker reads
+its standard input, where nothing comes but the end: then the one who shares the work has ended,
+in whichever way, and the worker is interrupted as by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
+import threading
 from collections import Counter
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from kvseal.errors import UsageError
+import click
+
+from kvseal.errors import RecodeError, UsageError
 from kvseal.recode.events import Failure, Progress
 from kvseal.recode.report import Report
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
+    from collections.abc import Iterator
 
     from kvseal.cli.output import Output
+    from kvseal.cli.recipe import Recipe
     from kvseal.cli.settings import Settings
 
 _ONCE: Final = ("prompt:", "fd:")
 _COUNTERS: Final = ("scanned", "changed", "already", "skipped", "failed", "conflicts")
-_START: Final = "import sys; from kvseal.cli.app import main; main(sys.argv[1:])"
+# Without the current directory, from which the installed program imports nothing either.
+_START: Final = (
+    "import sys; sys.path = [p for p in sys.path if p];from kvseal.cli.app import main; main(sys.argv[1:])"
+)
 _LONGEST_LINE: Final = 2**20
+_SOME_FAILED: Final = 3
+
+
+class WorkerError(RecodeError):
+    """A worker has not come to the end of its part: in its own words, with its own exit code."""
+
+    def __init__(self, message: str, *, hint: str, code: int) -> None:
+        super().__init__(message, hint=hint)
+        # Each worker fails in its own way; there is no class to look at.
+        self.exit_code = code  # type: ignore[misc]
 
 
 @dataclass(slots=True)
@@ -51,74 +71,118 @@ class _Sum:
         self.command = summary["command"]
 
     def report(self) -> Report:
-        counted = self.counters
+        numbers: dict[str, Any] = {name: self.counters[name] for name in _COUNTERS}
         return Report(
             command=self.command,
-            scanned=counted["scanned"],
-            changed=counted["changed"],
-            already=counted["already"],
-            skipped=counted["skipped"],
-            failed=counted["failed"],
-            conflicts=counted["conflicts"],
             seconds=self.seconds,
             formats=dict(self.formats),
             deks=dict(self.deks),
+            **numbers,
         )
 
 
-async def share(output: Output, settings: Settings, count: int) -> int:
+async def share(output: Output, settings: Settings, count: int) -> Report:
     """
-    Run this command in *count* processes, each for one part; print one report and return one exit code.
+    Run this command in *count* processes, each for one part, and return one report of all.
 
     Interrupted, they all stop at their next batch, and the same command goes on.
+
+    Raises:
+        WorkerError: a worker has failed; the others have done their parts.
     """
-    refuse_references_of_one_use(settings.arguments)
     total = _Sum()
-    workers = [await _start(settings.arguments, index, count) for index in range(1, count + 1)]
+    workers: list[Process] = []
     try:
-        codes = await asyncio.gather(
-            *(_followed(worker, number, total, output) for number, worker in enumerate(workers))
+        while len(workers) < count:
+            workers.append(await _start(settings.arguments, len(workers) + 1, count))
+        ends = await asyncio.gather(
+            *(_followed(worker, number, total, output) for number, worker in enumerate(workers, 1))
         )
-    except BaseException:
+    finally:
         for worker in workers:
-            with suppress(ProcessLookupError):
-                worker.send_signal(signal.SIGINT)
-        await asyncio.gather(*(worker.wait() for worker in workers))
-        raise
-    if total.command:
-        output.summary(total.report())
-    # What went wrong says more than that some records failed.
-    return max(codes, key=lambda code: (code not in {0, 3}, code))
+            _stop(worker)
+        await asyncio.gather(*(worker.communicate() for worker in workers))
+    for number, (worker, error) in enumerate(zip(workers, ends, strict=True), 1):
+        if worker.returncode not in {0, _SOME_FAILED}:
+            raise _failure(f"worker {number} of {count}", worker.returncode or 0, error)
+    return total.report()
 
 
-def refuse_references_of_one_use(arguments: tuple[str, ...]) -> None:
-    """Raise `UsageError` where a secret comes from a person or a pipe: only one process could read it."""
-    for argument in arguments:
-        value = argument.partition("=")[2] if argument.startswith("--") else argument
-        if value.startswith(_ONCE):
-            msg = f"{value.partition(':')[0]}: can be read by one process, and there are several workers"
-            raise UsageError(msg, hint="use env:, file:, keyring: or cred:, or leave --workers out")
-
-
-async def _start(arguments: tuple[str, ...], index: int, count: int) -> Process:
-    own = ("--worker", f"{index}/{count}", "--no-backup", "--yes", "--json")
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        _START,
-        *arguments,
-        *own,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        limit=_LONGEST_LINE,
+def with_what_workers_did(last: Report, shared: Report) -> Report:
+    """Return the report of the *last* run, over all that the *shared* one did: each record counts once."""
+    changed = shared.changed + last.changed
+    rest = last.scanned - changed - last.skipped - last.failed
+    return replace(
+        last,
+        # Of what the workers changed, live writers may have deleted some since.
+        scanned=last.scanned - min(0, rest),
+        changed=changed,
+        already=max(0, rest),
+        conflicts=shared.conflicts + last.conflicts,
+        seconds=shared.seconds + last.seconds,
     )
 
 
-async def _followed(worker: Process, number: int, total: _Sum, output: Output) -> int:
+def refuse_references_of_one_use(settings: Settings, recipe: Recipe | None) -> None:
+    """Raise `UsageError` where a secret comes from a person or a pipe: only one process could read it."""
+    for reference in _references(settings, recipe):
+        if reference.startswith(_ONCE):
+            msg = f"{reference.partition(':')[0]}: can be read by one process, and there are several workers"
+            raise UsageError(msg, hint="use env:, file:, keyring: or cred:, or leave --workers out")
+
+
+def end_with_parent() -> None:
+    """Be interrupted when standard input ends, as it does with the process that shares its work."""
+
+    def watch() -> None:
+        # Not by `sys.stdin`, whose lock no thread may hold when the interpreter ends.
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _references(settings: Settings, recipe: Recipe | None) -> Iterator[str]:
+    """Yield whatever may be a reference to a secret."""
+    for argument in settings.arguments:
+        yield argument.partition("=")[2] if argument.startswith("--") else argument
+    yield settings.secret or ""
+    if recipe is not None:
+        for value in asdict(recipe.source.keys).values():
+            yield from map(str, value if isinstance(value, tuple) else (value,))
+
+
+async def _start(arguments: tuple[str, ...], index: int, count: int) -> Process:
+    own = ("--worker", f"{index}/{count}", "--yes", "--json")
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _START, *arguments, *own),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        limit=_LONGEST_LINE,
+        # Ctrl-C is for the one process that a person sees: twice would be too much for a worker.
+        start_new_session=True,
+    )
+
+
+def _stop(worker: Process) -> None:
+    if worker.stdin is not None:
+        worker.stdin.close()
+
+
+async def _followed(worker: Process, number: int, total: _Sum, output: Output) -> dict[str, Any] | None:
+    """Take part in what *worker* tells, until it ends; return its error, if it has told one."""
+    error, _ = await asyncio.gather(_errors(worker), _lines(worker, number, total, output))
+    await worker.wait()
+    return error
+
+
+async def _lines(worker: Process, number: int, total: _Sum, output: Output) -> None:
     if worker.stdout is None:
         raise AssertionError
     async for text in worker.stdout:
-        line = json.loads(text)
+        line = _parsed(text) or {"type": "nothing"}
         if line["type"] == "summary":
             total.add(line)
         elif line["type"] == "failure":
@@ -126,7 +190,36 @@ async def _followed(worker: Process, number: int, total: _Sum, output: Output) -
         elif line["type"] == "progress":
             total.progress[number] = line
             output.event(_sum_of(total))
-    return await worker.wait()
+
+
+async def _errors(worker: Process) -> dict[str, Any] | None:
+    if worker.stderr is None:
+        raise AssertionError
+    error = None
+    async for text in worker.stderr:
+        line = _parsed(text)
+        if line is None:
+            click.echo(text, err=True, nl=False)
+        else:
+            error = line
+    return error
+
+
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    """Return the JSON object that a worker has printed; of one that was killed, the last line may be cut."""
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) else None
+
+
+def _failure(name: str, code: int, error: dict[str, Any] | None) -> WorkerError:
+    again = "run the same command again to resume"
+    if error is not None:
+        return WorkerError(f"{name}: {error['message']}", hint=error["hint"] or again, code=code)
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return WorkerError(f"{name} {how}", hint=again, code=max(1, code))
 
 
 def _sum_of(total: _Sum) -> Progress:

@@ -62,6 +62,8 @@ class Capabilities:
     """Creation time and expiry are stored as given, and kept to the microsecond."""
     lasting: bool = True
     """What is stored outlives the process that opened the store."""
+    sees_all: bool = True
+    """A scan yields every live entry, rather than those that somebody has named."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,10 @@ _UNCHANGED: Final = (
     " AND expire_time IS :old_expire AND (expire_time IS NULL OR expire_time > :now)"
     " AND CAST(value AS BLOB) IS :old_value"
 )
-_UPDATE: Final = (
-    "UPDATE Cache SET value = :value, mode = :mode, filename = :filename, size = :size,"  # noqa: S608
-    f" expire_time = :expire WHERE {_UNCHANGED}"
-)
+_SET: Final = "UPDATE Cache SET value = :value, mode = :mode, filename = :filename, size = :size"
+_UPDATE: Final = f"{_SET}, expire_time = :expire WHERE {_UNCHANGED}"
+# SQLite writes an index anew for every column that is named, whether or not it changes.
+_UPDATE_BODY: Final = f"{_SET} WHERE {_UNCHANGED}"
 _DELETE: Final = f"DELETE FROM Cache WHERE {_UNCHANGED}"  # noqa: S608 - constants all the way down
 _INSERT: Final = (
     "INSERT INTO Cache(key, raw, store_time, expire_time, access_time, value, mode, filename, size)"
@@ -53,7 +53,8 @@ def insert(con: sqlite3.Connection, key: str, placed: Placed, *, expire_time: fl
 def update(con: sqlite3.Connection, row: Row, placed: Placed, *, expire_time: float | None) -> bool:
     """Give *row* another body and expiry, and leave all its other columns, if it is what was read."""
     values = {**_read(row), **placed.columns(), "expire": expire_time}
-    return con.execute(_UPDATE, values).rowcount == 1
+    statement = _UPDATE_BODY if expire_time == row.expire_time else _UPDATE
+    return con.execute(statement, values).rowcount == 1
 
 
 def delete(con: sqlite3.Connection, row: Row) -> bool:

@@ -70,6 +70,7 @@ class GenericDriver:
         evicts=True,
         in_process_only=False,
         exact_times=False,
+        sees_all=False,
     )
 
     def __init__(self, store: AsyncKeyValue, names: Iterable[Names], *, default_collection: str) -> None:

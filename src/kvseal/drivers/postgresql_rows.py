@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kvseal import exact_json
 from kvseal.drivers.base import Entry
+from kvseal.drivers.body import flat_text
 from kvseal.errors import StoreError, UnsealableValueError
 
 if TYPE_CHECKING:
@@ -78,6 +79,9 @@ def written(value: Mapping[str, Any], *, as_text: bool) -> str:
     Raises:
         UnsealableValueError: JSON or PostgreSQL cannot hold the value as it is.
     """
+    text = flat_text(value)
+    if text is not None and not as_text:
+        return text
     try:
         text = json.dumps(dict(value), sort_keys=True, allow_nan=as_text)
     except (TypeError, ValueError, RecursionError) as exc:

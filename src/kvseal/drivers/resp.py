@@ -37,11 +37,11 @@ from kvseal.drivers.body import patch_body, write_body
 from kvseal.drivers.chain import DEFAULT_COLLECTION
 from kvseal.drivers.resp_address import Address
 from kvseal.drivers.resp_names import entry_of, has_expired, problem_entry, stored_key
-from kvseal.drivers.resp_server import DELETE, PUT, SWAP, OtherType, RespServer
+from kvseal.drivers.resp_server import DELETE, PUT, OtherType, RespServer
 from kvseal.errors import StoreUnreachableError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from kvseal.drivers.base import _Keep
     from kvseal.drivers.resp_server import Batch
@@ -117,7 +117,7 @@ class RespDriver:
         )
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
-        """Store each value whose body is unchanged, each in a step of its own, in one round trip."""
+        """Store each value whose body is unchanged, all in one round trip."""
         for replacement in replacements:
             refuse_problem(replacement.entry)
         return await self._blocking(self._replace_many, replacements) if replacements else []
@@ -127,8 +127,7 @@ class RespDriver:
         refuse_problem(entry)
         if has_expired(entry):
             return False
-        (done,) = await self._blocking(self._server.run, DELETE, [(entry.locator, entry.stored)])
-        return done
+        return await self._blocking(self._server.run, DELETE, entry.locator, entry.stored)
 
     def proves(self, entry: Entry, key: str) -> bool:
         """Whether *key* is the name that came back with the entry."""
@@ -163,24 +162,24 @@ class RespDriver:
     async def _pages(self, batch: Batch, start: int, partition: tuple[int, int]) -> AsyncIterator[Page]:
         """Yield what is live of *batch*, which begins at the cursor *start*."""
         keys = [key for key in batch.keys if _is_in(partition, key)]
-        sizes = await self._blocking(self._server.sizes, keys)
-        done = 0
-        for portion in _portions(keys, sizes):
-            entries = await self._blocking(self._entries, portion)
-            done += len(portion)
+        while keys:
+            read, entries = await self._blocking(self._entries, keys[:PAGE_SIZE])
+            keys = keys[read:]
             # Until a batch is done, whoever resumes has to see all of it again.
-            position = (batch.cursor or _END) if done == len(keys) else start
+            position = start if keys else (batch.cursor or _END)
             if entries:
                 yield Page(entries, f"{batch.run}:{position}")
 
-    def _entries(self, keys: Sequence[bytes]) -> list[Entry]:
-        found = zip(keys, self._server.values(keys), strict=True)
+    def _entries(self, keys: Sequence[bytes]) -> tuple[int, list[Entry]]:
+        """Return how many of *keys* were read, and their live entries."""
+        values = self._server.values(keys, PAGE_BYTES)
+        found = zip(keys, values, strict=False)
         entries = (_live(entry_of(key, stored)) for key, stored in found if stored is not None)
-        return [entry for entry in entries if entry is not None]
+        return len(values), [entry for entry in entries if entry is not None]
 
     def _put_if_absent(self, key: bytes, body: bytes, expiry: bytes) -> bool:
         while True:
-            if self._server.run(PUT, [(key, body, expiry)]) == [True]:
+            if self._server.run(PUT, key, body, expiry):
                 return True
             held = self._server.get(key)
             if isinstance(held, OtherType):
@@ -190,12 +189,12 @@ class RespDriver:
             if _live(entry_of(key, held)) is not None:
                 return False
             # The server lets go of an expired entry only when its own time has come.
-            if self._server.run(SWAP, [(key, held, body, expiry)]) == [True]:
+            if self._server.swap([(key, held, body, expiry)]) == [True]:
                 return True
 
     def _replace_many(self, replacements: Sequence[Replacement]) -> list[bool]:
         live = [not has_expired(r.entry) for r in replacements]
-        done = iter(self._server.run(SWAP, [_swap(r) for r in compress(replacements, live)]))
+        done = iter(self._server.swap([_swap(r) for r in compress(replacements, live)]))
         return [is_live and next(done) for is_live in live]
 
 
@@ -238,19 +237,6 @@ def _expiry(time: datetime | _Keep | None) -> bytes:
     return b"%d" % -((_EPOCH - time) // timedelta(milliseconds=1))
 
 
-def _portions(keys: Sequence[bytes], sizes: Sequence[int]) -> Iterator[list[bytes]]:
-    portion: list[bytes] = []
-    total = 0
-    for key, size in zip(keys, sizes, strict=True):
-        if portion and (len(portion) == PAGE_SIZE or total + size > PAGE_BYTES):
-            yield portion
-            portion, total = [], 0
-        portion.append(key)
-        total += size
-    if portion:
-        yield portion
-
-
 def _is_in(partition: tuple[int, int], key: bytes) -> bool:
     part, parts = partition
-    return zlib.crc32(key) % parts == part
+    return parts == 1 or zlib.crc32(key) % parts == part

@@ -47,6 +47,10 @@ TIMEOUT: Final = 60.0
 # A hint to the server, which finishes the hash bucket it is in; so it lies below `PAGE_SIZE`.
 _SCAN_COUNT: Final = 448
 
+_SWAPS_AT_ONCE: Final = 64
+_DONE: Final = ord("1")
+_READ_SIZE: Final = 2**18
+
 _HINTS: Final[dict[type[Exception], str]] = {
     AuthenticationError: "check the user name and the password",
     NoPermissionError: "grant the user this command and the store's keys",
@@ -67,16 +71,50 @@ class Script(str):
 # `pcall` makes a key of another type unequal to every body, rather than an error.
 # PEXPIREAT deletes a key when the time lies in the past, so no expired entry is stored as a live one.
 SWAP: Final = Script("""
-if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if ARGV[3] == 'keep' then
-  redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
-else
-  redis.call('SET', KEYS[1], ARGV[2])
-  if ARGV[3] ~= '' then redis.call('PEXPIREAT', KEYS[1], ARGV[3]) end
+local done = {}
+for n, key in ipairs(KEYS) do
+  local body, expiry = ARGV[3 * n - 1], ARGV[3 * n]
+  if redis.pcall('GET', key) ~= ARGV[3 * n - 2] then
+    done[n] = '0'
+  else
+    if expiry == 'keep' then
+      redis.call('SET', key, body, 'KEEPTTL')
+    else
+      redis.call('SET', key, body)
+      if expiry ~= '' then redis.call('PEXPIREAT', key, expiry) end
+    end
+    done[n] = '1'
+  end
 end
-return 1
+return table.concat(done)
 """)
-"""If *key* holds the first body, store the second; expiry in Unix milliseconds, `keep`, or empty for none."""
+"""
+Store a body at each key that still holds another one; the answer has a 1 or a 0 for each.
+
+The arguments are, for each key, the body that is expected, the new one, and the expiry: Unix
+milliseconds, `keep`, or empty for none.
+"""
+
+READ: Final = Script("""
+local sizes, values, total = {}, {}, 0
+for n, key in ipairs(KEYS) do
+  local size = redis.pcall('STRLEN', key)
+  if type(size) == 'number' then
+    total = total + size
+    if total > tonumber(ARGV[1]) then break end
+  end
+  local value = type(size) == 'number' and redis.call('GET', key)
+  sizes[n] = value and size or -1
+  if value then values[#values + 1] = value end
+end
+return {table.concat(sizes, ','), table.concat(values)}
+""")
+"""
+The strings at the first of the keys, as many as have at most so many bytes: all sizes, all bytes.
+
+A size is -1 where there is no string.  In one string each, because parsing an answer of hundreds of
+parts takes longer than all the rest.
+"""
 
 PUT: Final = Script("""
 if not redis.call('SET', KEYS[1], ARGV[1], 'NX') then return 0 end
@@ -111,6 +149,23 @@ class Batch:
     run: str
 
 
+class _Packer:
+    """
+    Packs a command as one string of bytes.
+
+    redis-py's own cuts a large command into pieces and sends each by itself: for a batch of swaps, a
+    hundred system calls, at each of which this thread may have to wait for another one.
+    """
+
+    def pack(self, *parts: str | bytes | int) -> list[bytes]:
+        """Return the whole command."""
+        texts = [part if isinstance(part, bytes) else str(part).encode() for part in parts]
+        pieces = [b"*%d\r\n" % len(texts)]
+        for text in texts:
+            pieces += (b"$%d\r\n" % len(text), text, b"\r\n")
+        return [b"".join(pieces)]
+
+
 class RespServer:
     """
     The database at *location*, over connections of its own.
@@ -131,6 +186,8 @@ class RespServer:
         self._pool: Any = redis.ConnectionPool(
             connection_class=connection_class,
             **{**limits, **given, "protocol": 2, "retry": Retry(NoBackoff(), 0)},
+            command_packer=_Packer(),
+            socket_read_size=_READ_SIZE,
         )
         self._client: Any = redis.Redis(connection_pool=self._pool)
 
@@ -157,30 +214,44 @@ class RespServer:
         run = "" if isinstance(info, Exception) else str(info.get("run_id", ""))
         return Batch(list(dict.fromkeys(keys)), int(following), run)
 
-    def sizes(self, keys: Sequence[bytes]) -> list[int]:
-        """Return how many bytes each string has; 0 where there is no string."""
-        return [
-            size if isinstance(size, int) else 0 for size in self._pipeline([("STRLEN", k) for k in keys])
-        ]
-
-    def values(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the strings, `None` where there is none: the key is gone, or of another type."""
-        (values,) = self._pipeline([("MGET", *keys)])
-        return list(self._checked(values))
-
-    def run(self, script: Script, calls: Sequence[tuple[bytes, ...]]) -> list[bool]:
+    def values(self, keys: Sequence[bytes], most_bytes: int) -> list[bytes | None]:
         """
-        Run *script* for each key and its arguments, each by itself, and return what each answered.
+        Return the strings at the first of *keys*, `None` where there is none: gone, or of another type.
+
+        There are at least one and as many as have together at most *most_bytes*.
+        """
+        try:
+            sizes, together = self._evaluate(READ, [(keys, (most_bytes,))])[0]
+        except StoreError as exc:
+            if not isinstance(exc.__cause__, NoPermissionError):
+                raise
+            return self._values_without_script(keys, most_bytes)
+        values: list[bytes | None] = []
+        start = 0
+        for size in map(int, sizes.split(b",") if sizes else ()):
+            values.append(None if size < 0 else together[start : start + size])
+            start += max(0, size)
+        return values or self._strings(keys[:1])
+
+    def swap(self, calls: Sequence[tuple[bytes, bytes, bytes, bytes]]) -> list[bool]:
+        """
+        Run `SWAP` for each key with its arguments, and return which were swapped.
+
+        A few dozen at a time are one step of the server, short enough that nobody waits for it.
 
         Raises:
             StoreError: one of them failed; any of the others may have been done.
         """
-        answers = self._pipeline([("EVALSHA", script.sha, 1, *call) for call in calls])
-        unknown = [n for n, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-        again = self._pipeline([("EVAL", script, 1, *calls[n]) for n in unknown])
-        for n, answer in zip(unknown, again, strict=True):
-            answers[n] = answer
-        return [bool(self._checked(answer)) for answer in answers]
+        portions = [calls[n : n + _SWAPS_AT_ONCE] for n in range(0, len(calls), _SWAPS_AT_ONCE)]
+        arguments = [
+            ([key for key, *_ in few], [argument for _, *those in few for argument in those])
+            for few in portions
+        ]
+        return [done == _DONE for answer in self._evaluate(SWAP, arguments) for done in answer]
+
+    def run(self, script: Script, key: bytes, *arguments: bytes) -> bool:
+        """Run *script* for one key and return what it answers; raises `StoreError` if it failed."""
+        return bool(self._evaluate(script, [([key], arguments)])[0])
 
     def count(self) -> int:
         """Return how many keys the database has, whosever they are."""
@@ -209,6 +280,32 @@ class RespServer:
         info, config = self._pipeline([("INFO", "memory"), ("CONFIG", "GET", "maxmemory*")])
         settings = _config(config)
         return settings if isinstance(info, Exception) else settings | info
+
+    def _evaluate(
+        self, script: Script, calls: Sequence[tuple[Sequence[bytes], Sequence[bytes | int]]]
+    ) -> list[Any]:
+        """Return what *script* answers for each tuple of keys and arguments, which go in one round trip."""
+        commands = [(script.sha, len(keys), *keys, *arguments) for keys, arguments in calls]
+        answers = self._pipeline([("EVALSHA", *command) for command in commands])
+        unknown = [n for n, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        again = self._pipeline([("EVAL", script, *commands[n][1:]) for n in unknown])
+        for n, answer in zip(unknown, again, strict=True):
+            answers[n] = answer
+        return [self._checked(answer) for answer in answers]
+
+    def _values_without_script(self, keys: Sequence[bytes], most_bytes: int) -> list[bytes | None]:
+        """Return what `values` does, for a user who may read but run no script."""
+        total, fitting = 0, 0
+        for size in self._pipeline([("STRLEN", key) for key in keys]):
+            total += size if isinstance(size, int) else 0
+            if fitting and total > most_bytes:
+                break
+            fitting += 1
+        return self._strings(keys[:fitting])
+
+    def _strings(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        (values,) = self._pipeline([("MGET", *keys)])
+        return list(self._checked(values))
 
     def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Return the answer to each command, which is an exception where the server refused it."""

@@ -51,6 +51,7 @@ _DERIVED_KEYS: Final = 1024
 """Derived keys that a reader keeps: one for each writer process and 2^20 records."""
 _COMMON_START: Final = bytes((FORMAT_VERSION, SUITE_XAES_256_GCM, 0, 0))
 _COLLECTIONS: Final = 4096
+_FLAGS: Final = 256
 _DERIVATION_END: Final = FIXED_SIZE + DERIVATION_SIZE
 _NONCE_REST: Final = NONCE_SIZE - DERIVATION_SIZE
 
@@ -66,8 +67,8 @@ class Associations:
 
     def of(self, start: bytes, expiry: bytes, collection: str, key: str) -> bytes:
         """Return the AAD for header bytes 0-7, the encoded expiry and the bound names."""
-        binding = Binding((start[2] & BINDING_MASK) >> BINDING_SHIFT)
-        collection, key = bound_names(binding, collection, key)
+        if weaker := start[2] & BINDING_MASK:
+            collection, key = bound_names(Binding(weaker >> BINDING_SHIFT), collection, key)
         return self._label + start + expiry + name_field(collection) + name_field(key) + self.context
 
     def prefix(self, start: bytes, collection: str) -> bytes:
@@ -90,6 +91,7 @@ class Sealer:
         "_prefixes",
         "_run",
         "_start",
+        "_starts",
         "_urandom",
         "_xaes",
     )
@@ -111,6 +113,7 @@ class Sealer:
         self._start = Header(dek=number, nonce=b"", binding=binding).start()
         self._flags = self._start[2]
         self._prefixes = Memo(partial(associations.prefix, self._start), _COLLECTIONS)
+        self._starts = Memo(self._start_with, _FLAGS)
         self._run = self._begin_run()
 
     @property
@@ -134,7 +137,8 @@ class Sealer:
             next(budget)
         nonce_rest = self._urandom(_NONCE_REST)
         if encoding or expires_at is not None or self._flags:
-            start, expiry = self._start_with(encoding, expires_at), encode_expiry(expires_at)
+            flags = self._flags | encoding | (EXPIRES if expires_at is not None else 0)
+            start, expiry = self._starts[flags], encode_expiry(expires_at)
             aad = self._associations.of(start, expiry, collection, key)
             ciphertext = encrypt(nonce_rest, payload, aad)
             return b"".join((start, head[FIXED_SIZE:], nonce_rest, expiry, ciphertext))
@@ -145,8 +149,7 @@ class Sealer:
         aad = self._prefixes[collection] + pack_length(len(name)) + name + self._context
         return head + nonce_rest + encrypt(nonce_rest, payload, aad)
 
-    def _start_with(self, encoding: int, expires_at: int | None) -> bytes:
-        flags = self._flags | encoding | (EXPIRES if expires_at is not None else 0)
+    def _start_with(self, flags: int) -> bytes:
         return self._start[:2] + bytes((flags,)) + self._start[3:]
 
     def _begin_run(self) -> tuple[bytes, Callable[[bytes, bytes, bytes], bytes], Iterator[int]]:

@@ -1,7 +1,8 @@
 """
 Every change of a vault meta, as a pure function: the next meta from the present one.
 
-Each raises the revision by one and authenticates the whole; none does I/O or derives.
+Each raises the revision by one, drops the slots that have expired and authenticates the whole.
+None leaves a vault without a slot that lasts, none does I/O or derives.
 """
 
 from __future__ import annotations
@@ -38,36 +39,55 @@ def first(
 
 def with_slot(meta: VaultMeta, root: RootKey, slot: Keyslot, *, now: datetime) -> VaultMeta:
     """Add *slot*; raises `VaultError` where there are as many as there can be."""
-    if len(meta.slots) == MAX_SLOTS:
+    if sum(other.usable(now) for other in meta.slots) >= MAX_SLOTS:
         msg = f"the vault has all of its {MAX_SLOTS} keyslots, and this needs one more"
         raise VaultError(msg, hint="remove a slot first")
     return _next(meta, root, now, slots=(*meta.slots, slot))
 
 
 def without_slot(meta: VaultMeta, root: RootKey, slot_id: str, *, now: datetime) -> VaultMeta:
-    """Remove one slot; raises `LastSlotError` where no usable one would be left."""
-    slots = tuple(slot for slot in meta.slots if slot.id != slot_id)
-    if not any(slot.usable(now) for slot in slots):
-        msg = f"slot {slot_id} is the last usable one: without it nobody could open the vault"
-        raise LastSlotError(msg, hint="add another slot first")
-    return _next(meta, root, now, slots=slots)
+    """Remove one slot; raises `LastSlotError` where none that lasts would be left."""
+    return _next(meta, root, now, slots=tuple(slot for slot in meta.slots if slot.id != slot_id))
 
 
-def with_slot_in_place(meta: VaultMeta, root: RootKey, slot: Keyslot, *, now: datetime) -> VaultMeta:
+def with_lasting_slot(meta: VaultMeta, root: RootKey, slot_id: str, *, now: datetime) -> VaultMeta:
+    """Let a slot that would have expired last."""
+    slots = (replace(slot, expires_at=None) if slot.id == slot_id else slot for slot in meta.slots)
+    return _next(meta, root, now, slots=tuple(slots))
+
+
+def with_slot_in_place(
+    meta: VaultMeta, root: RootKey, slot: Keyslot, *, keep_until: datetime | None = None, now: datetime
+) -> VaultMeta:
     """
-    Remove every other slot with the label of *slot*, which is one of the meta's.
+    Remove every other slot with the label of *slot*, which is one of the meta's, or let it expire.
 
     A label is one way in, and its older slots are what a rotation replaces: the one that
-    it began from, and any that an interrupted rotation has left.
+    it began from, and any that an interrupted rotation has left.  None of them is given more
+    time than it had.
     """
-    slots = tuple(other for other in meta.slots if other.id == slot.id or other.label != slot.label)
-    return _next(meta, root, now, slots=slots)
+    slots = []
+    for other in meta.slots:
+        if other.id == slot.id or other.label != slot.label:
+            slots.append(other)
+        elif keep_until is not None:
+            slots.append(replace(other, expires_at=min(keep_until, other.expires_at or keep_until)))
+    return _next(meta, root, now, slots=tuple(slots))
 
 
 def with_new_dek(meta: VaultMeta, root: RootKey, *, now: datetime) -> VaultMeta:
     """Add the next DEK as the active one; the one that was active becomes readable."""
     older = (replace(dek, state="readable") if dek.state == "active" else dek for dek in meta.deks)
     return _next(meta, root, now, deks=(*older, _new_dek(root, len(meta.deks) + 1, now)))
+
+
+def without_dek(meta: VaultMeta, root: RootKey, *, number: int, now: datetime) -> VaultMeta:
+    """Keep of a DEK its number alone, which is never used again; raises `VaultError` for the active one."""
+    if meta.active_dek.number == number:
+        msg = f"every new record is sealed under DEK {number}: it is active"
+        raise VaultError(msg, hint="vaultctl rotate --dek first")
+    deks = (replace(dek, state="retired", wrapped=None) if dek.number == number else dek for dek in meta.deks)
+    return _next(meta, root, now, deks=tuple(deks))
 
 
 def with_legacy_keys(
@@ -86,7 +106,12 @@ def without_legacy_keys(meta: VaultMeta, root: RootKey, *, now: datetime) -> Vau
 
 
 def _next(meta: VaultMeta, root: RootKey, now: datetime, **fields: Any) -> VaultMeta:
-    return replace(meta, revision=meta.revision + 1, updated_at=now, **fields).authenticated(root)
+    changed = replace(meta, revision=meta.revision + 1, updated_at=now, **fields)
+    slots = tuple(slot for slot in changed.slots if slot.usable(now))
+    if all(slot.expires_at is not None for slot in slots):
+        msg = "no keyslot that lasts would be left, and then nobody could open the vault"
+        raise LastSlotError(msg, hint="add another slot first: vaultctl slot add")
+    return replace(changed, slots=slots).authenticated(root)
 
 
 def _new_dek(root: RootKey, number: int, now: datetime) -> WrappedDEK:

@@ -50,6 +50,7 @@ class Keyslot:
         *,
         label: str,
         now: datetime,
+        expires_at: datetime | None = None,
         memory_ceiling: int = DEFAULT_MEMORY_CEILING,
     ) -> Keyslot:
         """
@@ -66,7 +67,7 @@ class Keyslot:
         derived = argon2id(secret.reveal(), salt, params, memory_ceiling=memory_ceiling)
         aad = _aad(root.vault_id, slot_id, params)
         wrapped = wrap_key(root.reveal(), under=derived, purpose=_PURPOSE, aad=aad)
-        return cls(slot_id, label, params, salt, wrapped, now)
+        return cls(slot_id, label, params, salt, wrapped, now, expires_at)
 
     def open(
         self, secret: Secret, vault_id: bytes, *, memory_ceiling: int = DEFAULT_MEMORY_CEILING
@@ -90,6 +91,21 @@ class Keyslot:
     def usable(self, now: datetime) -> bool:
         """Whether the slot has not expired."""
         return self.expires_at is None or now < self.expires_at
+
+
+def cost_for(secret: Secret, *, present: Argon2idParams | None = None) -> Argon2idParams:
+    """
+    Return the cost of a new slot for *secret* where nobody chose one.
+
+    *present* is the cost of the slot that it replaces.  A derivation adds nothing to 256 random bits, so
+    a generated secret has the least cost that OWASP recommends; what a person may have thought
+    up never inherits that.
+    """
+    if secret.is_generated:
+        return present or Argon2idParams.OWASP_MINIMUM
+    if present is None or present == Argon2idParams.OWASP_MINIMUM:
+        return Argon2idParams.RFC_9106_LOW_MEMORY
+    return present
 
 
 def is_label(text: str) -> bool:

@@ -9,6 +9,7 @@ nothing in it is to be believed but the slots, which prove themselves.
 
 from __future__ import annotations
 
+import time
 from binascii import Error as Base64Error
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -152,6 +153,11 @@ class VaultMeta:
 def is_vault_meta(value: Mapping[str, Any]) -> bool:
     """Whether kvseal wrote *value*, readable or not; other programs use the same name for theirs."""
     return _FORMAT_FIELD in value
+
+
+def present() -> datetime:
+    """Return the present in UTC, in the whole seconds that a vault meta keeps."""
+    return datetime.fromtimestamp(int(time.time()), timezone.utc)
 
 
 def time_text(moment: datetime) -> str:

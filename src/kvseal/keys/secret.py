@@ -1,8 +1,8 @@
 """
 The master secret: what a person or machine holds, never stored in the vault.
 
-A generated secret is 256 random bits as text in groups, with a checksum, so that
-a typing error is found before any derivation.  Every other secret is taken as it is.
+A generated secret, or a recovery key, is 256 random bits as text in groups, with a checksum, so
+that a typing error is found before any derivation.  Every other secret is taken as it is.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from os import urandom
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from kvseal.errors import EmptySecretError, MistypedSecretError
+from kvseal.keys import recovery
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,10 +40,10 @@ class Secret:
 
     Raises:
         EmptySecretError: nothing but white space.
-        MistypedSecretError: the form of a generated secret, but its checksum does not match.
+        MistypedSecretError: the form of a generated secret or recovery key, but a checksum does not match.
     """
 
-    __slots__ = ("_value",)
+    __slots__ = ("_generated", "_value")
 
     def __init__(self, value: bytes) -> None:
         if not isinstance(value, bytes):
@@ -51,7 +52,14 @@ class Secret:
         if not value.strip():
             msg = "the secret is empty"
             raise EmptySecretError(msg, hint="an unset variable or an empty file is not a secret")
-        self._value = _canonical(value)
+        generated = _canonical(value)
+        self._generated = generated is not None
+        self._value = value if generated is None else generated
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether it is 256 random bits, as the checksum of its form tells."""
+        return self._generated
 
     def reveal(self) -> bytes:
         """Return the secret's bytes.  Whoever calls this answers for them."""
@@ -75,9 +83,17 @@ def generate(*, random: Callable[[int], bytes] = urandom) -> Secret:
     return Secret(_text_of(random(_KEY_SIZE)).encode())
 
 
-def _canonical(value: bytes) -> bytes:
-    """Return a generated secret in its one spelling, and any other secret unchanged."""
+def generate_recovery_key(*, random: Callable[[int], bytes] = urandom) -> Secret:
+    """Return 256 new random bits as a person can type them: `KVSEALR1-` and groups that each have a check."""
+    return Secret(recovery.text_of(random(_KEY_SIZE)).encode())
+
+
+def _canonical(value: bytes) -> bytes | None:
+    """Return a generated secret or recovery key in its one spelling, and `None` for any other secret."""
     text = value.decode("ascii", "replace").upper()
+    recovered = recovery.canonical(text)
+    if recovered is not None:
+        return recovered.encode()
     letters = "".join(text.replace("-", " ").split())
     canonical = _checked(letters[-_TEXT_SIZE:])
     if canonical and canonical.replace("-", "") == letters:
@@ -87,7 +103,7 @@ def _canonical(value: bytes) -> bytes:
     if canonical or named or text.startswith(PREFIX + "-"):
         msg = "the secret has the form of a generated one, but it was mistyped: its checksum does not match"
         raise MistypedSecretError(msg, hint="compare it with the original, group by group")
-    return value
+    return None
 
 
 def _checked(letters: str) -> str:

@@ -5,6 +5,11 @@ Argon2id costs memory and time on purpose, so all who unlock one vault with one
 secret share a single derivation: those who ask while it runs wait for it, across
 threads and event loops, and those who ask later get the same root key for as
 long as anybody still holds it.
+
+Slots are read before anything in a vault meta can be authenticated, so whoever writes
+to the store can plant some.  The cheapest is tried first: planted ones cost whoever has
+the secret no more than its own slot does, for each.  And all that are tried together
+stay within a budget, so a wrong secret has its end too.
 """
 
 from __future__ import annotations
@@ -32,6 +37,9 @@ if TYPE_CHECKING:
 _PROCESS_KEY: Final = os.urandom(32)
 """Keys the cache, so that it holds no secret and nothing that could be tested offline."""
 
+_PASSES: Final = 96
+"""What one unlocking may cost, in passes over all memory below the ceiling: 32 slots of three passes each."""
+
 _lock = threading.Lock()
 _held: WeakValueDictionary[bytes, RootKey] = WeakValueDictionary()
 _running: dict[bytes, Future[RootKey]] = {}
@@ -43,11 +51,12 @@ async def unlock(
     slots: Sequence[Keyslot], secret: Secret, vault_id: bytes, *, now: datetime, memory_ceiling: int
 ) -> tuple[RootKey, Keyslot]:
     """
-    Return the root key and the first usable slot that *secret* opens.
+    Return the root key and the cheapest usable slot that *secret* opens.
 
     Raises:
         WrongSecretError: it opens none.
-        DamagedSlotError, KDFParametersError: it opens none, and one could not be tried; see `Keyslot.open`.
+        DamagedSlotError: it is the secret of one that is damaged.
+        KDFParametersError: it opens none of those that were tried; others are too dear.
         VaultMetaError: there is no usable slot.
     """
     usable = [slot for slot in slots if slot.usable(now)]
@@ -55,19 +64,54 @@ async def unlock(
         msg = "the vault meta has no usable keyslot"
         raise VaultMetaError(msg, hint="restore the vault meta from a backup")
     # A slot that is damaged, or too dear for this machine, does not keep another one from opening.
-    refusals: list[DamagedSlotError | KDFParametersError] = []
-    for slot in usable:
+    tried: list[Keyslot] = []
+    damaged: list[DamagedSlotError] = []
+    refused: list[tuple[Keyslot, KDFParametersError]] = []
+    budget = memory_ceiling * _PASSES
+    for slot in sorted(usable, key=_cost):
         try:
+            check_memory(slot.params, memory_ceiling)
+            budget -= _cost(slot)
+            _check_budget(budget)
             return await _open_once(slot, secret, vault_id, memory_ceiling), slot
         except WrongKeyError:
-            continue
-        except (DamagedSlotError, KDFParametersError) as exc:
-            refusals.append(exc)
-    if refusals:
-        raise refusals[0]
-    tried = ", ".join(f"{slot.id} ({slot.label})" for slot in usable)
-    msg = f"this secret opens none of the vault's keyslots: {tried}"
-    raise WrongSecretError(msg, hint="check which secret this process was given; was the vault rotated?")
+            tried.append(slot)
+        except DamagedSlotError as exc:
+            damaged.append(exc)
+        except KDFParametersError as exc:
+            refused.append((slot, exc))
+    if damaged:
+        raise damaged[0]
+    raise _refusal(tried, refused) if refused else _wrong_secret(tried)
+
+
+def _cost(slot: Keyslot) -> int:
+    return slot.params.time_cost * slot.params.memory_cost
+
+
+def _check_budget(left: int) -> None:
+    if left < 0:
+        msg = "the vault's keyslots together cost more than one unlocking may"
+        raise KDFParametersError(msg, hint="remove slots that nobody needs, or raise the memory ceiling")
+
+
+def _refusal(
+    tried: Sequence[Keyslot], refused: Sequence[tuple[Keyslot, KDFParametersError]]
+) -> KDFParametersError:
+    """Name both: what the secret does not open, and what nobody knows of because it was not tried."""
+    slots, (first, *_) = [slot for slot, _ in refused], [error for _, error in refused]
+    opens = f"this secret opens none of the keyslots {_names(tried)}, and " if tried else ""
+    msg = f"{opens}{_names(slots)} could not be tried: {first}"
+    return KDFParametersError(msg, hint=first.hint)
+
+
+def _wrong_secret(tried: Sequence[Keyslot]) -> WrongSecretError:
+    msg = f"this secret opens none of the vault's keyslots: {_names(tried)}"
+    return WrongSecretError(msg, hint="check which secret this process was given; was the vault rotated?")
+
+
+def _names(slots: Sequence[Keyslot]) -> str:
+    return ", ".join(f"{slot.id} ({slot.label})" for slot in slots)
 
 
 async def _open_once(slot: Keyslot, secret: Secret, vault_id: bytes, memory_ceiling: int) -> RootKey:

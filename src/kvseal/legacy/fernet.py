@@ -11,10 +11,9 @@ https://github.com/fernet/spec
 from __future__ import annotations
 
 import binascii
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64decode
 from typing import TYPE_CHECKING, Any, Final
 
-from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 from pybase64 import b64decode, b64encode_as_string
@@ -22,6 +21,7 @@ from pybase64 import b64decode, b64encode_as_string
 from kvseal import exact_json
 from kvseal.envelope.stored import DATA_FIELD, LEGACY_VERSION, VERSION_FIELD
 from kvseal.errors import MalformedRecordError, SecretError, TamperedRecordError, UnsealableValueError
+from kvseal.legacy.fernet_token import FernetKey, decoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -43,7 +43,7 @@ class FernetCodec:
     format: Final = KIND
 
     def __init__(self, keys: Sequence[bytes]) -> None:
-        self._keys = [Fernet(urlsafe_b64encode(key)) for key in keys]
+        self._keys = [FernetKey(key) for key in keys]
 
     def recognises(self, stored: Mapping[str, Any]) -> bool:
         """Whether *stored* has the two fields, version 1 and a Fernet token, damaged or not."""
@@ -85,11 +85,15 @@ class FernetCodec:
         return {DATA_FIELD: b64encode_as_string(token), VERSION_FIELD: LEGACY_VERSION}
 
     def _decrypt(self, token: bytes) -> bytes:
+        data = decoded(token)
         for key in self._keys:
-            try:
-                return key.decrypt(token)
-            except InvalidToken:
-                continue
+            plaintext = key.open_decoded(data)
+            if plaintext is not None:
+                return plaintext
+        for key in self._keys:
+            plaintext = key.decrypt(token)
+            if plaintext is not None:
+                return plaintext
         msg = f"none of {len(self._keys)} Fernet keys opens the record: it is damaged, or another key's"
         raise TamperedRecordError(msg)
 

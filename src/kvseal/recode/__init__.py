@@ -7,6 +7,7 @@ from kvseal.recode.events import Event, Failure, Listener, Progress
 from kvseal.recode.migrate import Migration, import_keys, migrate, prepare
 from kvseal.recode.plan import PlaintextRule, Plan, migration, reencryption, rollback
 from kvseal.recode.report import Report
+from kvseal.recode.retire import Retirement, retire
 from kvseal.recode.survey import Survey, survey
 from kvseal.recode.takeover import Takeover, take_over_authsome
 from kvseal.recode.verify import verify
@@ -21,6 +22,7 @@ __all__ = [
     "Plan",
     "Progress",
     "Report",
+    "Retirement",
     "SealedTarget",
     "Survey",
     "Takeover",
@@ -31,6 +33,7 @@ __all__ = [
     "prepare",
     "recode",
     "reencryption",
+    "retire",
     "rollback",
     "survey",
     "take_over_authsome",

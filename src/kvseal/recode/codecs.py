@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from kvseal import expiry
 from kvseal.envelope.record import Header
 from kvseal.envelope.stored import from_stored, is_sealed
 from kvseal.errors import RecordError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from datetime import datetime
 
     from kvseal.drivers.base import Entry
     from kvseal.envelope.codec import RecordCodec
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 KVSEAL: Final = "kvseal"
 UNDECODABLE: Final = "undecodable"
-
-_MICROSECONDS_PER_MILLISECOND: Final = 1000
 
 
 class Source(Protocol):
@@ -81,7 +79,7 @@ class LegacySource:
 
     def open(self, entry: Entry) -> tuple[dict[str, Any], int | None]:
         """Return the value and the entry's own expiry."""
-        expires_at = None if entry.expires_at is None else milliseconds(entry.expires_at)
+        expires_at = None if entry.expires_at is None else expiry.milliseconds(entry.expires_at)
         return self._codec.open(_stored(entry)), expires_at
 
     def key_candidates(self, collection: str | None, value: Mapping[str, Any]) -> Iterable[str]:
@@ -177,12 +175,6 @@ class SealedTarget:
     def key_candidates(self, _: str | None, __: Mapping[str, Any]) -> Iterable[str]:
         """Return nothing: without its key, a record does not open."""
         return ()
-
-
-def milliseconds(moment: datetime) -> int:
-    """Return Unix milliseconds, rounded up: a sealed expiry never ends before the backend's."""
-    whole = int(moment.timestamp()) * 1000
-    return whole + -(-moment.microsecond // _MICROSECONDS_PER_MILLISECOND)
 
 
 def dek_of(stored: Mapping[str, Any]) -> int:

@@ -56,28 +56,34 @@ def format_of(source: Source | None) -> str:
 
 def decide(entry: Entry, plan: Plan, proves: Prover) -> Decision:
     """Decide for an entry that is recoded where it lies."""
-    if is_done(entry, plan):
-        return Leave.ALREADY
-    return decide_copy(entry, plan, proves)
+    source = classify(entry, plan.known)
+    return Leave.ALREADY if _is_done(entry, source, plan) else _recoded(entry, source, plan, proves)
+
+
+def decide_copy(entry: Entry, plan: Plan, proves: Prover) -> Decision:
+    """Decide for an entry of which another store is to get a copy: what is sealed already goes along."""
+    return _recoded(entry, classify(entry, plan.known), plan, proves)
 
 
 def is_done(entry: Entry, plan: Plan) -> bool:
     """Whether *entry* is done by its header alone: whether it opens is left to the verify pass."""
-    if classify(entry, plan.known) is not plan.target:
-        return False
-    # A migration leaves older DEKs to a re-encryption.
-    return plan.target not in plan.sources or plan.target.is_current(entry.value or {})
+    return _is_done(entry, classify(entry, plan.known), plan)
 
 
 def is_pending(entry: Entry, plan: Plan) -> bool:
     """Whether *plan* has yet to recode *entry*, or could not."""
     source = classify(entry, plan.known)
-    return source in plan.sources and not is_done(entry, plan)
+    return source in plan.sources and not _is_done(entry, source, plan)
 
 
-def decide_copy(entry: Entry, plan: Plan, proves: Prover) -> Decision:
-    """Decide for an entry of which another store is to get a copy: what is sealed already goes along."""
-    source = classify(entry, plan.known)
+def _is_done(entry: Entry, source: Source | None, plan: Plan) -> bool:
+    if source is not plan.target:
+        return False
+    # A migration leaves older DEKs to a re-encryption.
+    return plan.target not in plan.sources or plan.target.is_current(entry.value or {})
+
+
+def _recoded(entry: Entry, source: Source | None, plan: Plan, proves: Prover) -> Decision:
     if source is None:
         return _failure(entry, entry.problem or "its format is none that this run takes")
     if source in plan.leaves:

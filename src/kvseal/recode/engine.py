@@ -114,6 +114,7 @@ class _Run:
             partition=self.partition,
             lease=lease,
             refresh=self.plan.refresh,
+            confirm=self.plan.confirm,
             total=self.total,
             listener=self.listener,
         )

@@ -106,7 +106,7 @@ async def migrate(
     if finalize and (partition != (0, 1) or to is not None):
         msg = "only a migration in place that sees the whole store can be finalized"
         raise RecodeError(msg, hint="run --finalize by itself, without --partition and without --to")
-    work = _Work(legacy, to or store, options, dry_run=dry_run, listener=listener)
+    work = _Work(legacy, to or store, options, command=command, dry_run=dry_run, listener=listener)
     async with work.prepared(store, partition, before_writes, rate) as (source, vault, total):
         target = _throwaway_target() if vault is None else SealedTarget.of(vault, context)
         plan = migration(
@@ -135,6 +135,7 @@ async def prepare(
     *,
     to: AsyncKeyValue | Driver | None = None,
     before_writes: Callable[[Driver], Awaitable[None]] | None = None,
+    command: str = "migrate",
     listener: Listener = ignore,
     **options: Unpack[Options],
 ) -> VaultStatus:
@@ -143,7 +144,7 @@ async def prepare(
 
     Raises like `migrate`.
     """
-    work = _Work(legacy, to or store, options, dry_run=False, listener=listener)
+    work = _Work(legacy, to or store, options, command=command, dry_run=False, listener=listener)
     async with work.prepared(store, (0, 1), before_writes) as (_, vault, _):
         if vault is None:
             raise AssertionError
@@ -165,7 +166,7 @@ async def import_keys(
     rule to seal plaintext, wrappers read plaintext, too.  Raises like `migrate`.
     """
     codecs = codecs_for((key.kind, key.key) for key in keys)
-    work = _Work(codecs, store, options, dry_run=dry_run, listener=listener)
+    work = _Work(codecs, store, options, command="import-keys", dry_run=dry_run, listener=listener)
     async with work.prepared(store, (0, 1), None) as (_, vault, _):
         if vault is None:
             return Migration(None, None)
@@ -183,9 +184,11 @@ class _Work:
         home: AsyncKeyValue | Driver,
         options: Options,
         *,
+        command: str,
         dry_run: bool,
         listener: Listener,
     ) -> None:
+        self._command = command
         self.codecs = list(legacy)
         self.plaintext = options.get("plaintext", PlaintextRule.REFUSE)
         self.leaves = options.get("leaves", ())
@@ -246,7 +249,10 @@ class _Work:
     async def _begins(self, found: Survey, vault: Vault | None) -> bool:
         """Whether there is something to change, and no run that was stopped has begun to."""
         is_done = found.formats.get(KVSEAL, 0) == found.total
-        return not is_done and (vault is None or await open_recode(vault) is None)
+        if is_done or vault is None:
+            return not is_done
+        opened = await open_recode(vault)
+        return opened is None or opened.command != self._command
 
     async def _existing(self) -> Vault | None:
         adopted = None if self._adopts is None or self._meta_store is not None else self._adopts.record

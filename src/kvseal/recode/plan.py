@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -46,17 +46,23 @@ class Plan:
     dry_run: bool = False
     verify: bool = True
     vault: Vault | None = None
+    known: tuple[Source, ...] = field(init=False, repr=False, compare=False)
+    """Every format that has a name in this plan; what is left alone before what is refused."""
+
+    def __post_init__(self) -> None:
+        """Order the formats once: every entry is held against them."""
+        refused = tuple(source for source in self.sources if isinstance(source, RefusedSource))
+        opened = (source for source in self.sources if source not in refused)
+        object.__setattr__(self, "known", (self.target, *opened, *self.leaves, *refused))
 
     async def refresh(self) -> bool:
         """Read the vault meta again; whether it has changed."""
         return self.vault is not None and await self.vault.refresh()
 
-    @property
-    def known(self) -> tuple[Source, ...]:
-        """Every format that has a name in this plan; what is left alone before what is refused."""
-        refused = tuple(source for source in self.sources if isinstance(source, RefusedSource))
-        opened = (source for source in self.sources if source not in refused)
-        return (self.target, *opened, *self.leaves, *refused)
+    async def confirm(self) -> None:
+        """Have the vault meta read again if that is due, before something is sealed."""
+        if self.vault is not None:
+            await self.vault.confirm()
 
 
 def migration(

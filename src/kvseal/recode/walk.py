@@ -18,7 +18,7 @@ from kvseal.recode.report import Tally
 from kvseal.recode.writing import book
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from kvseal.drivers.base import Driver, Entry, Page
     from kvseal.recode.decision import Decision
@@ -73,6 +73,7 @@ class Walk:
         partition: tuple[int, int],
         lease: Lease | None,
         refresh: Refresh | None,
+        confirm: Callable[[], Awaitable[None]],
         total: int | None,
         listener: Listener,
     ) -> None:
@@ -81,10 +82,12 @@ class Walk:
         self._partition = partition
         self._lease = lease
         self._refresh = refresh
+        self._confirm = confirm
         self._total = total
         self._listener = listener
         self._started = time.monotonic()
         self._stopping = False
+        self._waiting: set[asyncio.Task[None] | None] = set()
 
     async def run(self, cursor: str | None, tally: Tally, pace: Pace) -> Tally:
         """
@@ -103,7 +106,11 @@ class Walk:
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
                         task.result()
-            await asyncio.gather(*running)
+            # Not gathered: who is interrupted then would cancel the batches in flight.
+            while running:
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
+                for task in done:
+                    task.result()
         except BaseException:
             await self._stop(running, done)
             raise
@@ -112,6 +119,8 @@ class Walk:
     async def _stop(self, running: set[asyncio.Task[None]], done: set[asyncio.Task[None]]) -> None:
         """Let the batches in flight finish, but wait for no backend that hangs."""
         self._stopping = True
+        for task in running & self._waiting:
+            task.cancel()
         if running:
             await asyncio.wait(running, timeout=SECONDS_TO_FINISH)
         for task in running:
@@ -129,7 +138,7 @@ class Walk:
             if self._lease is not None:
                 self._lease.check()
             few = entries[start : start + size]
-            await pace.take(len(few))
+            await self._take(len(few), pace)
             tally.scanned += len(few)
             changes = book(await self._decided(few), tally, self._listener)
             await self._writing.write(changes, tally)
@@ -137,7 +146,17 @@ class Walk:
         self._note(frontier)
         self._tell(frontier)
 
+    async def _take(self, records: int, pace: Pace) -> None:
+        """Wait for *pace*; nothing is in flight meanwhile, so whoever stops need not wait for it."""
+        task = asyncio.current_task()
+        self._waiting.add(task)
+        try:
+            await pace.take(records)
+        finally:
+            self._waiting.discard(task)
+
     async def _decided(self, entries: Sequence[Entry]) -> list[Decision]:
+        await self._confirm()
         # Opening and sealing a page takes milliseconds that belong to the application's event loop.
         decisions = await asyncio.to_thread(self._decide_all, entries)
         if self._refresh is not None and any(isinstance(d, Failure) and d.unknown_dek for d in decisions):

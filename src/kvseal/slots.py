@@ -1,0 +1,171 @@
+"""The ways into an open vault: up to 32 keyslots, each with a label, a secret and a cost of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from kvseal.envelope.kdf import check_memory
+from kvseal.errors import SlotExistsError, SlotNotFoundError, VaultError
+from kvseal.keys import changes
+from kvseal.keys.defaults import new_secret_for, secret_for_opening
+from kvseal.keys.keyring import Keyring
+from kvseal.keys.keyslot import Keyslot, cost_for
+from kvseal.keys.meta import present
+from kvseal.keys.proof import prove
+from kvseal.keys.unlock import unlock
+from kvseal.status import SlotStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime, timedelta
+
+    from kvseal.envelope.kdf import Argon2idParams
+    from kvseal.keys.meta import VaultMeta
+    from kvseal.keys.rootkey import RootKey
+    from kvseal.keys.secret import Secret
+    from kvseal.vault import Vault
+
+_Slot = TypeVar("_Slot", Keyslot, SlotStatus)
+
+
+class Slots:
+    """
+    The keyslots of *vault*: add one, verify it, and only then remove another.
+
+    Every change is one write of the vault meta, which raises `Conflict` and changes nothing
+    where somebody else was faster.  A vault always keeps a slot that does not expire.
+    """
+
+    __slots__ = ("_vault",)
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+
+    def list(self) -> tuple[SlotStatus, ...]:
+        """Return the slots of the vault meta as it was last read, expired ones too."""
+        return self._vault.status().slots
+
+    def named(self, name: str) -> SlotStatus:
+        """Return the slot with this id or label; raises `SlotNotFoundError`."""
+        return _named(name, self.list())
+
+    async def add(
+        self,
+        secret: Secret | str,
+        *,
+        label: str,
+        kdf: Argon2idParams | None = None,
+        expires_in: timedelta | None = None,
+        dry_run: bool = False,
+    ) -> SlotStatus:
+        """
+        Add a slot that *secret* opens, from now on or until it expires.
+
+        Returns when it was opened from the bytes that are then stored.  Without *kdf* it has the default
+        cost, or, for a generated secret, the light one of `Argon2idParams.OWASP_MINIMUM`.  A *dry_run*
+        does everything but the write.
+
+        Raises:
+            SlotExistsError: there is one with this *label*; a rotation replaces it.
+            Conflict, SecretError, KDFParametersError, VaultError: nothing was changed.
+        """
+        vault, now = self._vault, present()
+        root = vault._unlocked()
+        expires_at = None if expires_in is None else (now + expires_in).replace(microsecond=0)
+        if expires_at is not None and expires_at <= now:
+            msg = "the slot would have expired before it is there"
+            raise VaultError(msg, hint="give it more time")
+        entry, meta = await vault._current(root)
+        _refuse_known(label, meta, now)
+        chosen = await new_secret_for(secret)
+        params = kdf or cost_for(chosen)
+        check_memory(params, vault._memory_ceiling)
+        slot = await asyncio.to_thread(
+            Keyslot.create, root, chosen, params, label=label, now=now, expires_at=expires_at
+        )
+        added = changes.with_slot(meta, root, slot, now=present())
+        await prove(added, slot, chosen, root, now=present())
+        if not dry_run:
+            await vault._metastore.change(entry, added)
+            vault._take(added, root)
+        return self._status(slot)
+
+    async def keep(self, slot: str) -> SlotStatus:
+        """
+        Let *slot*, an id or a label, last: it was added for a time, until its secret is known to be kept.
+
+        Raises:
+            SlotNotFoundError: it has expired meanwhile.
+            Conflict: somebody else changed the vault meta first.
+        """
+        await self._vault._amend(partial(_with_lasting, name=slot))
+        return self.named(slot)
+
+    async def verify(self, secret: Secret | str | None = None) -> SlotStatus:
+        """
+        Return the slot that *secret* opens, by the vault meta as it is stored now.
+
+        Raises:
+            WrongSecretError, DamagedSlotError, KDFParametersError: it opens none; see `unlock`.
+        """
+        vault = self._vault
+        _, meta = await vault._current(vault._unlocked())
+        chosen = await secret_for_opening(secret)
+        root, slot = await unlock(
+            meta.slots, chosen, meta.vault_id, now=present(), memory_ceiling=vault._memory_ceiling
+        )
+        Keyring(meta, root)
+        return self._status(slot)
+
+    async def remove(self, slot: str, *, dry_run: bool = False) -> None:
+        """
+        Remove *slot*, an id or a label.  A copy of the old vault meta still opens with its secret.
+
+        A *dry_run* does everything but the write.
+
+        Raises:
+            SlotNotFoundError: there is none, or several have this label.
+            LastSlotError: no other slot would last.
+            Conflict: somebody else changed the vault meta first.
+        """
+        vault = self._vault
+        if dry_run:
+            root = vault._unlocked()
+            _, meta = await vault._current(root)
+            _without(meta, root, name=slot, now=present())
+            return
+        await vault._amend(partial(_without, name=slot))
+
+    def _status(self, slot: Keyslot) -> SlotStatus:
+        vault = self._vault
+        return SlotStatus.of(slot, opened_at=vault._opened_at if slot.id == vault._slot_id else None)
+
+
+def _refuse_known(label: str, meta: VaultMeta, now: datetime) -> None:
+    for slot in meta.slots:
+        if slot.label == label and slot.usable(now):
+            msg = f"there already is a slot {label}, with the id {slot.id}"
+            raise SlotExistsError(msg, hint="choose another label, remove that slot, or rotate it")
+
+
+def _with_lasting(meta: VaultMeta, root: RootKey, *, name: str, now: datetime) -> VaultMeta:
+    usable = [slot for slot in meta.slots if slot.usable(now)]
+    return changes.with_lasting_slot(meta, root, _named(name, usable).id, now=now)
+
+
+def _without(meta: VaultMeta, root: RootKey, *, name: str, now: datetime) -> VaultMeta:
+    return changes.without_slot(meta, root, _named(name, meta.slots).id, now=now)
+
+
+def _named(name: str, slots: Sequence[_Slot]) -> _Slot:
+    """Return the one slot with this id, or else this label."""
+    found = [slot for slot in slots if slot.id == name] or [slot for slot in slots if slot.label == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        msg = f"{len(found)} slots have the label {name}: {', '.join(slot.id for slot in found)}"
+        raise SlotNotFoundError(msg, hint="name one by its id")
+    msg = f"there is no slot with the id or label {name!r}"
+    raise SlotNotFoundError(msg, hint="vaultctl slot list shows all of them")
