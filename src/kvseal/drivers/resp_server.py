@@ -95,26 +95,15 @@ The arguments are, for each key, the body that is expected, the new one, and the
 milliseconds, `keep`, or empty for none.
 """
 
-READ: Final = Script("""
-local sizes, values, total = {}, {}, 0
+SIZES: Final = Script("""
+local sizes = {}
 for n, key in ipairs(KEYS) do
   local size = redis.pcall('STRLEN', key)
-  if type(size) == 'number' then
-    total = total + size
-    if total > tonumber(ARGV[1]) then break end
-  end
-  local value = type(size) == 'number' and redis.call('GET', key)
-  sizes[n] = value and size or -1
-  if value then values[#values + 1] = value end
+  sizes[n] = type(size) == 'number' and size or 0
 end
-return {table.concat(sizes, ','), table.concat(values)}
+return table.concat(sizes, ',')
 """)
-"""
-The strings at the first of the keys, as many as have at most so many bytes: all sizes, all bytes.
-
-A size is -1 where there is no string.  In one string each, because parsing an answer of hundreds of
-parts takes longer than all the rest.
-"""
+"""How many bytes each string has, 0 where there is no string: one answer instead of one for each key."""
 
 PUT: Final = Script("""
 if not redis.call('SET', KEYS[1], ARGV[1], 'NX') then return 0 end
@@ -220,18 +209,14 @@ class RespServer:
 
         There are at least one and as many as have together at most *most_bytes*.
         """
-        try:
-            sizes, together = self._evaluate(READ, [(keys, (most_bytes,))])[0]
-        except StoreError as exc:
-            if not isinstance(exc.__cause__, NoPermissionError):
-                raise
-            return self._values_without_script(keys, most_bytes)
-        values: list[bytes | None] = []
-        start = 0
-        for size in map(int, sizes.split(b",") if sizes else ()):
-            values.append(None if size < 0 else together[start : start + size])
-            start += max(0, size)
-        return values or self._strings(keys[:1])
+        total, fitting = 0, 0
+        for size in self._sizes(keys):
+            total += size
+            if fitting and total > most_bytes:
+                break
+            fitting += 1
+        (values,) = self._pipeline([("MGET", *keys[:fitting])])
+        return list(self._checked(values))
 
     def swap(self, calls: Sequence[tuple[bytes, bytes, bytes, bytes]]) -> list[bool]:
         """
@@ -293,19 +278,16 @@ class RespServer:
             answers[n] = answer
         return [self._checked(answer) for answer in answers]
 
-    def _values_without_script(self, keys: Sequence[bytes], most_bytes: int) -> list[bytes | None]:
-        """Return what `values` does, for a user who may read but run no script."""
-        total, fitting = 0, 0
-        for size in self._pipeline([("STRLEN", key) for key in keys]):
-            total += size if isinstance(size, int) else 0
-            if fitting and total > most_bytes:
-                break
-            fitting += 1
-        return self._strings(keys[:fitting])
-
-    def _strings(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        (values,) = self._pipeline([("MGET", *keys)])
-        return list(self._checked(values))
+    def _sizes(self, keys: Sequence[bytes]) -> list[int]:
+        try:
+            (sizes,) = self._evaluate(SIZES, [(keys, ())])
+        except StoreError as exc:
+            if not isinstance(exc.__cause__, NoPermissionError):
+                raise
+            # A user who may read need not be one who may run scripts.
+            answers = self._pipeline([("STRLEN", key) for key in keys])
+            return [size if isinstance(size, int) else 0 for size in answers]
+        return [int(size) for size in sizes.split(b",")]
 
     def _pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Return the answer to each command, which is an exception where the server refused it."""
