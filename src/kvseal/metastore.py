@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final
 
 from kvseal.drivers import driver_for
-from kvseal.drivers.base import Driver, Entry, Replacement, replace
+from kvseal.drivers.base import Driver, Entry, Replacement
 from kvseal.drivers.chain import Chain
 from kvseal.drivers.delegate import DelegatingDriver
 from kvseal.drivers.orders import refuse_hidden_records, warn_of_blind_search
@@ -146,6 +146,13 @@ class MetaStore:
             raise ForeignVaultError(
                 msg, hint="import it with vaultctl migrate-from-authsome, or use another store"
             )
+        if entry.expires_at is not None:
+            _log.warning(
+                "the vault meta in %s ends at %s, which kvseal did not set: rotate, which removes it, "
+                "and find out who did",
+                self.location,
+                entry.expires_at,
+            )
         meta = VaultMeta.from_value(entry.value)
         lowest = seen.get(meta.vault_id, 0)
         if meta.revision < lowest:
@@ -197,8 +204,11 @@ class MetaStore:
             VaultMetaError: the backend does not give back what was written.
         """
         try:
-            await replace(self._driver, entry, meta.as_value())
+            # A vault does not end: an expiry that somebody gave the entry goes with the next change.
+            (done,) = await self._driver.replace_many([Replacement(entry, meta.as_value(), None)])
         except Conflict:
+            done = False
+        if not done:
             msg = f"somebody else changed the vault in {self.location} at the same time"
             raise Conflict(msg, hint="nothing was changed; look at vaultctl status and try again") from None
         await self._read_back(meta)

@@ -291,7 +291,10 @@ def test_workers(shared: Place, vaultctl: Terminalless) -> None:
     assert 0 == vaultctl("delete c 7 --yes").code
     ended = real(*command, "--workers", "3", "--finalize", cwd=vaultctl.directory)
 
-    failure, summary = (json.loads(line) for line in done.stdout.splitlines() if '"progress"' not in line)
+    taken, failure, summary = (
+        json.loads(line) for line in done.stdout.splitlines() if '"progress"' not in line
+    )
+    assert ("backup", "b") == (taken["type"], taken["file"])
     assert (3, "") == (done.returncode, done.stderr)
     assert ("failure", "7") == (failure["type"], failure["key"])
     assert {"kvseal": RECORDS - 1, "fernet": 1} == summary["formats"]

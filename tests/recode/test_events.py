@@ -108,6 +108,7 @@ class Watched:
     """A codec that remembers in which threads it worked."""
 
     format = "watched"
+    keeps_expiry = True
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner

@@ -22,7 +22,6 @@ from kvseal.keys.keyring import LegacyKey
 from kvseal.legacy import FERNET
 from kvseal.legacy.fernet import parse_key
 from kvseal.recode import Migration, PlaintextRule, import_keys, migrate, prepare
-from kvseal.recode.lease import Lease
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -221,21 +220,3 @@ async def test_what_comes_before_the_first_write(store: MemoryStore) -> None:
     await migrate(store, [fernet()], secret=SECRET, before_writes=before)
 
     assert [True, False] == seen
-
-
-async def test_another_recode_that_was_stopped(store: MemoryStore) -> None:
-    """A rollback that was stopped has taken no backup for the migration after it; a stopped migration has."""
-    seen: list[str] = []
-    await fill(store, VALUES)
-
-    async def before(_: Any) -> None:
-        seen.append("backup")
-
-    await prepare(store, [fernet()], secret=SECRET, kdf=CHEAP)
-    vault = await Vault.open(store, secret=SECRET)
-    for command in ("migrate-to-fernet", "migrate"):
-        lease = Lease(vault, command, command, (0, 1))
-        await lease.acquire()
-        await lease.release()
-        await prepare(store, [fernet()], secret=SECRET, before_writes=before)
-        assert ["backup"] == seen

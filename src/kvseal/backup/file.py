@@ -163,12 +163,12 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         # Readable by its owner alone from the first moment on.
         descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with os.fdopen(descriptor, "w+b") as file:
+        # What could not be written is tried once more when the file is closed.
+        with writing(path), os.fdopen(descriptor, "w+b") as file:
             yield cast("BinaryIO", file)
-            with writing(path):
-                file.flush()
-                os.fsync(descriptor)
-                _publish(Path(beside), path)
+            file.flush()
+            os.fsync(descriptor)
+            _publish(Path(beside), path)
     finally:
         with suppress(FileNotFoundError):
             Path(beside).unlink()

@@ -14,11 +14,12 @@ from kvseal.cli.completion import completion
 from kvseal.cli.dek import dek
 from kvseal.cli.help import help_command
 from kvseal.cli.keygen import keygen
-from kvseal.cli.migrate import migrate_from_authsome, migrate_from_fernet, migrate_to_fernet
+from kvseal.cli.migrate import migrate_from_authsome, migrate_from_fernet
 from kvseal.cli.options import global_options
 from kvseal.cli.output import json_line, printable
 from kvseal.cli.records import delete, get, inspect, list_, put
 from kvseal.cli.reencrypt import reencrypt
+from kvseal.cli.rollback import migrate_to_fernet
 from kvseal.cli.settings import Settings
 from kvseal.cli.slot import slot
 from kvseal.cli.vault import init, rotate, status

@@ -1,4 +1,4 @@
-"""`migrate-from-fernet`, `migrate-from-authsome` and `migrate-to-fernet`: into kvseal, and out of it."""
+"""`migrate-from-fernet` and `migrate-from-authsome`: an old vault becomes a sealed one."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ import click
 
 from kvseal.cli import connect
 from kvseal.cli.options import argon2_option, command_options
-from kvseal.cli.origin import Origin, authsome_masters, fastmcp_origin, fernet_origin, read
+from kvseal.cli.origin import Origin, authsome_masters, fastmcp_origin, fernet_origin
 from kvseal.cli.recipe import AuthsomeKeys, FastMCPKeys, FernetKeys, NoKeys
-from kvseal.cli.recoding import NOT_ALL_SEALED, WHOLE, backing_up, exit_code, recode_options
+from kvseal.cli.recoding import (
+    NOT_ALL_SEALED,
+    WHOLE,
+    backing_up,
+    confirm,
+    exit_code,
+    recode_options,
+    target_of,
+)
 from kvseal.cli.workers import end_with_parent, refuse_references_of_one_use, share, with_what_workers_did
 from kvseal.errors import UsageError
-from kvseal.legacy import FernetCodec
-from kvseal.legacy.fernet import parse_key
 from kvseal.metastore import MetaStore
-from kvseal.recode import Migration, import_keys, migrate, prepare, recode, rollback
+from kvseal.recode import Migration, import_keys, migrate, prepare
 from kvseal.recode.takeover import take_over_authsome
 
 if TYPE_CHECKING:
@@ -83,11 +89,7 @@ async def migrate_from_fernet(output: Output, settings: Settings, *, options: Re
       # deploy EnvelopeEncryptionWrapper: it reads old records and new ones
       vaultctl migrate-from-fernet --finalize --yes
     """
-    options, settings = options.completed(settings)
-    if options.worker is not None:
-        end_with_parent()
-    if options.is_shared:
-        refuse_references_of_one_use(settings, options.recipe)
+    options, settings = _begun(options, settings)
     origin = await _fernet_or_fastmcp(options.recipe, given, settings)
     if origin.store is not None and settings.store is None:
         output.note(f"the store of this key is {origin.store}")
@@ -114,7 +116,8 @@ async def migrate_from_fernet(output: Output, settings: Settings, *, options: Re
     help="AUTHSOME_MASTER_KEY, or keyring:authsome/master_key.",
 )
 @recode_options(
-    "recipe", "to", "create_store", "backup", "no_backup", "finalize", "partition", "rate", "dry_run", "check"
+    *("recipe", "to", "create_store", "backup", "no_backup", "finalize"),
+    *("partition", "workers", "worker", "rate", "dry_run", "check"),
 )
 @argon2_option
 @command_options
@@ -141,7 +144,7 @@ async def migrate_from_authsome(
     0.4 may need the old key as well as the new secret: both options may be repeated.  Plain
     control data (indexes, the version) stays as it is.
     """
-    options, settings = options.completed(settings)
+    options, settings = _begun(options, settings)
     named = [
         *(AuthsomeKeys(key_file=path) for path in key_files),
         *(AuthsomeKeys(secret=reference) for reference in secrets),
@@ -159,50 +162,14 @@ async def migrate_from_authsome(
         return await _migrate(output, settings, options, Origin(takeover.legacy), found, target, extra)
 
 
-@click.command("migrate-to-fernet")
-@click.option(
-    "--fernet-key", metavar="REF", required=True, help="The Fernet key that is to open the records."
-)
-@recode_options("to", "create_store", "backup", "no_backup", "partition", "rate", "dry_run", "check")
-@command_options
-@connect.synchronous
-async def migrate_to_fernet(output: Output, settings: Settings, *, options: Recoding, fernet_key: str) -> int:
-    """
-    Turn every sealed record into one of FernetEncryptionWrapper: roll a migration back, or leave.
-
-    \b
-    Examples:
-      vaultctl migrate-to-fernet --fernet-key env:OLD_KEY --yes
-      vaultctl migrate-to-fernet --fernet-key file:fernet.key --to disk:/var/lib/app/plain-fernet
-
-    Stop whatever uses the vault first: its wrappers cannot read what this writes.  Names,
-    creation times and expiries stay as they are, but nothing binds a Fernet record to its
-    name or its expiry.  The vault itself stays, for what does not open (exit code 3).
-    """
-    options = options.checked()
-    codec = FernetCodec([parse_key(await read(fernet_key, settings))])
-    async with connect.vault(settings) as (found, vault), AsyncExitStack() as stack:
-        target = await _target(stack, found.data, options)
-        _confirm(output, settings, options, found.data, "Turn every record of {} back into Fernet in place?")
-        back_up = backing_up(output, options)
-        if back_up is not None:
-            await back_up(found.data)
-        report = await recode(
-            found.data,
-            rollback(vault, codec, dry_run=not options.writes),
-            to=target,
-            partition=options.part,
-            rate=options.rate,
-            listener=output.event,
-        )
-    output.summary(report)
-    if report.dry_run:
-        output.note("nothing was written")
-    elif report.failed:
-        output.note("what failed is still sealed: keep the vault and its secret")
-    else:
-        output.note("next: deploy FernetEncryptionWrapper; the vault meta stays, and holds nothing any more")
-    return exit_code(report, options)
+def _begun(options: Recoding, settings: Settings) -> tuple[Recoding, Settings]:
+    """Return both with what the recipe says; a worker ends with the one who shares the work."""
+    options, settings = options.completed(settings)
+    if options.worker is not None:
+        end_with_parent()
+    if options.is_shared:
+        refuse_references_of_one_use(settings, options.recipe)
+    return options, settings
 
 
 async def _migrate(
@@ -284,29 +251,12 @@ async def _places(
         found = await stack.enter_async_context(
             connect.stores(settings, create_meta=bool(options.create_store), dry_run=not options.writes)
         )
-        target = await _target(stack, found.data, options)
+        target = await target_of(stack, found.data, options)
         if target is None and options.writes:
             connect.require_offline(found.data, settings)
         if not options.import_keys and options.worker is None:
-            _confirm(output, settings, options, found.data, "Re-seal every record of {} in place?")
+            confirm(output, settings, options, found.data, "Re-seal every record of {} in place?")
         yield found, target
-
-
-async def _target(stack: AsyncExitStack, source: Driver, options: Recoding) -> Driver | None:
-    if options.to is None:
-        return None
-    target = await stack.enter_async_context(
-        connect.store(options.to, create=bool(options.create_store), dry_run=not options.writes)
-    )
-    if target.location == source.location:
-        msg = f"--to names the very store that is to be migrated, {target.location}"
-        raise UsageError(msg, hint="leave --to out to migrate in place")
-    return target
-
-
-def _confirm(output: Output, settings: Settings, options: Recoding, driver: Driver, question: str) -> None:
-    if options.to is None and options.writes:
-        output.confirm(question.format(driver.location), settings)
 
 
 async def _has_vault(found: connect.Stores, target: Driver | None, extra: Options) -> bool:

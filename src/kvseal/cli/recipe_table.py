@@ -104,7 +104,7 @@ class Table:
 
     def path(self, key: str) -> Path | None:
         value = self.text(key)
-        return None if value is None else Path(self._absolute(value))
+        return None if value is None else Path(self._absolute(value)).expanduser()
 
     def path_or_false(self, key: str) -> Path | Literal[False] | None:
         if self._left.get(key) is False:

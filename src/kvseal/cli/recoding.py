@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kvseal import backup as backups
+from kvseal.cli import connect
 from kvseal.cli.recipe import read_recipe
 from kvseal.errors import UsageError
 from kvseal.recode import PlaintextRule
@@ -24,6 +25,7 @@ from kvseal.recode.checkpoint import MAX_PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from contextlib import AsyncExitStack
 
     from kvseal.cli.output import Output
     from kvseal.cli.recipe import Recipe
@@ -266,9 +268,36 @@ def backing_up(output: Output, options: Recoding) -> Callable[[Driver], Awaitabl
     async def back_up(driver: Driver) -> None:
         report = await backups.backup(driver, path, listener=tell)
         but = f"; {report.failed:,} more cannot be restored from it" if report.failed else ""
+        if output.as_json:
+            output.json({**report.as_dict(), "type": "backup"})
         output.note(f"backup: {report.saved:,} entries are in {path}{but}")
 
     return back_up
+
+
+async def target_of(stack: AsyncExitStack, source: Driver, options: Recoding) -> Driver | None:
+    """Return the driver of `--to`, which is not the store that is read; `None` for a recode in place."""
+    if options.to is None:
+        return None
+    target = await stack.enter_async_context(
+        connect.store(options.to, create=bool(options.create_store), dry_run=not options.writes)
+    )
+    if _real(target.location) == _real(source.location):
+        msg = f"--to names the very store that is to be migrated, {target.location}"
+        raise UsageError(msg, hint="leave --to out to migrate in place")
+    return target
+
+
+def confirm(output: Output, settings: Settings, options: Recoding, driver: Driver, question: str) -> None:
+    """Let a person agree to a change in place."""
+    if options.to is None and options.writes:
+        output.confirm(question.format(driver.location), settings)
+
+
+def _real(location: str) -> str:
+    """Return *location* with its path, if it is one, without links and detours."""
+    scheme, _, path = location.partition(":")
+    return f"{scheme}:{Path(path).resolve()}" if Path(path).exists() else location
 
 
 def exit_code(report: Report, options: Recoding) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -10,7 +11,7 @@ from kvseal.cli import connect
 from kvseal.cli.options import command_options, context_option
 from kvseal.cli.recoding import WHOLE, Recoding, backing_up, exit_code, recode_options
 from kvseal.cli.workers import end_with_parent, refuse_references_of_one_use, share
-from kvseal.recode import open_recode, recode, reencryption
+from kvseal.recode import is_prepared, recode, reencryption
 
 if TYPE_CHECKING:
     from kvseal.cli.output import Output
@@ -52,7 +53,7 @@ async def reencrypt(output: Output, settings: Settings, *, options: Recoding, co
             if options.worker is None:
                 output.confirm(f"Re-seal the older records of {found.data.location} in place?", settings)
         back_up = backing_up(output, options)
-        if back_up is not None and await open_recode(vault) is None:
+        if back_up is not None and not await is_prepared(reencryption(vault, context=context), found.data):
             await back_up(found.data)
         report = await _recoded(output, settings, options, found, vault, context)
         await vault.refresh()
@@ -74,7 +75,10 @@ async def _recoded(
         return await share(output, settings, options.workers or 1)
     return await recode(
         found.data,
-        reencryption(vault, context=context, dry_run=not options.writes),
+        replace(
+            reencryption(vault, context=context, dry_run=not options.writes),
+            prepared=options.writes and not options.no_backup,
+        ),
         partition=options.part,
         rate=options.rate,
         listener=output.event,

@@ -2,7 +2,7 @@
 
 from kvseal.recode.checkpoint import Checkpoint, open_recode
 from kvseal.recode.codecs import SealedTarget
-from kvseal.recode.engine import recode
+from kvseal.recode.engine import is_prepared, recode
 from kvseal.recode.events import Event, Failure, Listener, Progress
 from kvseal.recode.migrate import Migration, import_keys, migrate, prepare
 from kvseal.recode.plan import PlaintextRule, Plan, migration, reencryption, rollback
@@ -27,6 +27,7 @@ __all__ = [
     "Survey",
     "Takeover",
     "import_keys",
+    "is_prepared",
     "migrate",
     "migration",
     "open_recode",

@@ -5,7 +5,7 @@ A checkpoint is a hint.  It saves a run the pages that an earlier one has finish
 carries the leases that keep two runs from doing the same work; that a record is done says
 its header alone.  It is sealed by the vault, so what somebody else writes there is ignored.
 
-    {"plan": hex, "command": "…", "started_at": ms,
+    {"plan": hex, "command": "…", "started_at": ms, "prepared": false,
      "parts": [{"holder": {…} | null, "until": ms, "cursor": "…" | null, "done": false,
                 "tally": {"scanned": n, …}}, …]}
 """
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 KEY: Final = "__recode__"
 CONTEXT: Final = "kvseal/recode"
 MAX_PARTS: Final = 1024
+LONGEST: Final = 5 * 60 * 1000
+"""How far ahead, in milliseconds, a lease may end, clocks that disagree a little included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,8 @@ class Part:
 
     def is_free(self, now: int) -> bool:
         """Whether nobody works on it."""
-        return self.holder is None or self.until <= now or self.holder.is_gone()
+        # A lease that ends later than any lease can is that of a clock which is wrong.
+        return self.holder is None or not now < self.until <= now + LONGEST or self.holder.is_gone()
 
     def as_json(self) -> dict[str, Any]:
         """Return it as it stands in the checkpoint."""
@@ -73,6 +76,8 @@ class Checkpoint:
     command: str
     started_at: int
     parts: tuple[Part, ...]
+    prepared: bool = False
+    """Whether the run that began it has taken a backup first."""
 
     @property
     def is_done(self) -> bool:
@@ -93,6 +98,7 @@ class Checkpoint:
             "plan": self.plan,
             "command": self.command,
             "started_at": self.started_at,
+            "prepared": self.prepared,
             "parts": [part.as_json() for part in self.parts],
         }
 
@@ -100,7 +106,8 @@ class Checkpoint:
     def from_json(cls, value: dict[str, Any]) -> Checkpoint:
         """Read what `as_json` wrote; raises `KeyError` or `TypeError` where it is something else."""
         parts = tuple(Part.from_json(part) for part in value["parts"])
-        return cls(value["plan"], value["command"], int(value["started_at"]), parts)
+        started_at, prepared = int(value["started_at"]), value.get("prepared") is True
+        return cls(value["plan"], value["command"], started_at, parts, prepared)
 
 
 def plan_id(*facts: str | None) -> str:

@@ -51,6 +51,11 @@ class Source(Protocol):
 class Target(Source, Protocol):
     """The stored format that a recode writes."""
 
+    @property
+    def keeps_expiry(self) -> bool:
+        """Whether the format holds an expiry of its own, beside the backend's."""
+        ...
+
     def is_current(self, stored: Mapping[str, Any]) -> bool:
         """Whether *stored* is what this target would write: a look at the header, nothing is opened."""
         ...
@@ -119,6 +124,8 @@ class FernetTarget(LegacySource):
 
     __slots__ = ("_fernet",)
 
+    keeps_expiry: Final = False
+
     def __init__(self, codec: FernetCodec) -> None:
         super().__init__(codec)
         self._fernet = codec
@@ -142,6 +149,7 @@ class SealedTarget:
     __slots__ = ("_codec",)
 
     format: Final = KVSEAL
+    keeps_expiry: Final = True
 
     def __init__(self, codec: Callable[[], RecordCodec]) -> None:
         self._codec = codec

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from kvseal import expiry
+from kvseal.drivers.base import KEEP
 from kvseal.errors import RecordError, UnknownDEKError, UnsealableValueError
 from kvseal.recode.codecs import UNDECODABLE
 from kvseal.recode.events import Failure
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import TypeAlias
 
-    from kvseal.drivers.base import Entry
+    from kvseal.drivers.base import Entry, _Keep
     from kvseal.recode.codecs import Source
     from kvseal.recode.plan import Plan
 
@@ -34,6 +37,7 @@ class Change:
 
     entry: Entry
     value: Mapping[str, Any] = field(repr=False)
+    expires_at: datetime | _Keep | None = KEEP
 
 
 Decision = Change | Leave | Failure
@@ -91,10 +95,22 @@ def _recoded(entry: Entry, source: Source | None, plan: Plan, proves: Prover) ->
     try:
         value, expires_at = source.open(entry)
         named = _named(entry, source, value, proves)
+        if not plan.target.keeps_expiry and expires_at is not None:
+            return _bare(named, value, expires_at, plan)
         return Change(named, plan.target.seal(value, named, expires_at))
     except (RecordError, UnsealableValueError) as exc:
         failure = _failure(entry, f"{type(exc).__name__}: {exc.message}")
         return replace(failure, unknown_dek=isinstance(exc, UnknownDEKError))
+
+
+def _bare(entry: Entry, value: Mapping[str, Any], expires_at: int, plan: Plan) -> Decision:
+    """Leave to the backend an expiry that was sealed; what has expired by it is not revived."""
+    if expires_at <= expiry.now():
+        return Leave.SKIPPED
+    sealed = plan.target.seal(value, entry, expires_at)
+    if entry.expires_at is not None and expiry.milliseconds(entry.expires_at) <= expires_at:
+        return Change(entry, sealed)
+    return Change(entry, sealed, datetime.fromtimestamp(expires_at / 1000, timezone.utc))
 
 
 def _named(entry: Entry, source: Source, value: Mapping[str, Any], proves: Prover) -> Entry:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from kvseal.errors import RecodeError
 from kvseal.metastore import recodable_driver
-from kvseal.recode.checkpoint import MAX_PARTS, plan_id
+from kvseal.recode.checkpoint import MAX_PARTS, open_recode, plan_id
 from kvseal.recode.codecs import UNDECODABLE
 from kvseal.recode.decision import is_pending
 from kvseal.recode.events import ignore
@@ -35,11 +35,13 @@ if TYPE_CHECKING:
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
     from kvseal.drivers.base import Driver
+    from kvseal.recode.codecs import Target
     from kvseal.recode.events import Listener
     from kvseal.recode.plan import Plan
     from kvseal.recode.verify import Census
     from kvseal.recode.writing import Writing
 
+WHOLE: Final = (0, 1)
 _MORE_PASSES: Final = 2
 """One for what a checkpoint or a scan has passed over, and one for what came meanwhile."""
 
@@ -94,18 +96,28 @@ class _Run:
         """Walk and verify, and once more where the verify pass finds what is still to be done."""
         pace = Pace(self.rate)
         async with leased(lease):
-            cursor, tally = None, Tally()
-            # What an earlier run has passed over, this one may have the key for: then it begins anew.
-            if lease is not None and not (lease.part.tally.failed or lease.part.tally.skipped):
-                cursor, tally = lease.part.cursor, lease.part.tally.copy()
+            cursor, tally = self._beginning(lease)
             tally = await self._walk(lease).run(cursor, tally, pace)
             census = await self._verified(pace)
             for _ in range(_MORE_PASSES):
-                if census is None or census.pending + census.formats[UNDECODABLE] <= tally.failed:
+                if census is None or not _left_over(census, tally):
                     break
                 tally = tally.followed_by(await self._walk(lease).run(None, Tally(), pace))
                 census = await self._verified(pace)
         return tally, census
+
+    def _beginning(self, lease: Lease | None) -> tuple[str | None, Tally]:
+        """Return where to begin: where an earlier run has stopped, if nothing can be missed behind that."""
+        # No verify pass looks for what a copy lacks, or for what has changed since it was copied.
+        if lease is None or not self._in_place:
+            return None, Tally()
+        tally = lease.part.tally
+        # What an earlier run has passed over, this one may have the key for.
+        return (None, Tally()) if tally.failed or tally.skipped else (lease.part.cursor, tally.copy())
+
+    @property
+    def _in_place(self) -> bool:
+        return self.writing.written is self.driver
 
     def _walk(self, lease: Lease | None) -> Walk:
         return Walk(
@@ -122,13 +134,13 @@ class _Run:
     async def _verified(self, pace: Pace) -> Census | None:
         if self.plan.dry_run or not self.plan.verify:
             return None
-        in_place = self.writing.written is self.driver
         return await take_census(
             self.writing.written,
             self.plan.known,
             opens=self.writing.is_to_verify,
-            pends=partial(is_pending, plan=self.plan) if in_place else none,
-            partition=self.partition,
+            pends=partial(is_pending, plan=self.plan) if self._in_place else none,
+            # The parts of another store are not those of this one.
+            partition=self.partition if self._in_place else WHOLE,
             refresh=self.plan.refresh,
             pace=pace,
             listener=self.listener,
@@ -140,9 +152,31 @@ def _lease(
 ) -> Lease | None:
     if plan.vault is None or plan.dry_run:
         return None
+    name = plan_name(plan.command, driver, destination, plan.target)
+    return Lease(plan.vault, name, plan.command, partition, prepared=plan.prepared)
+
+
+def plan_name(command: str, driver: Driver, destination: Driver | None, target: Target) -> str:
+    """Return what runs have in common that go on where one of them has stopped."""
     there = None if destination is None else destination.location
-    name = plan_id(plan.command, driver.location, there, plan.target.format)
-    return Lease(plan.vault, name, plan.command, partition)
+    return plan_id(command, driver.location, there, target.format)
+
+
+async def is_prepared(
+    plan: Plan, store: AsyncKeyValue | Driver, to: AsyncKeyValue | Driver | None = None
+) -> bool:
+    """Whether a run of *plan* was stopped after what comes before its first write was done."""
+    if plan.vault is None:
+        return False
+    async with _drivers(store, to, writes=False) as (driver, destination):
+        opened = await open_recode(plan.vault)
+        name = plan_name(plan.command, driver, destination, plan.target)
+    return opened is not None and opened.prepared and opened.plan == name
+
+
+def _left_over(census: Census, tally: Tally) -> int:
+    """Return how many entries are still to be done, and have not failed."""
+    return max(0, census.pending + census.formats[UNDECODABLE] - tally.failed)
 
 
 def _check_partition(driver: Driver, partition: tuple[int, int]) -> None:
@@ -179,6 +213,7 @@ def _report(plan: Plan, tally: Tally, census: Census | None, *, in_place: bool, 
         failures=failures[:FAILURES_KEPT],
         formats=None if census is None else dict(census.formats),
         deks=None if census is None else dict(census.deks),
+        pending=_left_over(census, tally) if census is not None and in_place else 0,
     )
 
 

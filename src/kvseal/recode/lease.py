@@ -44,8 +44,10 @@ class Lease:
         command: str,
         partition: tuple[int, int],
         *,
+        prepared: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._prepared = prepared
         self._store = CheckpointStore(vault)
         self._plan = plan
         self._command = command
@@ -110,14 +112,15 @@ class Lease:
             if found is not None and (holders := found.holders(now)):
                 raise _held_by(holders[0], found.command)
             # Nobody works on the other plan any more: what is done of it, the headers say.
-            found = Checkpoint(self._plan, self._command, now, (Part(),) * self._count)
+            found = self._new()
         left = found.parts[self._index]
         if left.holder is not None and not left.is_free(now):
             raise _held_by(left.holder, found.command)
         # A part that was done once is done again from its start.
         left = Part() if left.done else replace(left, holder=None, until=0)
         self.part = left
-        return found.with_part(self._index, self._held()), left
+        taken = replace(found, prepared=found.prepared or self._prepared)
+        return taken.with_part(self._index, self._held()), left
 
     async def _update(self, part: Callable[[], Part], *, is_last: bool = False) -> None:
         for _ in range(_ATTEMPTS):
@@ -135,13 +138,17 @@ class Lease:
         """Return *found*, if it still says that this run holds the part, or if nothing says anything."""
         if found is None:
             # Lost with an evicting store, or overwritten by somebody who could not seal it.
-            return Checkpoint(self._plan, self._command, self._now(), (Part(),) * self._count)
+            return self._new()
         holder = None
         if (found.plan, len(found.parts)) == (self._plan, self._count):
             holder = found.parts[self._index].holder
         if holder != self._me:
             raise _held_by(holder, found.command)
         return found
+
+    def _new(self) -> Checkpoint:
+        parts = (Part(),) * self._count
+        return Checkpoint(self._plan, self._command, self._now(), parts, self._prepared)
 
     def _now(self) -> int:
         return int(self._clock() * 1000)

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import os
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypedDict
 
+from kvseal.drivers.base import Driver
 from kvseal.envelope.aead import KEY_SIZE
 from kvseal.envelope.codec import RecordCodec
 from kvseal.envelope.kdf import Argon2idParams
@@ -23,11 +24,10 @@ from kvseal.errors import RecodeError
 from kvseal.legacy import codecs_for
 from kvseal.legacy.merged import merged
 from kvseal.metastore import MetaStore, recodable_driver
-from kvseal.recode.checkpoint import open_recode
 from kvseal.recode.codecs import KVSEAL, SealedTarget
-from kvseal.recode.engine import recode
+from kvseal.recode.engine import is_prepared, recode
 from kvseal.recode.events import ignore
-from kvseal.recode.plan import PlaintextRule, migration
+from kvseal.recode.plan import PlaintextRule, Plan, migration
 from kvseal.recode.survey import Survey, survey
 from kvseal.vault import Vault
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from key_value.aio.protocols.key_value import AsyncKeyValue
     from typing_extensions import Unpack
 
-    from kvseal.drivers.base import Driver
     from kvseal.keys.adoption import Adoption
     from kvseal.keys.keyring import LegacyKey
     from kvseal.keys.secret import Secret
@@ -106,24 +105,18 @@ async def migrate(
     if finalize and (partition != (0, 1) or to is not None):
         msg = "only a migration in place that sees the whole store can be finalized"
         raise RecodeError(msg, hint="run --finalize by itself, without --partition and without --to")
+    if finalize:
+        _refuse_blindness(store)
     work = _Work(legacy, to or store, options, command=command, dry_run=dry_run, listener=listener)
     async with work.prepared(store, partition, before_writes, rate) as (source, vault, total):
         target = _throwaway_target() if vault is None else SealedTarget.of(vault, context)
-        plan = migration(
-            target,
-            work.codecs,
-            command=command,
-            plaintext=work.plaintext,
-            leaves=work.leaves,
-            vault=vault,
-            dry_run=dry_run,
-        )
+        plan = replace(work.plan(target, vault), prepared=before_writes is not None, dry_run=dry_run)
         report = await recode(
             source, plan, to=to, partition=partition, rate=rate, total=total, listener=listener
         )
         if vault is None:
             return Migration(report, None)
-        finalized = finalize and not dry_run and _is_complete(report, work)
+        finalized = finalize and not dry_run and _is_complete(report, work, vault)
         if finalized and (vault.keyring.policy.read_legacy or vault.keyring.policy.read_plaintext):
             await vault.end_legacy_reads()
         return Migration(report, vault.status(), finalized)
@@ -189,6 +182,7 @@ class _Work:
         listener: Listener,
     ) -> None:
         self._command = command
+        self._in_place = True
         self.codecs = list(legacy)
         self.plaintext = options.get("plaintext", PlaintextRule.REFUSE)
         self.leaves = options.get("leaves", ())
@@ -209,9 +203,9 @@ class _Work:
         rate: float | None = None,
     ) -> AsyncIterator[tuple[Driver, Vault | None, int]]:
         """Yield the driver of *store*, the vault (or `None` in a dry run) and the number of entries."""
-        home_is_store = self._home is store
-        source = recodable_driver(store, writes=home_is_store and not self._dry_run)
-        if not home_is_store:
+        self._in_place = self._home is store
+        source = recodable_driver(store, writes=self._in_place and not self._dry_run)
+        if not self._in_place:
             await _check_destination(self._home, writes=not self._dry_run)
         vault: Vault | None = None
         try:
@@ -229,7 +223,7 @@ class _Work:
                 rate=rate,
                 listener=self._listener,
             )
-            if before_writes is not None and not self._dry_run and await self._begins(found, vault):
+            if before_writes is not None and not self._dry_run and await self._begins(source, found, vault):
                 await before_writes(source)
             if vault is None and not self._dry_run:
                 vault = await Vault.open_or_create(
@@ -246,13 +240,24 @@ class _Work:
             if source is not store:
                 await source.close()
 
-    async def _begins(self, found: Survey, vault: Vault | None) -> bool:
-        """Whether there is something to change, and no run that was stopped has begun to."""
+    def plan(self, target: SealedTarget, vault: Vault | None) -> Plan:
+        """Return the plan of what was prepared."""
+        return migration(
+            target,
+            self.codecs,
+            command=self._command,
+            plaintext=self.plaintext,
+            leaves=self.leaves,
+            vault=vault,
+        )
+
+    async def _begins(self, source: Driver, found: Survey, vault: Vault | None) -> bool:
+        """Whether there is something to change, and no run that was stopped has prepared for it."""
         is_done = found.formats.get(KVSEAL, 0) == found.total
         if is_done or vault is None:
             return not is_done
-        opened = await open_recode(vault)
-        return opened is None or opened.command != self._command
+        to = None if self._in_place else self._home
+        return not await is_prepared(self.plan(SealedTarget.of(vault), vault), source, to)
 
     async def _existing(self) -> Vault | None:
         adopted = None if self._adopts is None or self._meta_store is not None else self._adopts.record
@@ -277,10 +282,18 @@ def _held(vault: Vault | None) -> Sequence[LegacyCodec]:
     return codecs_for((key.kind, key.key) for key in vault.keyring.legacy)
 
 
-def _is_complete(report: Report, work: _Work) -> bool:
+def _refuse_blindness(store: AsyncKeyValue | Driver) -> None:
+    """Raise where a scan does not see every record: one that it misses may need the old keys."""
+    if isinstance(store, Driver) and not store.capabilities.sees_all:
+        msg = f"of {store.location} no more is seen than a manifest names, so nothing can be finalized"
+        raise RecodeError(msg, hint="finalize it where the whole store can be walked")
+
+
+def _is_complete(report: Report, work: _Work, vault: Vault) -> bool:
     """Whether the verify pass has found sealed records alone, and what is left as it is on purpose."""
     left = {codec.format for codec in work.leaves}
-    if work.plaintext is PlaintextRule.SKIP:
+    # Plaintext that wrappers read until now would be lost to them.
+    if work.plaintext is PlaintextRule.SKIP and not vault.keyring.policy.read_plaintext:
         left.add("plaintext")
     return not report.failed and set(report.formats or {}) <= {KVSEAL, *left}
 

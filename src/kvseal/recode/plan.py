@@ -37,6 +37,7 @@ class Plan:
     What *target* would not write any differently is left alone, and so is what one of
     *leaves* recognises.  With *dry_run* everything is opened and sealed, and nothing written.
     A *vault* keeps the lease and the checkpoint; without one, nothing keeps two runs apart.
+    *prepared* is what the checkpoint remembers: what comes before the first write, a backup, is done.
     """
 
     command: str
@@ -46,6 +47,7 @@ class Plan:
     dry_run: bool = False
     verify: bool = True
     vault: Vault | None = None
+    prepared: bool = False
     known: tuple[Source, ...] = field(init=False, repr=False, compare=False)
     """Every format that has a name in this plan; what is left alone before what is refused."""
 

@@ -22,7 +22,8 @@ class Report:
 
     `conflicts` counts swaps that a live writer won; those entries were read and decided
     again.  `formats` and `deks` count what the verify pass has found, sealed records by
-    the DEK they need.  With `dry_run` nothing was written and `changed` is what would be.
+    the DEK they need, and `pending` those that were still to be done then: other writers have
+    made them meanwhile.  With `dry_run` nothing was written and `changed` is what would be.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -39,11 +40,14 @@ class Report:
     failures: tuple[Failure, ...] = ()
     formats: dict[str, int] | None = None
     deks: dict[int, int] | None = None
+    pending: int = 0
 
     @property
     def exit_code(self) -> int:
-        """0, or 3 where some records failed."""
-        return _SOME_FAILED if self.failed else 0
+        """0, or 3 where some records failed, or 4 where some are still to be done."""
+        if self.failed:
+            return _SOME_FAILED
+        return _PENDING if self.pending else 0
 
     @property
     def check_exit_code(self) -> int:
@@ -66,6 +70,8 @@ class Report:
         }
         if self.dry_run:
             summary["dry_run"] = True
+        if self.pending:
+            summary["pending"] = self.pending
         if self.formats is not None:
             summary["formats"] = self.formats
         if self.deks is not None:

@@ -11,8 +11,15 @@ import asyncio
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kvseal import exact_json
-from kvseal.drivers.base import Entry, Replacement
-from kvseal.errors import RecordError, UnsealableValueError
+from kvseal.drivers.base import Entry, Replacement, _Keep
+from kvseal.errors import (
+    RecodeError,
+    RecordError,
+    StoreError,
+    StoreNotFoundError,
+    StoreUnreachableError,
+    UnsealableValueError,
+)
 from kvseal.recode.decision import Change, Leave, decide, decide_copy, is_done
 from kvseal.recode.events import Failure
 
@@ -88,7 +95,9 @@ class InPlace:
     async def _replace(self, changes: Sequence[Change], tally: Tally) -> list[tuple[Change, bool]]:
         """Swap as one batch; where the store cannot hold one of the values, that one alone fails."""
         try:
-            swapped = await self.written.replace_many([Replacement(c.entry, c.value) for c in changes])
+            swapped = await self.written.replace_many(
+                [Replacement(c.entry, c.value, c.expires_at) for c in changes]
+            )
         except UnsealableValueError as exc:
             if len(changes) == 1:
                 entry = changes[0].entry
@@ -136,12 +145,22 @@ class Copies:
 
     async def _copy(self, change: Change, tally: Tally) -> None:
         entry = change.entry
-        copy = Entry(entry.collection, entry.key, change.value, entry.created_at, entry.expires_at)
-        if not self._plan.dry_run and await self.written.put_if_absent(copy):
-            tally.changed += 1
+        expires_at = entry.expires_at if isinstance(change.expires_at, _Keep) else change.expires_at
+        copy = Entry(entry.collection, entry.key, change.value, entry.created_at, expires_at)
+        try:
+            if not self._plan.dry_run and await self.written.put_if_absent(copy):
+                tally.changed += 1
+                return
+        except (StoreUnreachableError, StoreNotFoundError):
+            raise
+        except (StoreError, UnsealableValueError) as exc:
+            # A name or a value that the other store cannot hold.
+            reason = f"{type(exc).__name__}: {exc.message}"
+            fail(Failure(entry.collection, entry.key, reason), tally, self._listener)
             return
         there = await self.written.get(entry.collection or "", entry.key or "")
         if there is not None:
+            _refuse_same(entry, there, self.written)
             self._compare(copy, there, tally)
         elif self._plan.dry_run:
             tally.changed += 1
@@ -191,6 +210,13 @@ def fail(failure: Failure, tally: Tally, listener: Listener) -> None:
     """Count *failure*, and tell the listener at once."""
     tally.fail(failure)
     listener(failure)
+
+
+def _refuse_same(entry: Entry, there: Entry, written: Driver) -> None:
+    """Raise where the copy is about to meet its original: to the byte, in the same place."""
+    if entry.stored and (entry.stored, entry.locator) == (there.stored, there.locator):
+        msg = f"{written.location} is the very store that is read, under another name"
+        raise RecodeError(msg, hint="leave --to out to change it in place")
 
 
 def _is_newer(there: Entry, copy: Entry) -> bool:
