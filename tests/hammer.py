@@ -66,8 +66,8 @@ class Board:
     seen: dict[str, int] = field(default_factory=dict)
     writes: int = 0
     reads: int = 0
-    flashes: int = 0
-    """Reads that were older than an earlier one, where the same read a moment later was not."""
+    flashes: list[str] = field(default_factory=list)
+    """Keys whose read was older than an earlier one, or none, where the same read a moment later was not."""
     lost: list[str] = field(default_factory=list)
     resealed: dict[str, int] = field(default_factory=dict)
 
@@ -143,7 +143,7 @@ class Application:
         for _ in range(2):
             if await self._store.get(key, collection=COLLECTION) is None:
                 return
-            self.board.flashes += 1
+            self.board.flashes.append(key)
         self.board.lost.append(f"{key} is there after it was deleted")
 
     async def _read_all_the_time(self) -> None:
@@ -167,7 +167,7 @@ class Application:
         self.board.reads += len(keys)
         for key, floor, value in zip(keys, floors, values, strict=True):
             if value is not None and value["n"] < floor:
-                self.board.flashes += 1
+                self.board.flashes.append(key)
                 await self._check(key, at_least=floor)
             elif value is not None:
                 self._see(key, value["n"])
@@ -180,7 +180,7 @@ class Application:
             # Between a deletion and the next put, others read nothing.
             number = floor if value is None and at_most is None else (value or {"n": 0})["n"]
             if floor <= number and (at_most is None or number <= at_most):
-                self.board.flashes += attempt > 0
+                self.board.flashes += [key] * (attempt > 0)
                 self._see(key, number)
                 return
         self.board.lost.append(f"{key} reads as {number}, and was {floor} before")
@@ -291,8 +291,14 @@ def summed(boards: Sequence[Board]) -> dict[str, Any]:
     resealed: Counter[str] = Counter()
     for board in boards:
         resealed.update(board.resealed)
-    numbers = {name: sum(getattr(b, name) for b in boards) for name in ("writes", "reads", "flashes")}
-    return {**numbers, "lost": [line for board in boards for line in board.lost], **resealed}
+    numbers = {name: sum(getattr(b, name) for b in boards) for name in ("writes", "reads")}
+    flashes = sorted(key for board in boards for key in board.flashes)
+    return {
+        **numbers,
+        "flashes": flashes,
+        "lost": [line for board in boards for line in board.lost],
+        **resealed,
+    }
 
 
 if __name__ == "__main__":

@@ -130,6 +130,11 @@ async def hammered(where: Place, writes: int) -> tuple[dict[str, Any], int]:
     return summed(boards), len(runs)
 
 
+def may_flash(kind: str, key: str) -> bool:
+    """Whether the store itself may give an older value, or none, at the moment of a write."""
+    return kind == "filetree" or (kind == "disk" and key.endswith("-large"))
+
+
 async def check_values(vault: Vault, store: Any, boards: Sequence[Board]) -> None:
     """Check that the last number that anybody put is what everything reads as."""
     put = {key: number for board in boards for key, number in board.put.items()}
@@ -149,7 +154,8 @@ async def test_no_update_is_lost(anywhere: Place, writes: int | None) -> None:
     Beside a running migration, two new applications and an old one lose no write and no deletion.
 
     A read that is older than an earlier one happens nowhere but in a file tree, whose driver says
-    that it may, and there not twice in a row.
+    that it may; and diskcache reads nothing where the file of a large value is replaced, by whomever,
+    between its two steps.  The same read a moment later is right.
     """
     writes = writes or WRITES[anywhere.kind]
     numbers, runs = await hammered(anywhere, writes)
@@ -158,7 +164,7 @@ async def test_no_update_is_lost(anywhere: Place, writes: int | None) -> None:
     assert [] == numbers["lost"]
     assert writes <= numbers["writes"]
     assert numbers["resealed"]
-    assert anywhere.kind == "filetree" or numbers["flashes"] == 0
+    assert [] == [key for key in numbers["flashes"] if not may_flash(anywhere.kind, key)]
 
 
 async def test_the_whole_story(shared: Place) -> None:
