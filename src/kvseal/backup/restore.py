@@ -18,7 +18,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from kvseal.backup.events import Failure, Progress, ignore
 from kvseal.backup.file import BackupReader, is_meta, open_file
 from kvseal.backup.report import Failures, RestoreReport
 from kvseal.drivers.base import Replacement, in_place_of, refuse_problem
@@ -30,6 +29,7 @@ from kvseal.errors import (
     UnsealableValueError,
     VaultExistsError,
 )
+from kvseal.events import Failure, Progress, ignore
 from kvseal.keys.meta import VaultMeta
 from kvseal.metastore import MetaStore, recodable_driver
 
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
-    from kvseal.backup.events import Listener, Phase
     from kvseal.drivers.base import Driver, Entry
+    from kvseal.events import Listener, Phase
 
 IN_FLIGHT: Final = 16
 """Entries that are put at the same time."""

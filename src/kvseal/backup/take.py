@@ -10,11 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from kvseal.backup.events import Failure, Progress, ignore
 from kvseal.backup.file import BackupReader, BackupWriter, new_file, writing
 from kvseal.backup.lines import Header
 from kvseal.backup.report import BackupReport, Failures
 from kvseal.errors import Conflict, MalformedBackupError
+from kvseal.events import Failure, Progress, ignore
 from kvseal.keys.meta import COLLECTION, KEY
 from kvseal.metastore import recodable_driver
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
-    from kvseal.backup.events import Listener, Phase
     from kvseal.backup.lines import Trailer
     from kvseal.drivers.base import Driver, Entry
+    from kvseal.events import Listener, Phase
 
 
 async def backup(

@@ -20,9 +20,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kvseal import backup
 from kvseal.errors import UsageError
-from kvseal.recode.events import Failure, Progress
+from kvseal.events import Failure, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -76,9 +75,9 @@ class Output:
             self._clear()
             click.echo(printable(line), err=True)
 
-    def event(self, event: Event | backup.Event) -> None:
+    def event(self, event: Event) -> None:
         """Draw progress, or print it every few seconds; print every failure at once."""
-        if isinstance(event, (Failure, backup.Failure)):
+        if isinstance(event, Failure):
             self._failure(event)
         elif self.as_json:
             if self._due(_SECONDS_BETWEEN_LINES):
@@ -122,7 +121,7 @@ class Output:
         if not agreed:
             raise click.Abort
 
-    def _failure(self, failure: Failure | backup.Failure) -> None:
+    def _failure(self, failure: Failure) -> None:
         self._clear()
         if self.as_json:
             self.json(failure.as_dict())
@@ -132,7 +131,7 @@ class Output:
             )
             click.echo(f"  {printable(f'failed: {names}: {failure.reason}')}", err=True)
 
-    def _progress(self, progress: Progress | backup.Progress) -> None:
+    def _progress(self, progress: Progress) -> None:
         terminal = sys.stderr.isatty()
         if not self._due(_SECONDS_BETWEEN_DRAWINGS if terminal else _SECONDS_BETWEEN_LINES):
             return
@@ -208,7 +207,7 @@ def _rest(report: Report) -> list[tuple[int, str]]:
     ]
 
 
-def _progress_text(progress: Progress | backup.Progress) -> str:
+def _progress_text(progress: Progress) -> str:
     rate = progress.scanned / progress.seconds if progress.seconds else 0.0
     text = f"{progress.phase}: {progress.scanned:,}"
     if progress.total is not None:

@@ -20,6 +20,7 @@ from kvseal import backup as backups
 from kvseal.cli import connect
 from kvseal.cli.recipe import read_recipe
 from kvseal.errors import UsageError
+from kvseal.events import Failure
 from kvseal.recode import PlaintextRule
 from kvseal.recode.checkpoint import MAX_PARTS
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from kvseal.cli.settings import Settings
     from kvseal.drivers.base import Driver
     from kvseal.envelope.kdf import Argon2idParams
+    from kvseal.events import Event
     from kvseal.recode import Report
 
 if TYPE_CHECKING:
@@ -260,9 +262,9 @@ def backing_up(output: Output, options: Recoding) -> Callable[[Driver], Awaitabl
     name = f"before-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-{urandom(2).hex()}.kvseal"
     path = options.backup or Path(name)
 
-    def tell(event: backups.Event) -> None:
+    def tell(event: Event) -> None:
         # What cannot be read, the recode itself is about to name.
-        if not isinstance(event, backups.Failure):
+        if not isinstance(event, Failure):
             output.event(event)
 
     async def back_up(driver: Driver) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kvseal.errors import RecodeError, UsageError
-from kvseal.recode.events import Failure, Progress
+from kvseal.events import Failure, Progress
 from kvseal.recode.report import Report
 
 if TYPE_CHECKING:

@@ -1,9 +1,9 @@
 """Migration, re-encryption, rollback and proof: everything that walks a whole store."""
 
+from kvseal.events import Event, Failure, Listener, Progress
 from kvseal.recode.checkpoint import Checkpoint, open_recode
 from kvseal.recode.codecs import SealedTarget
 from kvseal.recode.engine import is_prepared, recode
-from kvseal.recode.events import Event, Failure, Listener, Progress
 from kvseal.recode.migrate import Migration, import_keys, migrate, prepare
 from kvseal.recode.plan import PlaintextRule, Plan, migration, reencryption, rollback
 from kvseal.recode.report import Report

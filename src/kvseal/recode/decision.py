@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from kvseal import expiry
 from kvseal.drivers.base import KEEP
 from kvseal.errors import RecordError, UnknownDEKError, UnsealableValueError
+from kvseal.events import Failure
 from kvseal.recode.codecs import UNDECODABLE
-from kvseal.recode.events import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

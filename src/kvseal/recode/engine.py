@@ -17,11 +17,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from kvseal.errors import RecodeError
+from kvseal.events import ignore
 from kvseal.metastore import recodable_driver
 from kvseal.recode.checkpoint import MAX_PARTS, open_recode, plan_id
 from kvseal.recode.codecs import UNDECODABLE
 from kvseal.recode.decision import is_pending
-from kvseal.recode.events import ignore
 from kvseal.recode.lease import Lease, leased
 from kvseal.recode.pace import Pace
 from kvseal.recode.report import FAILURES_KEPT, Report, Tally
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
     from kvseal.drivers.base import Driver
+    from kvseal.events import Listener
     from kvseal.recode.codecs import Target
-    from kvseal.recode.events import Listener
     from kvseal.recode.plan import Plan
     from kvseal.recode.verify import Census
     from kvseal.recode.writing import Writing

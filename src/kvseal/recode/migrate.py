@@ -21,12 +21,12 @@ from kvseal.envelope.kdf import Argon2idParams
 from kvseal.envelope.record import VAULT_ID_SIZE
 from kvseal.envelope.sealing import Associations, Opener, Sealer
 from kvseal.errors import RecodeError
+from kvseal.events import ignore
 from kvseal.legacy import codecs_for
 from kvseal.legacy.merged import merged
 from kvseal.metastore import MetaStore, recodable_driver
 from kvseal.recode.codecs import KVSEAL, SealedTarget
 from kvseal.recode.engine import is_prepared, recode
-from kvseal.recode.events import ignore
 from kvseal.recode.plan import PlaintextRule, Plan, migration
 from kvseal.recode.survey import Survey, survey
 from kvseal.vault import Vault
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from key_value.aio.protocols.key_value import AsyncKeyValue
     from typing_extensions import Unpack
 
+    from kvseal.events import Listener
     from kvseal.keys.adoption import Adoption
     from kvseal.keys.keyring import LegacyKey
     from kvseal.keys.secret import Secret
     from kvseal.legacy import LegacyCodec
-    from kvseal.recode.events import Listener
     from kvseal.recode.report import Report
     from kvseal.status import VaultStatus
 

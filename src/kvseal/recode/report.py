@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 if TYPE_CHECKING:
-    from kvseal.recode.events import Failure
+    from kvseal.events import Failure
 
 FAILURES_KEPT: Final = 1000
 """A report keeps so many failures; all of them went to the listener."""

@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kvseal.envelope.stored import is_sealed
 from kvseal.errors import DEKNeededError, LeaseHeldError, RecordError, VaultError
+from kvseal.events import Failure, Progress, ignore
 from kvseal.keys.meta import COLLECTION as META_COLLECTION
 from kvseal.keys.meta import present, time_text
 from kvseal.legacy import PlaintextCodec
 from kvseal.metastore import recodable_driver
 from kvseal.recode.checkpoint import open_recode
 from kvseal.recode.codecs import dek_of
-from kvseal.recode.events import Failure, Progress, ignore
 from kvseal.recode.report import FAILURES_KEPT
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
     from kvseal.drivers.base import Driver, Entry
+    from kvseal.events import Listener
     from kvseal.keys.meta import DEKState, WrappedDEK
-    from kvseal.recode.events import Listener
     from kvseal.vault import Vault
 
 GRACE: Final = timedelta(hours=1)

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 from kvseal.envelope.stored import is_sealed
 from kvseal.errors import PlaintextFoundError, RecordError, WrongLegacyKeyError
+from kvseal.events import Progress, ignore
 from kvseal.keys.meta import COLLECTION as META_COLLECTION
 from kvseal.legacy import PlaintextCodec
 from kvseal.recode.codecs import KVSEAL, LegacySource
 from kvseal.recode.decision import classify, format_of
-from kvseal.recode.events import Progress, ignore
 from kvseal.recode.pace import Pace
 from kvseal.recode.plan import PlaintextRule
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kvseal.drivers.base import Driver, Entry
+    from kvseal.events import Listener
     from kvseal.legacy import LegacyCodec
     from kvseal.recode.codecs import Source
-    from kvseal.recode.events import Listener
 
 SAMPLE: Final = 64
 """Legacy records that are opened to see whether the keys fit, or all until one of them opens."""

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kvseal.errors import LegacyRecordError, PlaintextRecordError, RecordError, UnknownDEKError
+from kvseal.events import Failure, Progress, ignore
 from kvseal.keys.meta import COLLECTION as META_COLLECTION
 from kvseal.legacy import FERNET, FernetCodec, PlaintextCodec, codecs_for
 from kvseal.metastore import recodable_driver
 from kvseal.recode.codecs import KVSEAL, LegacySource, RefusedSource, SealedTarget, dek_of
 from kvseal.recode.decision import classify, format_of
-from kvseal.recode.events import Failure, Progress, ignore
 from kvseal.recode.report import FAILURES_KEPT, Report
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
     from kvseal.drivers.base import Driver, Entry
+    from kvseal.events import Listener
     from kvseal.recode.codecs import Source
-    from kvseal.recode.events import Listener
     from kvseal.recode.pace import Pace
     from kvseal.vault import Vault
 

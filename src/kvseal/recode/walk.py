@@ -12,8 +12,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
+from kvseal.events import Failure, Progress
 from kvseal.keys.meta import COLLECTION as META_COLLECTION
-from kvseal.recode.events import Failure, Progress
 from kvseal.recode.report import Tally
 from kvseal.recode.writing import book
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from kvseal.drivers.base import Driver, Entry, Page
+    from kvseal.events import Listener
     from kvseal.recode.decision import Decision
-    from kvseal.recode.events import Listener
     from kvseal.recode.lease import Lease
     from kvseal.recode.pace import Pace
     from kvseal.recode.verify import Refresh

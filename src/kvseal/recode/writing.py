@@ -20,15 +20,15 @@ from kvseal.errors import (
     StoreUnreachableError,
     UnsealableValueError,
 )
+from kvseal.events import Failure
 from kvseal.recode.decision import Change, Leave, decide, decide_copy, is_done
-from kvseal.recode.events import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kvseal.drivers.base import Driver
+    from kvseal.events import Listener
     from kvseal.recode.decision import Decision
-    from kvseal.recode.events import Listener
     from kvseal.recode.plan import Plan
     from kvseal.recode.report import Tally
 

@@ -1,4 +1,4 @@
-"""What a recode tells while it runs: frozen events to one listener, which must not block."""
+"""What long work tells while it runs: frozen events to one listener, which must not block."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Phase = Literal["survey", "recode", "verify"]
+Phase = Literal["survey", "recode", "verify", "backup", "check", "restore"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One record that cannot be opened or changed, and why.  It is left as it is."""
+    """One entry that cannot be opened, changed, kept or restored, and why.  It is left as it is."""
 
     collection: str | None
     key: str | None
