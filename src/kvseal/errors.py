@@ -85,7 +85,7 @@ EXIT_CODES: Final[dict[int, str]] = {
     1: "failed",
     2: "usage: something in the command, the environment or a file has to be changed first",
     3: "finished, but some records failed; each is named",
-    4: "--check found work pending",
+    4: "work is pending: --check has found it, or other writers made it meanwhile",
     10: "store or vault absent or unreachable",
     11: "another run holds the lease",
     12: "no keyslot opens with this secret",

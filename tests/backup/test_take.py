@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -45,6 +47,40 @@ def path(tmp_path: Path) -> Path:
     """Return where the backup goes, in a directory of its own."""
     (tmp_path / "backups").mkdir()
     return tmp_path / "backups" / "new.kvseal"
+
+
+FULL = """
+import asyncio, os, resource, sys
+from key_value.aio.stores.memory import MemoryStore
+from kvseal.backup import backup
+from kvseal.errors import BackupFileError
+
+async def main():
+    store = MemoryStore()
+    for number in range(int(sys.argv[2])):
+        await store.put(f"{number}", {"v": os.urandom(500).hex()})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
+    try:
+        await backup(store, sys.argv[1])
+    except BackupFileError as exc:
+        print(exc)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("entries", "room"), [(2, 100), (20, 8192), (200, 8192)])
+def test_a_disk_that_is_full(path: Path, entries: int, room: int) -> None:
+    """
+    That the file cannot be written is said as that, and nothing is left of it.
+
+    With few entries the last flush is what fails, and closing the file then fails once more.
+    """
+    command = [sys.executable, "-c", FULL, str(path), str(entries), str(room)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert f"{path} cannot be written" in done.stdout
+    assert [] == [*path.parent.iterdir()]
 
 
 class LazyDriver(HookedDriver):

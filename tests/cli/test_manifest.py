@@ -225,7 +225,16 @@ class TestOffline:
 
         monkeypatch.setattr(tree_swaps, "exchange", refuse)
 
-    @pytest.mark.parametrize("command", ["put c key", "put c new", "delete c key --yes"])
+    @pytest.mark.parametrize(
+        "command",
+        [
+            "put c key",
+            "put c new",
+            "delete c key --yes",
+            "reencrypt --no-backup --yes",
+            "migrate-to-fernet --fernet-key env:OLD --no-backup --yes",
+        ],
+    )
     def test_is_asked_for_before_a_write(self, vaultctl: Terminalless, command: str) -> None:
         """Whatever writes asks for the promise; a dry run does not."""
         command += " --store filetree:tree"

@@ -149,6 +149,8 @@ def test_paths_of_stores(tmp_path: Path, url: str, meant: str) -> None:
 def test_no_backup(tmp_path: Path) -> None:
     """That no backup is wanted is not the same as saying nothing."""
     assert read_recipe(written(tmp_path, f"{PLAIN}[policy]\nbackup = false\n")).policy.backup is False
+    home = read_recipe(written(tmp_path, f'{PLAIN}[policy]\nbackup = "~/b"\n'))
+    assert Path.home() / "b" == home.policy.backup
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +13,14 @@ from cryptography.fernet import Fernet
 from key_value.aio.wrappers.encryption.fernet import FernetEncryptionWrapper
 from tests.cli.harness import FERNET_KEY, SECRET, Terminalless, old_store, with_store
 from tests.cli.test_contract import contents, harm
+from tests.fakes import HookedDriver
 from tests.test_migrations import FOLDERS, expectations, thawed
 
 from kvseal import EnvelopeEncryptionWrapper, Secret, Vault
-from kvseal.recode import open_recode
+from kvseal.drivers import driver_for
+from kvseal.legacy import FernetCodec
+from kvseal.legacy.fernet import parse_key
+from kvseal.recode import open_recode, recode, rollback
 from kvseal.recode.lease import Lease
 from kvseal.recode.report import Tally
 
@@ -216,6 +223,31 @@ class TestBackup:
         assert 0 == old(MIGRATE).code
         assert 1 == len([*old.directory.glob("before-*")])
 
+    def test_of_a_rollback_that_goes_on(self, old: Terminalless) -> None:
+        """The very command that was stopped goes on, with the backup that it has taken."""
+        old(f"{MIGRATE} --no-backup")
+        command = "migrate-to-fernet --fernet-key env:OLD --yes --backup sealed.kvseal"
+        Path("sealed.kvseal").write_text("what the first run has written")
+        assert 2 == old(command).code
+
+        async def stop(store: Any) -> None:
+            vault = await Vault.open(store, secret=Secret(SECRET.encode()))
+            plan = replace(rollback(vault, FernetCodec([parse_key(FERNET_KEY.encode())])), prepared=True)
+
+            async def around(name: str, do: Any) -> Any:
+                if name == "scan":
+                    raise asyncio.CancelledError
+                return await do()
+
+            with pytest.raises(asyncio.CancelledError):
+                await recode(HookedDriver(driver_for(store), around), plan)
+            await vault.close()
+
+        with_store(Path("kv"), stop)
+
+        assert 0 == old(command).code
+        assert "what the first run has written" == Path("sealed.kvseal").read_text()
+
     def test_before_a_rollback(self, old: Terminalless) -> None:
         """The way back takes one, too."""
         old(f"{MIGRATE} --no-backup")
@@ -330,8 +362,30 @@ class TestRecipes:
         assert (1, "WrongLegacyKeyError") == (wrong.code, wrong.error["error"])
 
 
+@pytest.mark.parametrize("there", ["kv/../kv", "link", "{}/kv"])
+def test_a_store_is_not_copied_onto_itself(old: Terminalless, there: str) -> None:
+    """However its path is written, it is found out before anything is written."""
+    Path("link").symlink_to("kv")
+    before = contents(old.directory)
+
+    done = old(f"{MIGRATE} --to disk:{there.format(old.directory)}")
+
+    assert (2, before) == (done.code, contents(old.directory))
+    assert "names the very store" in done.err
+
+
 class TestAuthsome:
     """The same folders with options instead of recipes."""
+
+    def test_workers(self, vaultctl: Terminalless, frozen: Callable[[str], Path]) -> None:
+        """A recipe with several workers works here, too."""
+        recipe = frozen("0009-authsome-0.5-envelope") / "recipe.toml"
+        recipe.write_text(re.sub("workers = .*", "workers = 2", recipe.read_text()))
+
+        done = vaultctl(f"migrate-from-authsome --recipe {recipe} --yes --json")
+
+        counts = expected_counts("0009-authsome-0.5-envelope")
+        assert counts == {name: done.lines[-1][name] for name in counts}
 
     @pytest.mark.parametrize("folder", AUTHSOME)
     def test_key_file(

@@ -18,6 +18,7 @@ from tests.cli.harness import FERNET_KEY, PROGRAM, SECRET, Terminalless, old_sto
 from tests.recode.worlds import damage, old
 
 from kvseal import EnvelopeEncryptionWrapper, Secret, Vault
+from kvseal.cli import workers
 from kvseal.recode import open_recode
 
 if TYPE_CHECKING:
@@ -305,6 +306,20 @@ def test_workers(shared: Place, vaultctl: Terminalless) -> None:
     assert (0, 1) == (ended.returncode, ended.stdout.count("records"))
     assert "finalized: nothing old is left" in ended.stderr
     assert [] == vaultctl("status --json").lines[0]["legacy"]
+
+
+def test_work_that_is_left_over(vaultctl: Terminalless, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that end while an old application still writes have not failed: what is left over is summed up."""
+    old_store(vaultctl.directory / "kv", {"a": {"v": 1}})
+    summary = dict.fromkeys(("scanned", "changed", "already", "skipped", "failed", "conflicts"), 0)
+    line = {"type": "summary", "schema": 1, "command": "c", **summary, "seconds": 0, "pending": 2}
+    monkeypatch.setattr(workers, "_START", f"print({json.dumps(json.dumps(line))}); raise SystemExit(4)")
+
+    done = vaultctl(" ".join((*MIGRATE, "--workers", "3")))
+
+    assert 4 == done.code
+    assert "6 made by other writers and still to be done" in done.out
+    assert "stop them, and run the same command again" in done.err
 
 
 def test_workers_that_seal_and_finalize(vaultctl: Terminalless) -> None:

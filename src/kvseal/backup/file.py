@@ -26,6 +26,7 @@ from kvseal.keys.meta import COLLECTION, KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from io import BufferedRandom
 
     from kvseal.drivers.base import Entry
 
@@ -163,15 +164,25 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         # Readable by its owner alone from the first moment on.
         descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        # What could not be written is tried once more when the file is closed.
-        with writing(path), os.fdopen(descriptor, "w+b") as file:
+        with _closing(os.fdopen(descriptor, "w+b")) as file:
             yield cast("BinaryIO", file)
-            file.flush()
-            os.fsync(descriptor)
-            _publish(Path(beside), path)
+            with writing(path):
+                file.flush()
+                os.fsync(descriptor)
+                _publish(Path(beside), path)
     finally:
         with suppress(FileNotFoundError):
             Path(beside).unlink()
+
+
+@contextmanager
+def _closing(file: BufferedRandom) -> Iterator[BufferedRandom]:
+    """Close *file* in the end, where what could not be written is tried once more; that is known by then."""
+    try:
+        yield file
+    finally:
+        with suppress(OSError):
+            file.close()
 
 
 @contextmanager

@@ -14,18 +14,19 @@ from kvseal.cli.options import argon2_option, command_options
 from kvseal.cli.origin import Origin, authsome_masters, fastmcp_origin, fernet_origin
 from kvseal.cli.recipe import AuthsomeKeys, FastMCPKeys, FernetKeys, NoKeys
 from kvseal.cli.recoding import (
+    LEFT_OVER,
     NOT_ALL_SEALED,
-    WHOLE,
     backing_up,
     confirm,
     exit_code,
     recode_options,
     target_of,
 )
-from kvseal.cli.workers import end_with_parent, refuse_references_of_one_use, share, with_what_workers_did
+from kvseal.cli.workers import begun, share, with_what_workers_did
 from kvseal.errors import UsageError
 from kvseal.metastore import MetaStore
 from kvseal.recode import Migration, import_keys, migrate, prepare
+from kvseal.recode.engine import WHOLE
 from kvseal.recode.takeover import take_over_authsome
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from kvseal.cli.recoding import Recoding
     from kvseal.cli.settings import Settings
     from kvseal.drivers.base import Driver
+    from kvseal.recode import Report
     from kvseal.recode.migrate import Options
 
 
@@ -89,7 +91,7 @@ async def migrate_from_fernet(output: Output, settings: Settings, *, options: Re
       # deploy EnvelopeEncryptionWrapper: it reads old records and new ones
       vaultctl migrate-from-fernet --finalize --yes
     """
-    options, settings = _begun(options, settings)
+    options, settings = begun(options, settings)
     origin = await _fernet_or_fastmcp(options.recipe, given, settings)
     if origin.store is not None and settings.store is None:
         output.note(f"the store of this key is {origin.store}")
@@ -144,7 +146,7 @@ async def migrate_from_authsome(
     0.4 may need the old key as well as the new secret: both options may be repeated.  Plain
     control data (indexes, the version) stays as it is.
     """
-    options, settings = _begun(options, settings)
+    options, settings = begun(options, settings)
     named = [
         *(AuthsomeKeys(key_file=path) for path in key_files),
         *(AuthsomeKeys(secret=reference) for reference in secrets),
@@ -162,16 +164,6 @@ async def migrate_from_authsome(
         return await _migrate(output, settings, options, Origin(takeover.legacy), found, target, extra)
 
 
-def _begun(options: Recoding, settings: Settings) -> tuple[Recoding, Settings]:
-    """Return both with what the recipe says; a worker ends with the one who shares the work."""
-    options, settings = options.completed(settings)
-    if options.worker is not None:
-        end_with_parent()
-    if options.is_shared:
-        refuse_references_of_one_use(settings, options.recipe)
-    return options, settings
-
-
 async def _migrate(
     output: Output,
     settings: Settings,
@@ -181,9 +173,8 @@ async def _migrate(
     target: Driver | None,
     extra: Options,
 ) -> int:
-    is_new = not await _has_vault(found, target, extra)
-    confirm = options.writes and is_new
-    extra["secret"] = await connect.given_secret(settings.secret, settings, confirm=confirm)
+    creates = options.writes and not await _has_vault(found, target, extra)
+    extra["secret"] = await connect.given_secret(settings.secret, settings, confirm=creates)
     extra["meta_store"] = found.meta
     if options.kdf is not None:
         extra["kdf"] = options.kdf
@@ -329,9 +320,16 @@ def _tell_migrated(output: Output, done: Migration, options: Recoding) -> int:
         return code
     if done.vault is not None:
         output.note(f"DEK {done.vault.active_dek} is active in vault {done.vault.vault_id}")
+    _tell_next(output, done, report, options)
+    return NOT_ALL_SEALED if options.finalize and not (done.finalized or report.failed) else code
+
+
+def _tell_next(output: Output, done: Migration, report: Report, options: Recoding) -> None:
     if report.failed:
         output.note("what failed is untouched and may need the old key: keep that until nothing fails")
         output.note("next: run again with the key that opens what failed, or delete what nothing opens")
+    elif report.pending and not options.finalize:
+        output.note(LEFT_OVER)
     elif options.part != WHOLE:
         index, count = options.part
         output.note(
@@ -339,11 +337,9 @@ def _tell_migrated(output: Output, done: Migration, options: Recoding) -> int:
         )
     elif options.finalize and not done.finalized:
         output.note("not finalized: something wrote old records meanwhile; stop it, and run this again")
-        return NOT_ALL_SEALED
     elif done.finalized:
         output.note("finalized: nothing old is left, old reads have ended and the old keys are dropped")
     elif done.vault is not None and done.vault.legacy:
         output.note("next: run this with --finalize to end old reads and drop the old keys")
     else:
         output.note("next: vaultctl verify, then deploy EnvelopeEncryptionWrapper and retire the old key")
-    return code

@@ -203,6 +203,7 @@ def _rest(report: Report) -> list[tuple[int, str]]:
         (report.already, "in order" if report.command == "verify" else "already done"),
         (report.skipped, "skipped"),
         (report.conflicts, "swaps won by other writers and decided again"),
+        (report.pending, "made by other writers and still to be done"),
         (report.failed, "FAILED and left as they are"),
     ]
 

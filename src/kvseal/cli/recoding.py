@@ -23,6 +23,7 @@ from kvseal.errors import UsageError
 from kvseal.events import Failure
 from kvseal.recode import PlaintextRule
 from kvseal.recode.checkpoint import MAX_PARTS
+from kvseal.recode.engine import WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -42,7 +43,7 @@ else:
     # Older releases of click have no generic ParamType.
     _PartitionType = click.ParamType
 
-WHOLE: Final = (0, 1)
+LEFT_OVER: Final = "other writers have made more to do meanwhile: stop them, and run the same command again"
 NOT_ALL_SEALED: Final = 4
 """Exit code of a migration that could not be finalized: work is pending."""
 

@@ -9,9 +9,10 @@ import click
 
 from kvseal.cli import connect
 from kvseal.cli.options import command_options, context_option
-from kvseal.cli.recoding import WHOLE, Recoding, backing_up, exit_code, recode_options
-from kvseal.cli.workers import end_with_parent, refuse_references_of_one_use, share
+from kvseal.cli.recoding import LEFT_OVER, Recoding, backing_up, exit_code, recode_options
+from kvseal.cli.workers import begun, share
 from kvseal.recode import is_prepared, recode, reencryption
+from kvseal.recode.engine import WHOLE
 
 if TYPE_CHECKING:
     from kvseal.cli.output import Output
@@ -42,11 +43,7 @@ async def reencrypt(output: Output, settings: Settings, *, options: Recoding, co
     (exit code 3).  Run it again to resume.  Records of a wrapper with a context need --context,
     in a run of their own.
     """
-    options = options.checked()
-    if options.worker is not None:
-        end_with_parent()
-    if options.is_shared:
-        refuse_references_of_one_use(settings, None)
+    options, settings = begun(options, settings)
     async with connect.vault(settings) as (found, vault):
         if options.writes:
             connect.require_offline(found.data, settings)
@@ -92,6 +89,8 @@ def _tell(output: Output, report: Report, options: Recoding, now: VaultStatus) -
         output.note(f"nothing was written; next: {next_step}")
     elif report.failed:
         output.note("what failed is as it was and needs its DEK: vaultctl verify names it")
+    elif report.pending:
+        output.note(LEFT_OVER)
     elif options.part == WHOLE and older and not set(report.deks or {}) & set(older):
         what = f"DEK {older[0]}" if len(older) == 1 else f"DEKs {', '.join(map(str, older))}"
         output.note(f"no record of this store needs {what}; next: vaultctl dek retire {older[0]}")

@@ -11,7 +11,7 @@ import click
 from kvseal.cli import connect
 from kvseal.cli.options import command_options
 from kvseal.cli.origin import read
-from kvseal.cli.recoding import backing_up, confirm, exit_code, recode_options, target_of
+from kvseal.cli.recoding import LEFT_OVER, backing_up, confirm, exit_code, recode_options, target_of
 from kvseal.legacy import FernetCodec
 from kvseal.legacy.fernet import parse_key
 from kvseal.recode import is_prepared, recode, rollback
@@ -46,6 +46,8 @@ async def migrate_to_fernet(output: Output, settings: Settings, *, options: Reco
     codec = FernetCodec([parse_key(await read(fernet_key, settings))])
     async with connect.vault(settings) as (found, vault), AsyncExitStack() as stack:
         target = await target_of(stack, found.data, options)
+        if target is None and options.writes:
+            connect.require_offline(found.data, settings)
         confirm(output, settings, options, found.data, "Turn every record of {} back into Fernet in place?")
         plan = rollback(vault, codec, dry_run=not options.writes)
         back_up = backing_up(output, options)
@@ -64,6 +66,8 @@ async def migrate_to_fernet(output: Output, settings: Settings, *, options: Reco
         output.note("nothing was written")
     elif report.failed:
         output.note("what failed is still sealed: keep the vault and its secret")
+    elif report.pending:
+        output.note(LEFT_OVER)
     elif target is None:
         output.note("next: deploy FernetEncryptionWrapper; the vault meta stays, and holds nothing any more")
     else:

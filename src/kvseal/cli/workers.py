@@ -23,7 +23,7 @@ import click
 
 from kvseal.errors import RecodeError, UsageError
 from kvseal.events import Failure, Progress
-from kvseal.recode.report import Report
+from kvseal.recode.report import Report, followed_by
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from kvseal.cli.output import Output
     from kvseal.cli.recipe import Recipe
+    from kvseal.cli.recoding import Recoding
     from kvseal.cli.settings import Settings
 
 _ONCE: Final = ("prompt:", "fd:")
@@ -40,7 +41,8 @@ _START: Final = (
     "import sys; sys.path = [p for p in sys.path if p];from kvseal.cli.app import main; main(sys.argv[1:])"
 )
 _LONGEST_LINE: Final = 2**20
-_SOME_FAILED: Final = 3
+_ENDED: Final = (0, 3, 4)
+"""Exit codes of a worker that has come to the end of its part: some may have failed, or be left over."""
 
 
 class WorkerError(RecodeError):
@@ -59,6 +61,7 @@ class _Sum:
     counters: Counter[str] = field(default_factory=Counter)
     formats: Counter[str] = field(default_factory=Counter)
     deks: Counter[int] = field(default_factory=Counter)
+    pending: int = 0
     seconds: float = 0.0
     command: str = ""
     progress: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -67,6 +70,7 @@ class _Sum:
         self.counters.update({name: summary[name] for name in _COUNTERS})
         self.formats.update(summary.get("formats", {}))
         self.deks.update({int(number): count for number, count in summary.get("deks", {}).items()})
+        self.pending += summary.get("pending", 0)
         self.seconds = max(self.seconds, summary["seconds"])
         self.command = summary["command"]
 
@@ -77,6 +81,7 @@ class _Sum:
             seconds=self.seconds,
             formats=dict(self.formats),
             deks=dict(self.deks),
+            pending=self.pending,
             **numbers,
         )
 
@@ -103,24 +108,29 @@ async def share(output: Output, settings: Settings, count: int) -> Report:
             _stop(worker)
         await asyncio.gather(*(worker.communicate() for worker in workers))
     for number, (worker, error) in enumerate(zip(workers, ends, strict=True), 1):
-        if worker.returncode not in {0, _SOME_FAILED}:
+        if worker.returncode not in _ENDED:
             raise _failure(f"worker {number} of {count}", worker.returncode or 0, error)
     return total.report()
 
 
 def with_what_workers_did(last: Report, shared: Report) -> Report:
     """Return the report of the *last* run, over all that the *shared* one did: each record counts once."""
-    changed = shared.changed + last.changed
-    rest = last.scanned - changed - last.skipped - last.failed
-    return replace(
-        last,
-        # Of what the workers changed, live writers may have deleted some since.
-        scanned=last.scanned - min(0, rest),
-        changed=changed,
-        already=max(0, rest),
-        conflicts=shared.conflicts + last.conflicts,
-        seconds=shared.seconds + last.seconds,
-    )
+    return replace(followed_by(shared, last), seconds=shared.seconds + last.seconds)
+
+
+def begun(options: Recoding, settings: Settings) -> tuple[Recoding, Settings]:
+    """
+    Return both with what the recipe says; a worker ends with the one who shares the work.
+
+    Raises:
+        UsageError: options contradict each other, or workers cannot be given what they need.
+    """
+    options, settings = options.completed(settings)
+    if options.worker is not None:
+        end_with_parent()
+    if options.is_shared:
+        refuse_references_of_one_use(settings, options.recipe)
+    return options, settings
 
 
 def refuse_references_of_one_use(settings: Settings, recipe: Recipe | None) -> None:

@@ -24,7 +24,7 @@ from kvseal.recode.codecs import UNDECODABLE
 from kvseal.recode.decision import is_pending
 from kvseal.recode.lease import Lease, leased
 from kvseal.recode.pace import Pace
-from kvseal.recode.report import FAILURES_KEPT, Report, Tally
+from kvseal.recode.report import FAILURES_KEPT, Report, Tally, followed_by
 from kvseal.recode.verify import none, take_census
 from kvseal.recode.walk import Walk
 from kvseal.recode.writing import Copies, InPlace
@@ -51,7 +51,7 @@ async def recode(
     plan: Plan,
     *,
     to: AsyncKeyValue | Driver | None = None,
-    partition: tuple[int, int] = (0, 1),
+    partition: tuple[int, int] = WHOLE,
     rate: float | None = None,
     total: int | None = None,
     listener: Listener = ignore,
@@ -102,7 +102,7 @@ class _Run:
             for _ in range(_MORE_PASSES):
                 if census is None or not _left_over(census, tally):
                     break
-                tally = tally.followed_by(await self._walk(lease).run(None, Tally(), pace))
+                tally = followed_by(tally, await self._walk(lease).run(None, Tally(), pace))
                 census = await self._verified(pace)
         return tally, census
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 if TYPE_CHECKING:
     from kvseal.events import Failure
@@ -79,6 +79,20 @@ class Report:
         return summary
 
 
+def followed_by(earlier: Counted, later: Counted) -> Counted:
+    """Return *later* with what *earlier* changed of the same entries counted too: each entry counts once."""
+    changed = earlier.changed + later.changed
+    rest = later.scanned - changed - later.skipped - later.failed
+    return replace(
+        later,
+        # Of what was changed earlier, live writers may have deleted some since.
+        scanned=later.scanned - min(0, rest),
+        changed=changed,
+        already=max(0, rest),
+        conflicts=earlier.conflicts + later.conflicts,
+    )
+
+
 @dataclass(slots=True)
 class Tally:
     """The counters while a recode runs."""
@@ -103,20 +117,6 @@ class Tally:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.failures += other.failures[: FAILURES_KEPT - len(self.failures)]
 
-    def followed_by(self, later: Tally) -> Tally:
-        """Return the tally of this walk and a *later* one over the same entries: each entry counts once."""
-        changed = self.changed + later.changed
-        rest = later.scanned - changed - later.skipped - later.failed
-        conflicts = self.conflicts + later.conflicts
-        # Of what this walk changed, live writers may have deleted some since.
-        return replace(
-            later,
-            scanned=later.scanned - min(0, rest),
-            changed=changed,
-            already=max(0, rest),
-            conflicts=conflicts,
-        )
-
     def as_json(self) -> dict[str, int]:
         """Return the counters as they stand in a checkpoint; failures are named by the run that met them."""
         return {name: getattr(self, name) for name in _COUNTERS}
@@ -134,4 +134,5 @@ class Tally:
         return Tally.from_json(self.as_json())
 
 
+Counted = TypeVar("Counted", Tally, Report)
 _COUNTERS: Final = ("scanned", "changed", "already", "skipped", "failed", "conflicts")
