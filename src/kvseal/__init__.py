@@ -11,6 +11,7 @@ from kvseal.envelope.kdf import Argon2idParams
 from kvseal.errors import KvsealError, RecordError
 from kvseal.keys.policy import Policy
 from kvseal.keys.secret import Secret
+from kvseal.purging import purge
 from kvseal.recode.engine import recode
 from kvseal.recode.verify import verify
 from kvseal.vault import Vault
@@ -24,6 +25,7 @@ __all__ = [
     "RecordError",
     "Secret",
     "Vault",
+    "purge",
     "recode",
     "verify",
 ]

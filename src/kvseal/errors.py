@@ -21,15 +21,21 @@ Every error kvseal raises, each a subclass of py-key-value's own.
     - VaultMetaLostError
     - VaultMetaError
       · UnknownMetaVersionError
+      · UnknownSlotKindError
       · TamperedMetaError
       · RolledBackMetaError
+      · ForkedMetaError
     - DamagedSlotError
     - LastSlotError
+    - SlotsLeftOutError
+    - RootRotatedError
     - SlotExistsError
     - SlotNotFoundError
     - EvictingStoreError
     - ForeignVaultError
     - VaultLockedError
+    - PinFileError
+      · PinNotWrittenError
     - DEKNeededError
   + SecretError
     - WrongSecretError
@@ -38,6 +44,9 @@ Every error kvseal raises, each a subclass of py-key-value's own.
     - SecretReferenceError
     - SecretNotFoundError
     - ExposedSecretFileError
+    - WrapKeyError
+      · WrapKeyRefusedError
+      · WrapKeyUnreachableError
   + KDFParametersError
   + StoreError (StoreConnectionError): the backend
     - StoreNotFoundError
@@ -86,9 +95,9 @@ EXIT_CODES: Final[dict[int, str]] = {
     2: "usage: something in the command, the environment or a file has to be changed first",
     3: "finished, but some records failed; each is named",
     4: "work is pending: --check has found it, or other writers made it meanwhile",
-    10: "store or vault absent or unreachable",
+    10: "store, vault or key service absent or unreachable",
     11: "another run holds the lease",
-    12: "no keyslot opens with this secret",
+    12: "no keyslot opens with this secret, or the key service refuses",
     130: "interrupted; run the same command again to resume",
 }
 
@@ -213,12 +222,20 @@ class UnknownMetaVersionError(VaultMetaError):
     """The vault meta is of a version that this kvseal does not read."""
 
 
+class UnknownSlotKindError(VaultMetaError):
+    """A keyslot is of a kind whose fields this kvseal does not know."""
+
+
 class TamperedMetaError(VaultMetaError):
     """The vault meta was changed by something that does not hold the root key."""
 
 
 class RolledBackMetaError(VaultMetaError):
-    """The vault meta is older than one this process has already seen."""
+    """The vault meta is older than one that this process, or its pin file, has already seen."""
+
+
+class ForkedMetaError(VaultMetaError):
+    """The vault meta cannot come after the pinned one: another of the same revision, or another vault's."""
 
 
 class DamagedSlotError(VaultError):
@@ -227,6 +244,16 @@ class DamagedSlotError(VaultError):
 
 class LastSlotError(VaultError):
     """The change would leave no usable keyslot that lasts."""
+
+
+class SlotsLeftOutError(VaultError):
+    """A rotation of the root key would drop keyslots whose secret was not given; each is named."""
+
+    exit_code = 2
+
+
+class RootRotatedError(VaultError):
+    """The root key was rotated, and the secret that this process holds does not lead to the new one."""
 
 
 class SlotExistsError(VaultError):
@@ -250,7 +277,17 @@ class ForeignVaultError(VaultError):
 
 
 class VaultLockedError(VaultError):
-    """`lock()` has forgotten the keys of this vault."""
+    """The keys of this vault are forgotten: by `lock()`, or because nobody used them for so long."""
+
+
+class PinFileError(VaultError):
+    """The pin file is damaged, not this user's alone, or out of reach; nothing is believed without it."""
+
+    exit_code = 2
+
+
+class PinNotWrittenError(PinFileError):
+    """The pin file cannot be written; it still says what it said before."""
 
 
 class DEKNeededError(VaultError):
@@ -287,6 +324,24 @@ class SecretNotFoundError(SecretError):
 
 class ExposedSecretFileError(SecretError):
     """Others than its owner can read the key file."""
+
+
+class WrapKeyError(SecretError):
+    """The service that holds a wrap key answers with what cannot be used."""
+
+    exit_code = 1
+
+
+class WrapKeyRefusedError(WrapKeyError):
+    """The service does not let this process use the wrap key, has disabled it, or has none of that name."""
+
+    exit_code = 12
+
+
+class WrapKeyUnreachableError(WrapKeyError):
+    """The service that holds a wrap key does not answer, or answers that it cannot now."""
+
+    exit_code = 10
 
 
 class KDFParametersError(KvsealError, ValueError):

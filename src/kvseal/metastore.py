@@ -9,12 +9,11 @@ entry, and "absent" is what the backend itself says.
 from __future__ import annotations
 
 import logging
-import os
-import threading
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from kvseal import audit
 from kvseal.drivers import driver_for
 from kvseal.drivers.base import Driver, Entry, Replacement
 from kvseal.drivers.chain import Chain
@@ -26,7 +25,6 @@ from kvseal.errors import (
     Conflict,
     EvictingStoreError,
     ForeignVaultError,
-    RolledBackMetaError,
     UnsupportedStoreError,
     VaultExistsError,
     VaultMetaError,
@@ -34,38 +32,43 @@ from kvseal.errors import (
     VaultNotFoundError,
 )
 from kvseal.keys.meta import COLLECTION, KEY, VaultMeta, is_vault_meta
+from kvseal.seen import Seen
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+    from os import PathLike
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
     from typing_extensions import Self
 
+    from kvseal.seen import Before
+
 _log = logging.getLogger("kvseal")
-_seen: Final[dict[bytes, int]] = {}
-_seen_lock = threading.Lock()
 
 
 class MetaStore:
     """
     The one entry at `__vault_meta__`/`__dek__` of one store.
 
-    Every meta that passes through here raises the lowest revision that this process
-    accepts for its vault, so an older copy put back later is refused.
+    A meta that is older than one already seen is refused: see `kvseal.seen`.
     """
 
-    __slots__ = ("_driver", "_owns_driver", "_store")
+    __slots__ = ("_driver", "_owns_driver", "_store", "seen")
 
-    def __init__(self, store: AsyncKeyValue | Driver) -> None:
+    def __init__(self, store: AsyncKeyValue | Driver, *, pin: str | PathLike[str] | None = None) -> None:
         self._store = store
+        self.seen = Seen(pin)
+        """What was seen of this vault; whoever has verified a meta lets it be remembered there."""
         self._owns_driver = not isinstance(store, Driver)
         self._driver = driver_of(store)
 
     @classmethod
     @asynccontextmanager
-    async def reached(cls, store: AsyncKeyValue | Driver) -> AsyncIterator[Self]:
+    async def reached(
+        cls, store: AsyncKeyValue | Driver, *, pin: str | PathLike[str] | None = None
+    ) -> AsyncIterator[Self]:
         """Yield the meta store of *store*, and close it again if what is done with it fails."""
-        metastore = cls(store)
+        metastore = cls(store, pin=pin)
         try:
             yield metastore
         except BaseException:
@@ -86,14 +89,14 @@ class MetaStore:
         """
         Return the raw entry and the meta in it, or `None` where the backend says that there is none.
 
-        The meta is not yet authenticated: call `accept` once its MAC has been verified.
+        The meta is not yet authenticated: call `seen.remember` once its MAC has been verified.
 
         Raises:
             ForeignVaultError: another program's record is there.
-            VaultMetaError: it is malformed, unreadable, or older than this process has seen.
+            VaultMetaError: it is malformed, unreadable, or older than this process or its pin has seen.
         """
-        entry, seen = await self._look()
-        return None if entry is None else (entry, self._meta_in(entry, seen))
+        entry, before = await self._look()
+        return None if entry is None else (entry, self._meta_in(entry, before))
 
     async def place_for(self, adopted: Mapping[str, Any] | None) -> Entry | None:
         """
@@ -106,14 +109,14 @@ class MetaStore:
             ForeignVaultError: another program's record is there, and it is not *adopted*.
             Conflict: *adopted* is gone.
         """
-        entry, seen = await self._look()
+        entry, before = await self._look()
         if entry is None and adopted is None:
             return None
         if entry is None:
             msg = f"the record that the vault in {self.location} was to adopt is gone"
             raise Conflict(msg, hint="find out who removed it; nothing was changed")
         if adopted is None or entry.value != adopted:
-            self._meta_in(entry, seen)
+            self._meta_in(entry, before)
             raise self._exists()
         if entry.expires_at is not None:
             msg = (
@@ -132,12 +135,11 @@ class MetaStore:
             return True
         return False
 
-    async def _look(self) -> tuple[Entry | None, dict[bytes, int]]:
-        # What was seen before the look: meanwhile another task may see a newer one, and that is no rollback.
-        seen = _seen.copy()
-        return await self._driver.get(COLLECTION, KEY), seen
+    async def _look(self) -> tuple[Entry | None, Before]:
+        before = await self.seen.before()
+        return await self._driver.get(COLLECTION, KEY), before
 
-    def _meta_in(self, entry: Entry, seen: Mapping[bytes, int]) -> VaultMeta:
+    def _meta_in(self, entry: Entry, before: Before) -> VaultMeta:
         if entry.value is None:
             msg = f"the vault meta in {self.location} cannot be read: {entry.problem}"
             raise VaultMetaError(msg, hint="restore the vault meta from a backup")
@@ -154,12 +156,7 @@ class MetaStore:
                 entry.expires_at,
             )
         meta = VaultMeta.from_value(entry.value)
-        lowest = seen.get(meta.vault_id, 0)
-        if meta.revision < lowest:
-            msg = f"the vault meta in {self.location} is revision {meta.revision}, but {lowest} was seen"
-            raise RolledBackMetaError(
-                msg, hint="find out who put an older copy back, then restore the newest"
-            )
+        before.check(meta, self.location)
         return meta
 
     def _exists(self) -> VaultExistsError:
@@ -182,6 +179,10 @@ class MetaStore:
             VaultExistsError: there is one already.
             ForeignVaultError, Conflict: what was to be adopted is another by now, or gone.
         """
+        with audit.creation(meta.as_value()):
+            await self._create(meta, place)
+
+    async def _create(self, meta: VaultMeta, place: Entry | None) -> None:
         if place is not None:
             (done,) = await self._driver.replace_many([Replacement(place, meta.as_value())])
             # Somebody else was faster: with a vault, or with something else, which this finds out.
@@ -203,6 +204,10 @@ class MetaStore:
             Conflict: somebody else changed the vault meta first; nothing was written.
             VaultMetaError: the backend does not give back what was written.
         """
+        with audit.change(entry.value or {}, meta.as_value()):
+            await self._change(entry, meta)
+
+    async def _change(self, entry: Entry, meta: VaultMeta) -> None:
         try:
             # A vault does not end: an expiry that somebody gave the entry goes with the next change.
             (done,) = await self._driver.replace_many([Replacement(entry, meta.as_value(), None)])
@@ -212,6 +217,24 @@ class MetaStore:
             msg = f"somebody else changed the vault in {self.location} at the same time"
             raise Conflict(msg, hint="nothing was changed; look at vaultctl status and try again") from None
         await self._read_back(meta)
+
+    async def refuse_pinned_loss(self) -> None:
+        """
+        Raise `VaultMetaLostError` where a vault is pinned, and there is none.
+
+        Raises:
+            PinFileError: the pin of the new vault could not be written.
+        """
+        before = await self.seen.before_creation()
+        if before.pin is None or before.pinned is None:
+            return
+        with suppress(ForeignVaultError):
+            # Another process may have created it since.
+            if await self.load() is not None:
+                return
+        path, vault_id = before.pin.path, before.pinned.vault_id.hex()
+        msg = f"{path} pins vault {vault_id}, but its meta is missing from {self.location}"
+        raise VaultMetaLostError(msg, hint=f"restore it; for a new vault instead, delete {path}")
 
     async def refuse_eviction(self) -> None:
         """Raise `EvictingStoreError` where the store could drop the vault meta when it is full."""
@@ -307,6 +330,7 @@ class MetaStore:
         if stored != meta and stored.revision <= meta.revision:
             msg = f"{self.location} does not give back the vault meta that was written"
             raise VaultMetaError(msg, hint="look at what stands between kvseal and the backend")
+        await self.seen.remember(meta)
 
 
 def driver_of(store: AsyncKeyValue | Driver) -> Driver:
@@ -346,19 +370,3 @@ async def _first_sealed(driver: Driver) -> Entry | None:
             if entry.value is not None and is_sealed(entry.value):
                 return entry
     return None
-
-
-def _forget_lock() -> None:
-    """In a forked child, another thread of the parent may have held it."""
-    global _seen_lock  # noqa: PLW0603
-    _seen_lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_lock)
-
-
-def accept(meta: VaultMeta) -> None:
-    """Remember that this process has seen *meta*, whose MAC was verified."""
-    with _seen_lock:
-        _seen[meta.vault_id] = max(meta.revision, _seen.get(meta.vault_id, 0))

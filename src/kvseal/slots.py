@@ -1,20 +1,20 @@
-"""The ways into an open vault: up to 32 keyslots, each with a label, a secret and a cost of its own."""
+"""The ways into an open vault: up to 32 keyslots, each with a label and a secret or wrap key of its own."""
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from kvseal.envelope.kdf import check_memory
 from kvseal.errors import SlotExistsError, SlotNotFoundError, VaultError
 from kvseal.keys import changes
 from kvseal.keys.defaults import new_secret_for, secret_for_opening
+from kvseal.keys.external_slot import ExternalSlot
 from kvseal.keys.keyring import Keyring
-from kvseal.keys.keyslot import Keyslot, cost_for
+from kvseal.keys.keyslot import Keyslot
 from kvseal.keys.meta import present
 from kvseal.keys.proof import prove
 from kvseal.keys.unlock import unlock
+from kvseal.keys.unlocker import cost_of, new_slot
 from kvseal.status import SlotStatus
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from kvseal.envelope.kdf import Argon2idParams
     from kvseal.keys.meta import VaultMeta
     from kvseal.keys.rootkey import RootKey
-    from kvseal.keys.secret import Secret
+    from kvseal.keys.unlocker import Slot, Unlocker
     from kvseal.vault import Vault
 
-_Slot = TypeVar("_Slot", Keyslot, SlotStatus)
+_Slot = TypeVar("_Slot", Keyslot | ExternalSlot, SlotStatus)
 
 
 class Slots:
@@ -53,7 +53,7 @@ class Slots:
 
     async def add(
         self,
-        secret: Secret | str,
+        secret: Unlocker | str,
         *,
         label: str,
         kdf: Argon2idParams | None = None,
@@ -61,18 +61,19 @@ class Slots:
         dry_run: bool = False,
     ) -> SlotStatus:
         """
-        Add a slot that *secret* opens, from now on or until it expires.
+        Add a slot that *secret*, or a wrap key, opens, from now on or until it expires.
 
         Returns when it was opened from the bytes that are then stored.  Without *kdf* it has the default
         cost, or, for a generated secret, the light one of `Argon2idParams.OWASP_MINIMUM`.  A *dry_run*
-        does everything but the write.
+        does everything but the write: a key service is asked then, too.
 
         Raises:
             SlotExistsError: there is one with this *label*; a rotation replaces it.
+            UsageError: *kdf* was given for a wrap key.
             Conflict, SecretError, KDFParametersError, VaultError: nothing was changed.
         """
         vault, now = self._vault, present()
-        root = vault._unlocked()
+        root = await vault._key()
         expires_at = None if expires_in is None else (now + expires_in).replace(microsecond=0)
         if expires_at is not None and expires_at <= now:
             msg = "the slot would have expired before it is there"
@@ -80,11 +81,8 @@ class Slots:
         entry, meta = await vault._current(root)
         _refuse_known(label, meta, now)
         chosen = await new_secret_for(secret)
-        params = kdf or cost_for(chosen)
-        check_memory(params, vault._memory_ceiling)
-        slot = await asyncio.to_thread(
-            Keyslot.create, root, chosen, params, label=label, now=now, expires_at=expires_at
-        )
+        cost = cost_of(chosen, kdf, memory_ceiling=vault._memory_ceiling)
+        slot = await new_slot(root, chosen, cost, label=label, now=now, expires_at=expires_at)
         added = changes.with_slot(meta, root, slot, now=present())
         await prove(added, slot, chosen, root, now=present())
         if not dry_run:
@@ -103,18 +101,21 @@ class Slots:
         await self._vault._amend(partial(_with_lasting, name=slot))
         return self.named(slot)
 
-    async def verify(self, secret: Secret | str | None = None) -> SlotStatus:
+    async def verify(self, secret: Unlocker | str | None = None) -> SlotStatus:
         """
         Return the slot that *secret* opens, by the vault meta as it is stored now.
 
+        The service of a wrap key is asked, whether this process already holds the root key or not.
+
         Raises:
-            WrongSecretError, DamagedSlotError, KDFParametersError: it opens none; see `unlock`.
+            WrongSecretError, DamagedSlotError, KDFParametersError, WrapKeyError: it opens none; see `unlock`.
         """
         vault = self._vault
-        _, meta = await vault._current(vault._unlocked())
+        _, meta = await vault._current(await vault._key())
         chosen = await secret_for_opening(secret)
+        ceiling = vault._memory_ceiling
         root, slot = await unlock(
-            meta.slots, chosen, meta.vault_id, now=present(), memory_ceiling=vault._memory_ceiling
+            meta.slots, chosen, meta.vault_id, now=present(), memory_ceiling=ceiling, anew=True
         )
         Keyring(meta, root)
         return self._status(slot)
@@ -132,13 +133,13 @@ class Slots:
         """
         vault = self._vault
         if dry_run:
-            root = vault._unlocked()
+            root = await vault._key()
             _, meta = await vault._current(root)
             _without(meta, root, name=slot, now=present())
             return
         await vault._amend(partial(_without, name=slot))
 
-    def _status(self, slot: Keyslot) -> SlotStatus:
+    def _status(self, slot: Slot) -> SlotStatus:
         vault = self._vault
         return SlotStatus.of(slot, opened_at=vault._opened_at if slot.id == vault._slot_id else None)
 

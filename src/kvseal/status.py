@@ -3,42 +3,52 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from kvseal.keys.meta import time_text
+from kvseal.keys.external_slot import ExternalSlot
+from kvseal.keys.keyslot import KIND, Keyslot
+from kvseal.keys.meta import present, time_text
+from kvseal.keys.policy import DEFAULT_MAX_DEK_AGE
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
-    from kvseal.keys.keyslot import Keyslot
     from kvseal.keys.meta import VaultMeta
+    from kvseal.keys.unlocker import Slot
 
 
 @dataclass(frozen=True, slots=True)
 class SlotStatus:
-    """One keyslot; `opened` is whether this process came in through it, and `opened_at` when."""
+    """
+    One keyslot; `opened` is whether this process came in through it, and `opened_at` when.
+
+    One of the kind `argon2id` has a cost, `t`, `m` and `p`; any other has `key`, the name of a wrap key.
+    """
 
     id: str
     label: str
     kind: str
-    t: int
-    m: int
-    p: int
+    t: int | None
+    m: int | None
+    p: int | None
+    key: str | None
     created_at: str
     expires_at: str | None
     opened: bool
     opened_at: str | None
 
     @classmethod
-    def of(cls, slot: Keyslot, *, opened_at: datetime | None) -> SlotStatus:
+    def of(cls, slot: Slot, *, opened_at: datetime | None) -> SlotStatus:
         """Describe *slot*, through which this process came in *opened_at*, or never."""
+        external = slot if isinstance(slot, ExternalSlot) else None
+        cost = slot.params if isinstance(slot, Keyslot) else None
         return cls(
             id=slot.id,
             label=slot.label,
-            kind="argon2id",
-            t=slot.params.time_cost,
-            m=slot.params.memory_cost,
-            p=slot.params.parallelism,
+            kind=KIND if external is None else external.kind,
+            t=None if cost is None else cost.time_cost,
+            m=None if cost is None else cost.memory_cost,
+            p=None if cost is None else cost.parallelism,
+            key=None if external is None else external.key,
             created_at=time_text(slot.created_at),
             expires_at=None if slot.expires_at is None else time_text(slot.expires_at),
             opened=opened_at is not None,
@@ -95,6 +105,23 @@ class VaultStatus:
             policy=meta.policy.as_json(),
             legacy=tuple(LegacyKeyStatus(k.id, k.kind, time_text(k.created_at)) for k in meta.legacy),
         )
+
+    def due(self, *, records: int | None = None, max_age: float | None = None) -> str | None:
+        """
+        Say why policy asks for a rotation of the DEK, or return `None`.
+
+        The age costs nothing to know; how many *records* the active DEK seals, only a census tells, and
+        without it that limit is not judged.  *max_age* seconds take the place of the policy's.
+        """
+        active = next(dek for dek in self.deks if dek.state == "active")
+        limit = max_age or self.policy.get("max_dek_age", DEFAULT_MAX_DEK_AGE)
+        age = present() - datetime.fromisoformat(active.created_at.replace("Z", "+00:00"))
+        if age.total_seconds() > limit:
+            return f"DEK {active.id} has been active since {active.created_at}"
+        most = self.policy.get("max_dek_records")
+        if most is not None and records is not None and records > most:
+            return f"DEK {active.id} seals {records:,} records, and its limit is {most:,}"
+        return None
 
     @property
     def active_dek(self) -> int:

@@ -9,8 +9,6 @@ records, errors, is kept out of their way.
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from key_value.aio.wrappers.encryption.base import BaseEncryptionWrapper
@@ -21,34 +19,31 @@ from kvseal import expiry
 from kvseal.capabilities import refuse_reserved, with_capabilities_of
 from kvseal.drivers.chain import Chain
 from kvseal.drivers.orders import warn_of_orders
-from kvseal.envelope.kdf import DEFAULT_MEMORY_CEILING, Argon2idParams
 from kvseal.envelope.memo import Memo
 from kvseal.envelope.stored import VERSION
 from kvseal.errors import (
-    LegacyRecordError,
-    PlaintextRecordError,
     RecordError,
-    StaleKeyringError,
-    UnknownDEKError,
-    UnreadableRecordsError,
     VaultLockedError,
 )
-from kvseal.keys.defaults import check_secret
-from kvseal.keys.freshness import REFRESH_AFTER, Freshness
+from kvseal.health import Health
 from kvseal.keys.single_flight import SingleFlight
-from kvseal.policy_reads import PolicyReads
-from kvseal.resealing import OldRecord, Resealer
+from kvseal.opening import Opening
+from kvseal.reading import Reader
+from kvseal.resealing import Resealer
+from kvseal.turns import turns
 from kvseal.vault import Vault
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Mapping, Sequence
+    from datetime import timedelta
     from typing import SupportsFloat
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
+    from typing_extensions import Unpack
 
-    from kvseal.drivers.base import Driver
-    from kvseal.envelope.codec import RecordCodec
-    from kvseal.keys.secret import Secret
+    from kvseal.envelope.kdf import Argon2idParams
+    from kvseal.opening import OpeningOptions
 
 _COLLECTIONS: Final = 4096
 
@@ -65,20 +60,26 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
 
     Args:
         key_value: The store that gets the sealed values.
-        secret: A `Secret`, a reference such as `env:NAME` or `file:PATH`, or `None` for the default order.
+        secret: A `Secret`, a wrap key of `kvseal.wrapkeys`, a reference such as `env:NAME`, `file:PATH` or
+            `transit:MOUNT/KEY`, or `None` for the default order.
         create: Create the vault if the store has none.
         meta_store: A store of its own for the vault meta, needed where *key_value* evicts.
-        kdf: The Argon2id cost of a vault that is created.
+        kdf: The Argon2id cost of a vault that is created; a wrap key has none.
         memory_ceiling: The most memory, in KiB, that a stored keyslot may ask for.
         context: Joins what every record is bound to.  Wrappers of different contexts never read
             each other's records.
         raise_on_decryption_error: With `False`, a record that cannot be opened reads as missing;
             each case is logged and counted in `unreadable`.  An attacker can then hide records.
         refresh_after: The most seconds after which a writer learns of a newer DEK.
-        vault: An open vault to use instead; see `Vault.wrap`.
+        pin: A file that remembers the newest vault meta, so that after a restart no older one is believed.
+        idle_timeout: Seconds, or a `timedelta`, after which keys that nobody uses are forgotten.
+        when_locked: What operations do then, and after `lock`: `"fail"` or, with the secret's reference,
+            `"unlock"` the vault again.
+        vault: An open vault to use instead, and none of what opens one; see `Vault.wrap`.
 
     Raises:
         SecretReferenceError: *secret* is a `str` but no reference.
+        ValueError: one of the options has a value that it cannot have; see `kvseal.opening.Opening`.
     """
 
     unreadable: Counter[str]
@@ -96,18 +97,14 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         self,
         key_value: AsyncKeyValue,
         *,
-        secret: Secret | str | None = None,
         create: bool = True,
-        meta_store: AsyncKeyValue | Driver | None = None,
-        kdf: Argon2idParams = Argon2idParams.RFC_9106_LOW_MEMORY,
-        memory_ceiling: int = DEFAULT_MEMORY_CEILING,
+        kdf: Argon2idParams | None = None,
         context: str = "",
         raise_on_decryption_error: bool = True,
-        refresh_after: float = REFRESH_AFTER,
         vault: Vault | None = None,
+        **options: Unpack[OpeningOptions],
     ) -> None:
-        check_secret(secret)
-        Freshness(refresh_after)  # Raises here, rather than at the first operation.
+        Opening(**options)  # Raises here, rather than at the first operation.
         chain = Chain.of(key_value)
         warn_of_orders(chain)
         super().__init__(
@@ -117,25 +114,19 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             encryption_version=VERSION,
             raise_on_decryption_error=raise_on_decryption_error,
         )
-        self.unreadable = Counter()
         self._create = create and not any(
             isinstance(w, ReadOnlyWrapper) for w in (key_value, *chain.wrappers)
         )
         self._kdf = kdf
-        self._given: dict[str, Any] = {
-            "secret": secret,
-            "meta_store": meta_store,
-            "memory_ceiling": memory_ceiling,
-            "refresh_after": refresh_after,
-        }
+        self._given = options
         self._context = context
         self._vault = vault
         self._owns_vault = vault is None
         self._opening: SingleFlight[Vault] = SingleFlight()
-        self._refreshing: SingleFlight[bool] = SingleFlight()
-        self._policy_reads = PolicyReads()
         self._resealer = Resealer(chain)
+        self._reader = Reader(self.vault, context, self._resealer, raises=raise_on_decryption_error)
         self.resealed = self._resealer.outcomes
+        self.unreadable = self._reader.unreadable
         self._chain = chain
         self._renames_keys = self._chain.renames_keys
         self._collections = Memo(self._base_collection, _COLLECTIONS)
@@ -158,14 +149,18 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             base, name = self._names(collection, key)
         else:
             base, name = self._collections[collection], key
-        codec = (self._vault or await self.vault()).codecs[self._context]
+        vault = self._vault or await self.vault()
+        try:
+            codec = vault.codecs[self._context]
+        except VaultLockedError:
+            codec = await self._reader.codec()
         stored = await self.key_value.get(key, collection=collection)
         if stored is None:
             return None
         try:
             value, expires_at = codec.open(stored, base, name)
         except RecordError:
-            return (await self._read(stored, (base, name)))[0]
+            return (await self._reader.read(stored, (base, name)))[0]
         return value if expires_at is None or expires_at > expiry.now() else None
 
     @override
@@ -176,7 +171,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         names = self._names(collection, key)
         await self.vault()
         stored, ttl = await self.key_value.ttl(key=key, collection=collection)
-        return expiry.live(*await self._read(stored, names), ttl)
+        return expiry.live(*await self._reader.read(stored, names), ttl)
 
     @override
     async def put(
@@ -203,7 +198,10 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         freshness = vault.freshness
         if freshness.clock() >= freshness.due:
             await vault.confirm()
-        codec = vault.codecs[self._context]
+        try:
+            codec = vault.codecs[self._context]
+        except VaultLockedError:
+            codec = await self._reader.codec()
         # After the vault is open: the time that a key derivation takes is not the record's.
         expires_at = None if ttl is None else expiry.expiry_of(ttl)
         sealed = codec.seal(value, base, name, expires_at)
@@ -228,7 +226,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         names = self._names_of_many(collection, keys)
         await self.vault()
         stored = await self.key_value.get_many(keys=keys, collection=collection)
-        opened = await self._read_many(stored, names)
+        opened = await self._reader.read_many(stored, names)
         return [expiry.live(value, expires_at, None)[0] for value, expires_at in opened]
 
     @override
@@ -239,7 +237,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         names = self._names_of_many(collection, keys)
         await self.vault()
         entries = await self.key_value.ttl_many(keys=keys, collection=collection)
-        opened = await self._read_many([stored for stored, _ in entries], names)
+        opened = await self._reader.read_many([stored for stored, _ in entries], names)
         return [expiry.live(*pair, ttl) for pair, (_, ttl) in zip(opened, entries, strict=True)]
 
     @override
@@ -260,10 +258,10 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         await vault.confirm()
         codec = vault.codecs[self._context]
         expires_at = None if ttl is None else expiry.expiry_of(ttl)
-        sealed = [
-            codec.seal(value, base, name, expires_at)
-            for value, (base, name) in zip(values, names, strict=True)
-        ]
+        sealed: list[dict[str, Any]] = []
+        async for part in turns(len(names)):
+            few = zip(values[part], names[part], strict=True)
+            sealed += [codec.seal(value, base, name, expires_at) for value, (base, name) in few]
         await self.key_value.put_many(keys=keys, values=sealed, collection=collection, ttl=ttl)
 
     @override
@@ -272,9 +270,15 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         self._base_collection(collection)
         return await self.key_value.delete_many(keys=keys, collection=collection)
 
+    def health(self, *, max_dek_age: timedelta | None = None) -> Health:
+        """Return how the vault is, from memory alone: nothing is opened for it."""
+        if self._vault is None:
+            return Health.not_opened()
+        return self._vault.health(max_dek_age=max_dek_age)
+
     async def unlock(self) -> None:
-        """Open the vault now rather than at the first operation."""
-        await self.vault()
+        """Open the vault now, or unlock it again, rather than at the next operation."""
+        await (await self.vault()).unlock()
 
     async def release(self) -> None:
         """
@@ -312,84 +316,6 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         if self._create:
             return await Vault.open_or_create(self.key_value, kdf=self._kdf, **self._given)
         return await Vault.open(self.key_value, **self._given)
-
-    async def _read_many(
-        self, stored: Sequence[Mapping[str, Any] | None], names: Sequence[tuple[str, str]]
-    ) -> list[tuple[dict[str, Any] | None, int | None]]:
-        opened: list[tuple[dict[str, Any] | None, int | None]] = [(None, None)] * len(names)
-        uncommon: list[int] = []
-        old: list[OldRecord] = []
-        errors: list[RecordError] = []
-        codec = (await self.vault()).codecs[self._context]
-        for index, (one, (base, name)) in enumerate(zip(stored, names, strict=True)):
-            if one is not None:
-                try:
-                    opened[index] = codec.open(one, base, name)
-                except RecordError:
-                    uncommon.append(index)
-        for index in uncommon:
-            try:
-                opened[index] = await self._open(stored[index], names[index], old)
-            except RecordError as exc:
-                errors.append(exc)
-        await self._reseal(old)
-        if errors:
-            raise UnreadableRecordsError(errors, len(names))
-        return opened
-
-    async def _read(
-        self, stored: Mapping[str, Any] | None, names: tuple[str, str]
-    ) -> tuple[dict[str, Any] | None, int | None]:
-        old: list[OldRecord] = []
-        opened = await self._open(stored, names, old)
-        await self._reseal(old)
-        return opened
-
-    async def _open(
-        self, stored: Mapping[str, Any] | None, names: tuple[str, str], old: list[OldRecord]
-    ) -> tuple[dict[str, Any] | None, int | None]:
-        """Open what is sealed, or else what `_open_uncommon` does."""
-        if stored is None:
-            return None, None
-        codec: RecordCodec = (await self.vault()).codecs[self._context]
-        try:
-            return codec.open(stored, *names)
-        except RecordError as exc:
-            return await self._open_uncommon(exc, stored, names, old)
-
-    async def _open_uncommon(
-        self, error: RecordError, stored: Mapping[str, Any], names: tuple[str, str], old: list[OldRecord]
-    ) -> tuple[dict[str, Any] | None, int | None]:
-        """
-        Open what another process sealed since the vault was opened, or what policy lets in; else raise.
-
-        What policy has let in joins *old*.
-        """
-        vault = await self.vault()
-        try:
-            if isinstance(error, UnknownDEKError):
-                # Whether or not this refresh found anything: another reader's may have, a moment ago.
-                await self._refreshing.run(vault.refresh)
-                return expiry.unexpired(*vault.codecs[self._context].open(stored, *names))
-            if isinstance(error, LegacyRecordError | PlaintextRecordError):
-                value = await self._policy_reads.open(error, stored, vault)
-                old.append(OldRecord(*names, stored, value))
-                return value, None
-        except RecordError as exc:
-            error = exc
-        if self.raise_on_decryption_error:
-            raise error.at(*names)
-        self.unreadable[type(error).__name__] += 1
-        _log.warning("a record reads as missing: %s: %s", type(error).__name__, error.at(*names))
-        return None, None
-
-    async def _reseal(self, old: Sequence[OldRecord]) -> None:
-        vault = self._vault
-        if old and vault is not None:
-            # Locked meanwhile, or for too long without the vault meta, it seals nothing more.
-            with suppress(VaultLockedError, StaleKeyringError):
-                vault.freshness.check()
-                await self._resealer.reseal(old, vault.codecs[self._context])
 
 
 def _never(*_: object) -> NoReturn:

@@ -22,6 +22,7 @@ from kvseal.backup.file import BackupReader, is_meta, open_file
 from kvseal.backup.report import Failures, RestoreReport
 from kvseal.drivers.base import Replacement, in_place_of, refuse_problem
 from kvseal.errors import (
+    BackupFileError,
     KvsealError,
     StoreError,
     StoreNotFoundError,
@@ -54,6 +55,7 @@ async def restore(
     dry_run: bool = False,
     overwrite: bool = False,
     overwrite_meta: bool = False,
+    only_meta: bool = False,
     listener: Listener = ignore,
 ) -> RestoreReport:
     """
@@ -66,6 +68,9 @@ async def restore(
     first write, unless *overwrite_meta* is set.  That rolls a vault back: secrets that it no
     longer accepts open it again, and records sealed since may not open.
 
+    With *only_meta* the vault meta is put back and nothing else, so that what was deleted since
+    stays deleted.
+
     Raises:
         MalformedBackupError, BackupFileError: nothing was written.
         VaultExistsError: another vault meta is there; nothing was written.
@@ -74,7 +79,7 @@ async def restore(
     driver = recodable_driver(store, writes=not dry_run)
     try:
         with open_file(Path(path)) as file:
-            run = _Restore(driver, listener, dry_run, overwrite, overwrite_meta)
+            run = _Restore(driver, listener, dry_run, overwrite, overwrite_meta, only_meta)
             return await run.all(file)
     finally:
         if driver is not store:
@@ -88,6 +93,7 @@ class _Restore:
     dry_run: bool
     overwrite: bool
     overwrite_meta: bool
+    only_meta: bool
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: Failures = field(default_factory=Failures)
     started: float = field(default_factory=time.monotonic)
@@ -102,8 +108,11 @@ class _Restore:
             if not self._scanned and is_meta(batch[0]):
                 await self._settle(batch.pop(0))
                 MetaStore(self.driver).warn_of_eviction()
-            await self._settle_all(batch)
+            await self._settle_all([] if self.only_meta else batch)
             self._tell("restore", self._scanned, total)
+        if self.only_meta and not self._scanned:
+            msg = "there is no vault meta in the backup"
+            raise BackupFileError(msg, hint="take the backup of the store in which the vault meta was")
         return RestoreReport(
             scanned=self._scanned,
             **{name: self.outcomes[name] for name in RestoreReport.OUTCOMES},

@@ -10,6 +10,7 @@ from typing import Any, Final
 import click
 
 from kvseal.cli.backup import backup, restore
+from kvseal.cli.bench import bench
 from kvseal.cli.completion import completion
 from kvseal.cli.dek import dek
 from kvseal.cli.help import help_command
@@ -17,12 +18,15 @@ from kvseal.cli.keygen import keygen
 from kvseal.cli.migrate import migrate_from_authsome, migrate_from_fernet
 from kvseal.cli.options import global_options
 from kvseal.cli.output import json_line, printable
+from kvseal.cli.policy import policy
+from kvseal.cli.purge import purge
 from kvseal.cli.records import delete, get, inspect, list_, put
 from kvseal.cli.reencrypt import reencrypt
 from kvseal.cli.rollback import migrate_to_fernet
+from kvseal.cli.rotate import rotate
 from kvseal.cli.settings import Settings
 from kvseal.cli.slot import slot
-from kvseal.cli.vault import init, rotate, status
+from kvseal.cli.vault import init, status
 from kvseal.cli.verify import verify
 from kvseal.errors import KvsealError
 
@@ -61,6 +65,8 @@ for _command in (
     rotate,
     reencrypt,
     dek,
+    policy,
+    purge,
     slot,
     verify,
     inspect,
@@ -71,6 +77,7 @@ for _command in (
     backup,
     restore,
     keygen,
+    bench,
     completion,
     help_command,
 ):

@@ -57,6 +57,9 @@ async def backup(output: Output, settings: Settings, *, file: Path) -> int:
     is_flag=True,
     help="Replace another vault meta too, even by an older one.",
 )
+@click.option(
+    "--only-vault-meta", "only_meta", is_flag=True, help="Put the vault meta back, and nothing else."
+)
 @click.option("--dry-run", is_flag=True, help="Check the file, compare, and write nothing.")
 @command_options
 @connect.synchronous
@@ -68,6 +71,7 @@ async def restore(
     create_store: bool,
     overwrite: bool,
     overwrite_meta: bool,
+    only_meta: bool,
     dry_run: bool,
 ) -> int:
     """
@@ -77,6 +81,7 @@ async def restore(
     Examples:
       vaultctl restore kv-monday.kvseal --dry-run
       vaultctl restore kv-monday.kvseal --store disk:new --create-store
+      vaultctl restore kv-monday.kvseal --only-vault-meta
 
     The whole file is checked before the first write.  What has expired since is left out.
     What is there already stays; where it has another value, it is named (exit code 3) unless
@@ -97,6 +102,7 @@ async def restore(
             dry_run=dry_run,
             overwrite=overwrite,
             overwrite_meta=overwrite_meta,
+            only_meta=only_meta,
             listener=output.event,
         )
     output.ended(report, _restore_text(report))

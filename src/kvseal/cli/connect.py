@@ -15,7 +15,7 @@ from kvseal.drivers import driver_from_url, python
 from kvseal.drivers.manifest import Manifest, NamedDriver
 from kvseal.errors import StoreNotFoundError, UsageError, VaultNotFoundError
 from kvseal.keys.defaults import secret_for_opening
-from kvseal.keys.sources import check_reference, resolve
+from kvseal.keys.sources import check_unlocker, resolve, resolve_unlocker
 from kvseal.vault import Vault
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from kvseal.cli.settings import Settings
     from kvseal.drivers.base import Driver
-    from kvseal.keys.secret import Secret
+    from kvseal.keys.unlocker import Unlocker
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +98,20 @@ async def vault(settings: Settings) -> AsyncIterator[tuple[Stores, Vault]]:
         # The vault comes first, so that nobody types a secret for a store that has none.
         await Vault.expect(found.data, meta_store=found.meta)
         secret = await secret_for_opening(await given_secret(settings.secret, settings))
-        opened = await Vault.open(found.data, secret=secret, meta_store=found.meta)
+        opened = await Vault.open(found.data, secret=secret, meta_store=found.meta, pin=settings.pin)
         try:
             yield found, opened
         finally:
             await opened.close()
 
 
-async def given_secret(reference: str | None, settings: Settings, *, confirm: bool = False) -> Secret | None:
-    """Return what *reference* points at, or `None`; with *confirm* a person types it twice."""
+async def given_secret(
+    reference: str | None, settings: Settings, *, confirm: bool = False
+) -> Unlocker | None:
+    """Return the secret or wrap key of *reference*, or `None`; with *confirm* a person types it twice."""
     if reference is None:
         return None
-    check_reference(reference)
+    check_unlocker(reference)
     if reference.startswith("prompt:") and not settings.may_ask:
         msg = f"{reference} needs a terminal, and may not be used with --no-input"
         raise UsageError(msg, hint="use env:, file:, fd: or another source")
@@ -117,7 +119,7 @@ async def given_secret(reference: str | None, settings: Settings, *, confirm: bo
         # Not in a thread, which nobody can interrupt while it waits for a line.
         with interruptible():
             return resolve(reference, confirm=confirm)
-    return await asyncio.to_thread(resolve, reference, confirm=confirm)
+    return await asyncio.to_thread(resolve_unlocker, reference, confirm=confirm)
 
 
 def synchronous(

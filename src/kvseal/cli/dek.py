@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kvseal.cli import connect
 from kvseal.cli.options import Duration, command_options, global_options
 from kvseal.cli.output import table
-from kvseal.keys.meta import present
 from kvseal.recode.retire import GRACE, retire, take_needs
 
 if TYPE_CHECKING:
@@ -19,10 +18,6 @@ if TYPE_CHECKING:
     from kvseal.cli.settings import Settings
     from kvseal.recode.retire import Needs
     from kvseal.status import VaultStatus
-
-
-MAX_AGE: Final = "365d"
-"""After which a rotation of the DEK is asked for."""
 
 
 async def rotate_dek(output: Output, settings: Settings, *, dry_run: bool) -> None:
@@ -40,15 +35,6 @@ async def rotate_dek(output: Output, settings: Settings, *, dry_run: bool) -> No
         f"DEK {now.active_dek} is active; {'up to' if count.exact else 'about'} {entries:,} records still use"
         f" {_older(now)}: vaultctl reencrypt"
     )
-
-
-def rotation_due(now: VaultStatus, max_age: float) -> str | None:
-    """Say that the active DEK is older than *max_age* seconds, or nothing."""
-    made = next(one.created_at for one in now.deks if one.id == now.active_dek)
-    age = present() - datetime.fromisoformat(made.replace("Z", "+00:00"))
-    if age.total_seconds() <= max_age:
-        return None
-    return f"DEK {now.active_dek} has been active since {made}; next: vaultctl rotate --dek"
 
 
 @click.group(no_args_is_help=False)
@@ -143,7 +129,7 @@ async def retire_dek(output: Output, settings: Settings, *, number: int, grace: 
         line = f"DEK {number} is {done.state}, and none of {entries} needs it"
     output.ended(done, line)
     if done.changed:
-        output.note("next: purge what the store keeps of overwritten records; see docs/operations.md")
+        output.note("next: vaultctl purge, for what the store keeps of overwritten records")
     elif done.state != "retired":
         output.note(f"nothing was written; next: vaultctl dek retire {number}")
 

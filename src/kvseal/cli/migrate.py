@@ -175,7 +175,7 @@ async def _migrate(
 ) -> int:
     creates = options.writes and not await _has_vault(found, target, extra)
     extra["secret"] = await connect.given_secret(settings.secret, settings, confirm=creates)
-    extra["meta_store"] = found.meta
+    extra["meta_store"], extra["pin"] = found.meta, settings.pin
     if options.kdf is not None:
         extra["kdf"] = options.kdf
     if options.import_keys:

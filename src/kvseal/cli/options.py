@@ -12,6 +12,7 @@ from kvseal.cli.output import Output
 from kvseal.cli.settings import Settings
 from kvseal.envelope.kdf import Argon2idParams
 from kvseal.errors import KDFParametersError
+from kvseal.keys.goal import PROFILES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,11 +27,6 @@ else:
     _CostType = _DurationType = click.ParamType
 
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_PROFILES: Final = {
-    "rfc9106-low-memory": Argon2idParams.RFC_9106_LOW_MEMORY,
-    "rfc9106-high-memory": Argon2idParams.RFC_9106_HIGH_MEMORY,
-    "owasp-minimum": Argon2idParams.OWASP_MINIMUM,
-}
 _GLOBAL: Final[tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...]] = (
     click.option(
         "--store", metavar="URL", help="The store: disk:PATH, python:MODULE:FACTORY … [VAULTCTL_STORE]"
@@ -47,6 +43,7 @@ _GLOBAL: Final[tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...]] =
     click.option(
         "--secret", metavar="REF", help="The master secret: env:NAME, file:PATH, prompt: … [VAULTCTL_SECRET]"
     ),
+    click.option("--pin", metavar="FILE", help="Remember the newest vault meta there. [VAULTCTL_PIN]"),
     click.option("--json", "as_json", is_flag=True, default=None, help="Print JSON Lines."),
     click.option("--yes", is_flag=True, default=None, help="Do not ask for confirmation."),
     click.option("--no-input", is_flag=True, default=None, help="Never ask for anything."),
@@ -59,6 +56,7 @@ _NAMES: Final = (
     "manifest",
     "offline",
     "secret",
+    "pin",
     "as_json",
     "yes",
     "no_input",
@@ -110,10 +108,10 @@ class Argon2Cost(_CostType):
         """Return the parameters, or fail with what is wrong."""
         if isinstance(value, Argon2idParams):
             return value
-        if value in _PROFILES:
-            return _PROFILES[value]
+        if value in PROFILES:
+            return PROFILES[value]
         if not re.fullmatch(r"\d{1,10},\d{1,10},\d{1,10}", value):
-            self.fail(f"{value!r} is neither t,m,p (m in KiB) nor one of {', '.join(_PROFILES)}", param, ctx)
+            self.fail(f"{value!r} is neither t,m,p (m in KiB) nor one of {', '.join(PROFILES)}", param, ctx)
         try:
             return Argon2idParams(*map(int, value.split(",")))
         except KDFParametersError as exc:
@@ -147,7 +145,7 @@ argon2_option: Final = click.option(
     "kdf",
     type=Argon2Cost(),
     metavar="T,M,P",
-    help=f"Argon2id cost: passes, KiB, lanes; or {', '.join(_PROFILES)}.",
+    help=f"Argon2id cost: passes, KiB, lanes; or {', '.join(PROFILES)}.",
 )
 
 context_option: Final = click.option(

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kvseal.cli import connect
-from kvseal.errors import UsageError
+from kvseal.errors import SecretReferenceError, UsageError
 from kvseal.keys.keyring import LegacyKey
+from kvseal.keys.secret import Secret
 from kvseal.keys.sources import read_key_file
 from kvseal.legacy import FERNET, FastMCPCodec, FernetCodec
 from kvseal.legacy.authsome_keys import read_master_key_file, read_master_secret
@@ -80,8 +81,9 @@ async def authsome_masters(keys: AuthsomeKeys, settings: Settings) -> list[Auths
 async def read(reference: str, settings: Settings) -> bytes:
     """Return the bytes that *reference* points at."""
     secret = await connect.given_secret(reference, settings)
-    if secret is None:
-        raise AssertionError
+    if not isinstance(secret, Secret):
+        msg = "what old records are read with is a secret, and a key service holds none"
+        raise SecretReferenceError(msg, hint="give a reference such as env:NAME or file:PATH")
     return secret.reveal()
 
 

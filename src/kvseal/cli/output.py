@@ -26,6 +26,8 @@ from kvseal.events import Failure, Progress
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from rich.console import RenderableType
+
     from kvseal.cli.settings import Settings
     from kvseal.recode import Event, Report
 
@@ -51,8 +53,9 @@ class Output:
         self._told = time.monotonic()
         self._drawn = False
 
-    def result(self, data: Printable, *tables: Table) -> None:
+    def result(self, data: Printable, *tables: RenderableType) -> None:
         """Print *data* as one JSON line, or the *tables* that show it to people."""
+        self._clear()
         if self.as_json:
             self.json(data.as_dict())
             return
@@ -84,6 +87,14 @@ class Output:
                 self.json(event.as_dict())
         elif not self.quiet:
             self._progress(event)
+
+    def step(self, line: str) -> None:
+        """Draw what is being done now, or print it every few seconds."""
+        if self.as_json or self.quiet:
+            return
+        terminal = sys.stderr.isatty()
+        if self._due(0.0 if terminal else _SECONDS_BETWEEN_LINES):
+            self._draw(line, terminal=terminal)
 
     def summary(self, report: Report) -> None:
         """Print the end of a recode."""
@@ -135,7 +146,9 @@ class Output:
         terminal = sys.stderr.isatty()
         if not self._due(_SECONDS_BETWEEN_DRAWINGS if terminal else _SECONDS_BETWEEN_LINES):
             return
-        line = _progress_text(progress)
+        self._draw(_progress_text(progress), terminal=terminal)
+
+    def _draw(self, line: str, *, terminal: bool) -> None:
         if terminal:
             click.echo(f"\r\x1b[K{line}", err=True, nl=False)
             self._drawn = True

@@ -27,6 +27,7 @@ _VARIABLES: Final = {
     "secret": "VAULTCTL_SECRET",
     "meta_store": "VAULTCTL_META_STORE",
     "manifest": "VAULTCTL_MANIFEST",
+    "pin": "VAULTCTL_PIN",
 }
 
 
@@ -38,6 +39,7 @@ class Settings:
     secret: str | None = None
     meta_store: str | None = None
     manifest: str | None = None
+    pin: str | None = None
     offline: bool | None = None
     as_json: bool | None = None
     yes: bool | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -13,6 +13,7 @@ from kvseal.cli import connect
 from kvseal.cli.options import Duration, argon2_option, command_options, global_options
 from kvseal.cli.output import table
 from kvseal.errors import MistypedSecretError, UsageError
+from kvseal.keys.meta import time_text
 from kvseal.keys.secret import generate_recovery_key
 
 if TYPE_CHECKING:
@@ -49,20 +50,25 @@ def _show(output: Output, now: VaultStatus, *, only_opened: bool = False) -> Non
     output.result(_Shown(now.revision, slots), slots_table(slots))
 
 
-def slots_table(slots: Sequence[SlotStatus]) -> Table:
+def slots_table(slots: Sequence[SlotStatus], *, title: str = "Keyslots") -> Table:
     """Show keyslots, and when this process came in through one."""
     rows = [
         (
             slot.id,
             slot.label,
-            f"{slot.kind} t={slot.t} m={slot.m} KiB p={slot.p}",
+            _kind(slot),
             slot.created_at,
             slot.expires_at,
             slot.opened_at,
         )
         for slot in slots
     ]
-    return table("Keyslots", ("id", "label", "kind", "created", "expires", "opened now"), rows)
+    return table(title, ("id", "label", "kind", "created", "expires", "opened now"), rows)
+
+
+def _kind(slot: SlotStatus) -> str:
+    cost = f"t={slot.t} m={slot.m} KiB p={slot.p}"
+    return f"{slot.kind} {cost if slot.key is None else slot.key}"
 
 
 def told_after_rotation(now: VaultStatus, *, new_secret: bool) -> Iterator[str]:
@@ -192,8 +198,10 @@ async def _add_recovery(
     Add a slot for an hour, print its key, and let it last when somebody has typed the key.
 
     So no slot lasts whose key nobody has: not where the power fails before it is printed,
-    and not where it was written down wrongly.
+    and not where it was written down wrongly.  What such a run has left makes room for the next one.
     """
+    for left in _never_confirmed(vault, label):
+        await vault.slots.remove(left.id)
     key = generate_recovery_key()
     added = await vault.slots.add(key, label=label, kdf=kdf, expires_in=_TIME_TO_CONFIRM)
     text = key.reveal().decode()
@@ -209,6 +217,17 @@ async def _add_recovery(
             await vault.slots.remove(added.id)
             raise
     await vault.slots.keep(added.id)
+
+
+def _never_confirmed(vault: Vault, label: str) -> list[SlotStatus]:
+    """Return what interrupted runs have left: slots of this label that were to be confirmed and were not."""
+    slots = [slot for slot in vault.slots.list() if slot.label == label and not slot.opened]
+    return [slot for slot in slots if slot.expires_at == _confirmed_by(slot)]
+
+
+def _confirmed_by(slot: SlotStatus) -> str:
+    created_at = datetime.fromisoformat(slot.created_at.replace("Z", "+00:00"))
+    return time_text(created_at + _TIME_TO_CONFIRM)
 
 
 async def _typed_back(output: Output, settings: Settings, key: Secret) -> None:

@@ -1,23 +1,23 @@
-"""`init`, `status` and `rotate`: the vault and its keys."""
+"""`init` and `status`: the vault and what it says of itself."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from kvseal.cli import connect
-from kvseal.cli.dek import MAX_AGE, rotate_dek, rotation_due
 from kvseal.cli.options import Duration, argon2_option, command_options
 from kvseal.cli.output import table
-from kvseal.cli.slot import slots_table, told_after_rotation
-from kvseal.envelope.kdf import Argon2idParams
-from kvseal.errors import SecretNotFoundError, UsageError, VaultExistsError
-from kvseal.keys.defaults import secret_for_opening
+from kvseal.cli.policy import age_of, rows_of
+from kvseal.cli.slot import slots_table
+from kvseal.errors import SecretNotFoundError, VaultExistsError
+from kvseal.keys.defaults import names_wrap_key, secret_for_opening
 from kvseal.keys.meta import time_text
+from kvseal.keys.policy import MOST_DEK_RECORDS, Policy, whole_seconds
 from kvseal.metastore import MetaStore
 from kvseal.recode import open_recode
 from kvseal.recode.verify import none, readers_of, take_census
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from kvseal.cli.output import Output
     from kvseal.cli.settings import Settings
-    from kvseal.keys.secret import Secret
+    from kvseal.envelope.kdf import Argon2idParams
+    from kvseal.keys.unlocker import Unlocker
     from kvseal.recode import Checkpoint
     from kvseal.recode.verify import Census
     from kvseal.status import VaultStatus
@@ -41,6 +42,13 @@ if TYPE_CHECKING:
 @click.option("--label", default="primary", show_default=True, help="The name of the first keyslot.")
 @click.option("--create-store", is_flag=True, help="Create the store too, if there is none at that place.")
 @click.option("--dry-run", is_flag=True, help="Check store and secret, and create nothing.")
+@click.option("--max-dek-age", type=Duration(), metavar="DURATION", help="Policy: see vaultctl policy set.")
+@click.option(
+    "--max-dek-records",
+    type=click.IntRange(1, MOST_DEK_RECORDS),
+    metavar="N",
+    help="Policy: see vaultctl policy set.",
+)
 @argon2_option
 @command_options
 @connect.synchronous
@@ -51,6 +59,8 @@ async def init(
     label: str,
     create_store: bool,
     dry_run: bool,
+    max_dek_age: float | None,
+    max_dek_records: int | None,
     kdf: Argon2idParams | None,
 ) -> None:
     """
@@ -64,6 +74,8 @@ async def init(
     Without --secret and with none in the environment, a secret is generated into the
     keyring, or into a key file that only you can read.
     """
+    age = None if max_dek_age is None else whole_seconds(age_of(max_dek_age))
+    limits = Policy(max_dek_age=age, max_dek_records=max_dek_records)
     async with connect.stores(settings, create=create_store, dry_run=dry_run) as found:
         if dry_run:
             await _check_creation(found)
@@ -76,11 +88,14 @@ async def init(
             secret=secret,
             meta_store=found.meta,
             label=label,
-            kdf=kdf or Argon2idParams.RFC_9106_LOW_MEMORY,
+            kdf=kdf,
+            policy=limits,
+            pin=settings.pin,
         )
-        output.result(vault.status(), *_tables(vault.status()))
+        output.result(vault.status(), *tables_of(vault.status()))
         await vault.close()
-    output.note("next: vaultctl slot add --recovery, for the day on which the secret is lost")
+    away = "key service is out of reach" if names_wrap_key(secret) else "secret is lost"
+    output.note(f"next: vaultctl slot add --recovery, for the day on which the {away}")
     output.note("then: wrap the store with EnvelopeEncryptionWrapper, or vaultctl migrate-from-fernet")
 
 
@@ -94,10 +109,11 @@ async def _check_creation(found: connect.Stores) -> None:
         await metastore.refuse_orphaned_records(None if found.meta is None else found.data)
 
 
-async def _tell_what_init_would(output: Output, settings: Settings, secret: Secret | None) -> None:
+async def _tell_what_init_would(output: Output, settings: Settings, secret: Unlocker | None) -> None:
     try:
         await secret_for_opening(secret)
-        output.note("the secret is there")
+        asked = "the key service would be asked; it was not yet"
+        output.note(asked if names_wrap_key(secret) else "the secret is there")
     except SecretNotFoundError:
         if secret is not None:
             raise
@@ -112,10 +128,12 @@ class _Shown:
     status: VaultStatus
     recode: Checkpoint | None
     records: Census | None
+    due: str | None
 
     def as_dict(self) -> dict[str, Any]:
         shown = {
             **self.status.as_dict(),
+            "rotation_due": self.due,
             "recode": None if self.recode is None else self._recode(self.recode),
         }
         if self.records is None:
@@ -141,15 +159,15 @@ class _Shown:
 @click.option(
     "--max-dek-age",
     type=Duration(),
-    default=MAX_AGE,
-    show_default=True,
     metavar="DURATION",
-    help="The age at which the active DEK is to be replaced.",
+    help="Ask for a rotation at this age of the active DEK, and not at the policy's.",
 )
-@click.option("--check", is_flag=True, help="Exit with 4 if a DEK rotation is due.")
+@click.option("--check", is_flag=True, help="Exit with 4 if policy asks for a rotation of the DEK.")
 @command_options
 @connect.synchronous
-async def status(output: Output, settings: Settings, *, count: bool, max_dek_age: float, check: bool) -> int:
+async def status(
+    output: Output, settings: Settings, *, count: bool, max_dek_age: float | None, check: bool
+) -> int:
     """
     Show slots, DEKs, policy and legacy keys.
 
@@ -157,78 +175,27 @@ async def status(output: Output, settings: Settings, *, count: bool, max_dek_age
     Examples:
       vaultctl status
       vaultctl status --count --json
+      vaultctl status --check
       vaultctl status --check --max-dek-age 90d
+
+    Where the policy limits the number of records, --check counts them like --count, unless the age
+    is reason enough.
     """
     async with connect.vault(settings) as (found, vault):
         now, opened, census = vault.status(), await open_recode(vault), None
-        if count:
+        due, most = now.due(max_age=max_dek_age), now.policy.get("max_dek_records")
+        if count or (check and due is None and most is not None):
             census = await take_census(found.data, readers_of(vault), opens=none, listener=output.event)
+            due = now.due(max_age=max_dek_age, records=census.deks[now.active_dek])
     if opened is not None:
         output.note(_open_text(opened))
     counted = [] if census is None else [_count_table(census)]
-    output.result(_Shown(now, opened, census), *_tables(now), *counted)
-    due = rotation_due(now, max_dek_age)
+    output.result(_Shown(now, opened, census, due), *tables_of(now), *counted)
     if due is not None:
-        output.note(due)
+        output.note(f"{due}; next: vaultctl rotate --dek")
+    elif census is None and most is not None:
+        output.note(f"the records of DEK {now.active_dek} were not counted; --count does")
     return WORK_PENDING if check and due is not None else 0
-
-
-@click.command()
-@click.option("--new-secret", metavar="REF", help="The secret that opens the vault from now on.")
-@click.option(
-    "--keep-old-for", type=Duration(), metavar="DURATION", help="Let the old secret open for so long: 24h."
-)
-@click.option("--dek", is_flag=True, help="Leave the secret, and make a new DEK for new records.")
-@click.option("--dry-run", is_flag=True, help="Check both secrets, and change nothing.")
-@argon2_option
-@command_options
-@connect.synchronous
-async def rotate(
-    output: Output,
-    settings: Settings,
-    *,
-    new_secret: str | None,
-    keep_old_for: float | None,
-    dek: bool,
-    dry_run: bool,
-    kdf: Argon2idParams | None,
-) -> None:
-    """
-    Re-wrap the root key for a new secret and/or a new Argon2id cost.
-
-    \b
-    Examples:
-      vaultctl rotate --new-secret file:new.key
-      vaultctl rotate --new-secret file:new.key --keep-old-for 24h
-      vaultctl rotate --argon2 3,262144,4
-      vaultctl rotate --dek
-
-    Touches one entry, whatever the number of records.  It does not undo a leak: a copy of
-    the old vault meta still opens with the old secret.  With --keep-old-for, the old secret opens
-    for so long, while a rolling deployment gives every process the new one; then it is refused,
-    and the next change of the vault drops its slot.  With --dek, new records get a new key,
-    and vaultctl reencrypt brings the others under it.
-    """
-    if dek:
-        if new_secret is not None or kdf is not None or keep_old_for is not None:
-            msg = "--dek goes with neither --new-secret, --keep-old-for nor --argon2"
-            raise UsageError(msg, hint="run one after the other")
-        await rotate_dek(output, settings, dry_run=dry_run)
-        return
-    if new_secret is None and kdf is None:
-        msg = "there is nothing to rotate to"
-        raise UsageError(msg, hint="give --new-secret REF, --argon2 T,M,P or both, or --dek")
-    async with connect.vault(settings) as (_, vault):
-        secret = await connect.given_secret(new_secret, settings, confirm=True)
-        if dry_run:
-            output.result(vault.status(), *_tables(vault.status()))
-            output.note("nothing was written; the slot that opened now would be replaced")
-            return
-        kept = None if keep_old_for is None else timedelta(seconds=keep_old_for)
-        now = await vault.rotate(new_secret=secret, kdf=kdf, keep_old_for=kept)
-    output.result(now, *_tables(now))
-    for line in told_after_rotation(now, new_secret=secret is not None):
-        output.note(line)
 
 
 def _open_text(opened: Checkpoint) -> str:
@@ -242,13 +209,14 @@ def _begun(opened: Checkpoint) -> str:
     return time_text(datetime.fromtimestamp(opened.started_at // 1000, timezone.utc))
 
 
-def _tables(now: VaultStatus) -> list[Table]:
+def tables_of(now: VaultStatus) -> list[Table]:
+    """Show the vault: facts, slots, DEKs and legacy keys."""
     facts = [
         ("vault", now.vault_id),
         ("store", now.location),
         ("revision", now.revision),
         ("updated", now.updated_at),
-        *((name.replace("_", " "), value) for name, value in now.policy.items()),
+        *rows_of(now.policy),
     ]
     tables = [
         table("", ("", ""), facts),

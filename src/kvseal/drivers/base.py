@@ -14,6 +14,7 @@ The rules that every driver follows, and that `tests/drivers/contract.py` checks
 * `replace` keeps creation time, expiry and native time to live unless told otherwise.
 * What cannot be read is yielded with a `problem`, never skipped and never changed.
 * Nothing read from the backend is executed, unpickled or followed out of the store.
+* After `purge` no file of the store holds what was overwritten before, or it says that one may.
 """
 
 from __future__ import annotations
@@ -114,6 +115,22 @@ class Count:
     exact: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """
+    What was done so that overwritten values are gone, or with a dry run would be.
+
+    `done` is what the backend did, `left` what no driver reaches and somebody else has to see to.
+    """
+
+    done: tuple[str, ...]
+    left: tuple[str, ...] = ()
+    complete: bool = True
+    """No file of the store itself holds what was overwritten before; with a dry run, none would."""
+    halts: str = ""
+    """Whom it keeps waiting while it runs, for whoever is asked to agree."""
+
+
 @runtime_checkable
 class Driver(Protocol):
     """One backend seen as raw entries.  Every method may raise `StoreError`."""
@@ -178,6 +195,15 @@ class Driver(Protocol):
 
     async def count(self) -> Count:
         """How many live entries there are, and whether that is exact."""
+        ...
+
+    async def purge(self, *, dry_run: bool = False) -> Purged:
+        """
+        Do what the backend must do so that values which were overwritten or deleted are gone from its files.
+
+        No entry is changed, and nothing is lost of what others write meanwhile.  What it cannot do, it
+        says.  With *dry_run* it looks, and changes nothing.
+        """
         ...
 
     async def close(self) -> None:

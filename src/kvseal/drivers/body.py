@@ -12,9 +12,8 @@ what kvseal does not know in a body is kept as it was.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
@@ -35,8 +34,7 @@ class UnreadableBodyError(ValueError):
     """The text is not a body that the store itself could read; the message is the problem of an entry."""
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(NamedTuple):
     """What a body says; names are `None` where it has none."""
 
     collection: str | None

@@ -21,7 +21,7 @@ from kvseal.drivers.cache_rows import Row
 from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 FILE_NAME: Final = "cache.db"
@@ -132,6 +132,36 @@ class CacheDB:
                 if con.in_transaction:
                     con.execute("ROLLBACK")
                 raise
+
+    def vacuum(self) -> None:
+        """
+        Write the database anew, so that nothing that was overwritten or deleted is in its files.
+
+        Rowids stay.  Writers wait for it, and it waits for readers.
+
+        Raises:
+            StoreUnreachableError: somebody went on reading what was there before.
+        """
+        with self._writer.used() as con:
+            con.execute("VACUUM")
+            (is_busy, _, _) = con.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_busy:
+            msg = f"{self.path}: another process went on reading, so the write-ahead log could not be emptied"
+            raise StoreUnreachableError(msg, hint="end its transaction and run this again")
+
+    def unnamed(self, files: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+        """Return those of *files*, names of value files with a time, that no row names by now."""
+        with self._writer.used() as con:
+            con.execute("CREATE TEMP TABLE kvseal_files (name TEXT PRIMARY KEY, written REAL)")
+            try:
+                con.executemany("INSERT OR IGNORE INTO temp.kvseal_files VALUES (?, ?)", files)
+                rows = con.execute(
+                    "SELECT name, written FROM temp.kvseal_files WHERE name NOT IN"
+                    " (SELECT CAST(filename AS TEXT) FROM main.Cache WHERE filename IS NOT NULL)"
+                ).fetchall()
+            finally:
+                con.execute("DROP TABLE temp.kvseal_files")
+        return [(name.decode(), written) for name, written in rows]
 
     def close(self) -> None:
         """Close both connections, when their users are done."""

@@ -9,7 +9,7 @@ from kvseal.drivers.base import HidesNames, in_place_of
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable, Sequence
 
-    from kvseal.drivers.base import Capabilities, Count, Driver, Entry, Page, Replacement
+    from kvseal.drivers.base import Capabilities, Count, Driver, Entry, Page, Purged, Replacement
 
 
 class DelegatingDriver:
@@ -68,6 +68,10 @@ class DelegatingDriver:
     async def count(self) -> Count:
         """Count."""
         return await self._driver.count()
+
+    async def purge(self, *, dry_run: bool = False) -> Purged:
+        """Purge."""
+        return await self._driver.purge(dry_run=dry_run)
 
     async def close(self) -> None:
         """Close the other driver."""

@@ -43,6 +43,7 @@ from kvseal.drivers.base import (
 )
 from kvseal.drivers.body import patch_body, write_body
 from kvseal.drivers.cache_db import FILE_NAME, CacheDB
+from kvseal.drivers.cache_purge import purged, sweep
 from kvseal.drivers.cache_rows import (
     JOINED,
     TEXT_FILE_MODE,
@@ -62,6 +63,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from key_value.aio.stores.disk import DiskStore
+
+    from kvseal.drivers.base import Purged
+    from kvseal.drivers.cache_purge import Swept
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -146,6 +150,14 @@ class DiskDriver:
     async def count(self) -> Count:
         """Count the live rows."""
         return Count(await self._blocking(self._db.count), exact=True)
+
+    async def purge(self, *, dry_run: bool = False) -> Purged:
+        """Write the database anew, and remove value files that no row names."""
+        return purged([await self.sweep(dry_run=dry_run)], dry_run=dry_run)
+
+    async def sweep(self, *, dry_run: bool) -> Swept:
+        """Purge the directory, and return what was found in it."""
+        return await self._blocking(sweep, self._db, self._files, dry_run=dry_run)
 
     async def close(self) -> None:
         """Close the driver's own connections; the store's stay open."""

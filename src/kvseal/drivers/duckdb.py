@@ -37,6 +37,7 @@ from kvseal.drivers.base import (
     Count,
     Entry,
     Page,
+    Purged,
     Replacement,
     content,
     refuse_problem,
@@ -80,6 +81,10 @@ if TYPE_CHECKING:
 _DEFAULT_TABLE: Final = "kv_entries"
 _ATTEMPTS: Final = 20
 _PAUSE: Final = 0.005
+_NOT_PURGED: Final = (
+    "the database file, which keeps overwritten values: backup, restore into a new one, and delete this one",
+    "file system snapshots and backups, and the blocks of deleted files",
+)
 _LOCK: Final = threading.Lock()
 """Held over each write, so that drivers in several threads do not refuse each other."""
 
@@ -182,6 +187,19 @@ class DuckDBDriver:
         """Count the live rows."""
         found = await asyncio.to_thread(self._query, self._table.count, {})
         return Count(found[0][0] if found else 0, exact=True)
+
+    async def purge(self, *, dry_run: bool = False) -> Purged:
+        """
+        Bring what is in the write-ahead log into the database file, and say that this is not enough.
+
+        DuckDB neither overwrites the blocks that it no longer needs nor the rows that were deleted, and
+        a file that is in use cannot be replaced by a copy of what lives in it.
+        """
+        if not self.capabilities.lasting:
+            return Purged(("nothing: the database is in this process's memory, and in no file",))
+        if not dry_run:
+            await self._write("CHECKPOINT", {})
+        return Purged(("CHECKPOINT: the write-ahead log emptied",), _NOT_PURGED, complete=False)
 
     async def close(self) -> None:
         """Close the database if the driver has opened it; the application's connection stays open."""

@@ -69,6 +69,7 @@ from kvseal.drivers.tree_entries import Place, TreeEntries, has_expired
 from kvseal.drivers.tree_folders import NotAFileError, Tree, listing
 from kvseal.drivers.tree_location import open_store, split_location
 from kvseal.drivers.tree_names import Rule, StrategyRule
+from kvseal.drivers.tree_purge import purge_trees
 from kvseal.drivers.tree_swaps import Swaps, can_exchange, locked, recover_idle
 from kvseal.errors import StoreError, StoreUnreachableError, UnsupportedStoreError
 
@@ -76,6 +77,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from key_value.aio.stores.filetree import FileTreeStore
+
+    from kvseal.drivers.base import Purged
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -105,8 +108,10 @@ class FileTreeDriver:
         self.location = f"filetree:{data}"
         self.default_collection = default_collection
         self._tree = Tree(data)
+        infos = self._tree if metadata is None or metadata == data else Tree(metadata)
         self._keys = key_rule
-        self._collections = Collections(self._tree, Tree(metadata or data), collection_rule)
+        self._collections = Collections(self._tree, infos, collection_rule)
+        self._trees = list(dict.fromkeys([self._tree, infos]))
         self._entries = TreeEntries(self._tree, self._collections, key_rule)
         self._recovered: set[str] = set()
         self._is_closed = False
@@ -184,6 +189,10 @@ class FileTreeDriver:
     async def count(self) -> Count:
         """Count the live entries, for which each file has to be read."""
         return Count(await self._blocking(self._count), exact=True)
+
+    async def purge(self, *, dry_run: bool = False) -> Purged:
+        """Remove the temporary files of writers that died."""
+        return await self._blocking(purge_trees, self._trees, dry_run=dry_run)
 
     async def close(self) -> None:
         """Refuse to go on; nothing is held open between calls."""

@@ -31,14 +31,14 @@ from key_value.aio.errors import KeyValueOperationError
 
 from kvseal.drivers.base import PAGE_SIZE, Capabilities, Count, Entry, Page, content, refuse_problem
 from kvseal.drivers.chain import Chain
-from kvseal.errors import KvsealError, StoreUnreachableError, UnsealableValueError
+from kvseal.errors import KvsealError, StoreUnreachableError, UnsealableValueError, UnsupportedStoreError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
-    from kvseal.drivers.base import Replacement
+    from kvseal.drivers.base import Purged, Replacement
     from kvseal.drivers.manifest import Names
 
 LIMITS: Final = (
@@ -131,6 +131,18 @@ class GenericDriver:
     async def count(self) -> Count:
         """Count the names in the manifest, of which some may be gone."""
         return Count(await asyncio.to_thread(lambda: sum(1 for _ in self._names)), exact=False)
+
+    async def purge(self, *, dry_run: bool = False) -> Purged:  # noqa: ARG002 - it changes nothing
+        """
+        Say that it cannot.
+
+        Raises:
+            UnsupportedStoreError: always.
+        """
+        msg = f"{self.location}: only the store's own tools can remove what it keeps of overwritten values"
+        raise UnsupportedStoreError(
+            msg, hint="or move: vaultctl backup, vaultctl restore into a new store, and delete the old one"
+        )
 
     async def close(self) -> None:
         """There is nothing to release: the store is the application's."""

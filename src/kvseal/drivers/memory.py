@@ -26,6 +26,7 @@ from kvseal.drivers.base import (
     Count,
     Entry,
     Page,
+    Purged,
     Replacement,
     content,
     refuse_problem,
@@ -114,6 +115,10 @@ class MemoryDriver:
         """Count the live entries."""
         await self._store.setup()
         return Count(sum(self._live(names) is not None for names in self._names()), exact=True)
+
+    async def purge(self, *, dry_run: bool = False) -> Purged:  # noqa: ARG002 - it changes nothing
+        """There are no files."""
+        return Purged(("nothing: the store is in this process's memory, and in no file",))
 
     async def close(self) -> None:
         """There is nothing to release: the store is the application's."""

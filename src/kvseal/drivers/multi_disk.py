@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kvseal.drivers.base import Capabilities, Count, Entry, Page, content, refuse_problem
 from kvseal.drivers.cache_db import FILE_NAME, CacheDB
+from kvseal.drivers.cache_purge import purged
 from kvseal.drivers.chain import DEFAULT_COLLECTION
 from kvseal.drivers.multi_disk_folders import Folders, OpenFolders, base_directory, folder_of
 from kvseal.errors import StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from key_value.aio.stores.disk import MultiDiskStore
 
-    from kvseal.drivers.base import Replacement
+    from kvseal.drivers.base import Purged, Replacement
 
 _DEFAULT_FACTORY: Final = "MultiDiskStore.__init__.<locals>.default_disk_cache_factory"
 
@@ -131,6 +132,14 @@ class MultiDiskDriver:
             async with self._open.used(folder) as driver:
                 total += (await driver.count()).entries
         return Count(total, exact=True)
+
+    async def purge(self, *, dry_run: bool = False) -> Purged:
+        """Write every database anew, and remove value files that no row names."""
+        swept = []
+        for folder in await self._blocking(self._folders.names):
+            async with self._open.used(folder) as driver:
+                swept.append(await driver.sweep(dry_run=dry_run))
+        return purged(swept, dry_run=dry_run)
 
     async def close(self) -> None:
         """Close the driver's own connections; the store's stay open."""

@@ -41,6 +41,7 @@ from kvseal.drivers.base import (
 )
 from kvseal.drivers.chain import DEFAULT_COLLECTION
 from kvseal.drivers.postgresql_pools import RETRIABLE, BorrowedPool, OwnPools, open_pool, translated
+from kvseal.drivers.postgresql_purge import NO_TABLE, plan, purge_table
 from kvseal.drivers.postgresql_rows import checked_names, entry_of, is_text, written
 from kvseal.drivers.postgresql_table import Table
 from kvseal.drivers.urls import strip_password
@@ -53,6 +54,7 @@ from key_value.aio.stores.postgresql import PostgreSQLStore  # isort: skip
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from kvseal.drivers.base import Purged
     from kvseal.drivers.postgresql_pools import Pools
 
 _DEFAULT_TABLE: Final = "kv_store"
@@ -163,6 +165,18 @@ class PostgreSQLDriver:
         """Count the live rows, which reads the whole table."""
         rows = await self._query(self._table.count)
         return Count(rows[0]["count"] if rows else 0, exact=True)
+
+    async def purge(self, *, dry_run: bool = False) -> Purged:
+        """Write the table anew, which keeps everybody else waiting."""
+        (row,) = await self._query(self._table.exists, self._table.name)
+        if not row["found"]:
+            if self._auto_create:
+                return NO_TABLE
+            raise self._not_found()
+        if dry_run:
+            return plan(self._table.name)
+        with translated(self.location):
+            return await purge_table(await self._pools.pool(), self._table.name, self.location)
 
     async def close(self) -> None:
         """Close the driver's own connections; the application's pool stays open."""

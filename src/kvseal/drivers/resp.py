@@ -19,7 +19,7 @@ import asyncio
 import zlib
 from datetime import datetime, timedelta, timezone
 from itertools import compress
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from typing_extensions import ParamSpec
 
@@ -37,13 +37,14 @@ from kvseal.drivers.body import patch_body, write_body
 from kvseal.drivers.chain import DEFAULT_COLLECTION
 from kvseal.drivers.resp_address import Address
 from kvseal.drivers.resp_names import entry_of, has_expired, problem_entry, stored_key
+from kvseal.drivers.resp_purge import purge_server
 from kvseal.drivers.resp_server import DELETE, PUT, OtherType, RespServer
 from kvseal.errors import StoreUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from kvseal.drivers.base import _Keep
+    from kvseal.drivers.base import Purged, _Keep
     from kvseal.drivers.resp_server import Batch
 
 P = ParamSpec("P")
@@ -136,6 +137,14 @@ class RespDriver:
     async def count(self) -> Count:
         """Count the keys of the database: an estimate."""
         return Count(await self._blocking(self._server.count), exact=False)
+
+    async def purge(self, *, dry_run: bool = False) -> Purged:
+        """Let the server write its append-only file and its snapshot anew, those of all its databases."""
+
+        async def ask(*command: str) -> Any:
+            return await self._blocking(self._server.command, *command)
+
+        return await purge_server(ask, self.location, dry_run=dry_run)
 
     async def close(self) -> None:
         """Close the driver's own connections; the store's stay open."""

@@ -243,6 +243,11 @@ class RespServer:
         (size,) = self._pipeline([("DBSIZE",)])
         return int(self._checked(size))
 
+    def command(self, *parts: str) -> Any:
+        """Return what the server answers to one command; raises `StoreError` where it refuses."""
+        (answer,) = self._pipeline([parts])
+        return self._checked(answer)
+
     def evicts(self) -> bool:
         """
         Whether a full server drops keys that have no expiry, such as the vault meta.

@@ -33,11 +33,13 @@ from kvseal.drivers.base import (
     Count,
     Entry,
     Page,
+    Purged,
     Replacement,
     content,
     refuse_problem,
 )
 from kvseal.drivers.body import patch_body, write_body
+from kvseal.drivers.cache_purge import FILE_SYSTEM
 from kvseal.drivers.cache_rows import names_to_write
 from kvseal.drivers.chain import DEFAULT_COLLECTION
 from kvseal.drivers.resp_names import SEPARATOR, entry_of, has_expired, problem_entry
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
 
 PAGE_BYTES: Final = 8 * 2**20
 """A page ends with the entry that takes it past this many bytes."""
+
+_HELD: Final = "files that an iteration or a snapshot of the application holds: end it and purge again"
 
 _LOCK: Final = threading.Lock()
 """Held over each compare and its write; one for all databases, as it is never held for long."""
@@ -144,6 +148,13 @@ class RocksDBDriver:
         """Count the live entries, which reads them all."""
         entries = self._entries(None, (0, 1))
         return Count(await asyncio.to_thread(lambda: sum(1 for _ in entries)), exact=True)
+
+    async def purge(self, *, dry_run: bool = False) -> Purged:
+        """Write every file anew, without what was overwritten or deleted."""
+        done, left = ("flush, and a compaction of every level",), (FILE_SYSTEM,)
+        if dry_run or await asyncio.to_thread(self._opened().compact):
+            return Purged(done, left)
+        return Purged(done, (_HELD, *left), complete=False)
 
     async def close(self) -> None:
         """Close the database if the driver has opened it; the application's stays open."""

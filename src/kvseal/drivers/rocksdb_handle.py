@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from kvseal.errors import StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
 
 # Behind kvseal's own modules, which say in their words that the library is missing.
-from rocksdict import DbClosedError, Rdict, WriteBatch, WriteOptions  # isort: skip
+from rocksdict import (  # isort: skip
+    BottommostLevelCompaction,
+    CompactOptions,
+    DbClosedError,
+    Rdict,
+    WriteBatch,
+    WriteOptions,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,6 +90,24 @@ class Handle:
         """Return when what was written is on the disk."""
         with translated(self._location):
             self._opened().flush_wal(sync=True)
+
+    def compact(self) -> bool:
+        """
+        Write every file anew without what was overwritten, and return whether none of the old ones stays.
+
+        An iteration under way and a snapshot that the application holds keep theirs.
+        """
+        with translated(self._location):
+            for name in Rdict.list_cf(self._db.path()):
+                # A log file stays until all that is in it, of whichever column family, is elsewhere.
+                self._db.get_column_family(name).flush()
+            handle, options = self._opened(), CompactOptions()
+            # Files of the last level, too, in which there may be nothing to drop but what was overwritten.
+            options.set_bottommost_level_compaction(BottommostLevelCompaction.force())
+            handle.compact_range(None, None, options)
+            return not handle.property_int_value("rocksdb.num-snapshots") and (
+                handle.property_int_value("rocksdb.num-live-versions") == 1
+            )
 
     def _opened(self) -> Rdict:
         if self._column_family is None:

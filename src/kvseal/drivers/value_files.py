@@ -75,6 +75,25 @@ class ValueFiles:
                     raise
         raise AssertionError
 
+    def walk(self) -> Iterator[tuple[str, float]]:
+        """Yield every value file, and when it was last written; whatever has another name is passed over."""
+        for first, _ in self._listed([]):
+            for second, _ in self._listed([first]):
+                for last, written in self._listed([first, second]):
+                    name = f"{first}/{second}/{last}"
+                    if _NAME.fullmatch(name):
+                        yield name, written
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        *folders, last = _parts(name)
+        try:
+            with self._opened(folders) as folder:
+                os.stat(last, dir_fd=folder, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
     def remove(self, name: str) -> None:
         """Remove the file, and the folders that it leaves empty; one that is gone already is fine."""
         with contextlib.suppress(OSError, UnsafeFileNameError):
@@ -85,6 +104,19 @@ class ValueFiles:
                 last = folders.pop()
                 with self._opened(folders) as folder:
                     os.rmdir(last, dir_fd=folder)
+
+    def _listed(self, folders: list[str]) -> list[tuple[str, float]]:
+        """Return what is in a folder, with times; nothing if it is none, or has gone."""
+        listed = []
+        try:
+            with self._opened(folders) as folder, os.scandir(folder) as found:
+                for item in found:
+                    with contextlib.suppress(FileNotFoundError):
+                        listed.append((item.name, item.stat(follow_symlinks=False).st_mtime))
+        except OSError as exc:
+            if exc.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+                raise
+        return listed
 
     @contextlib.contextmanager
     def _opened(self, folders: list[str], *, create: bool = False) -> Iterator[int]:

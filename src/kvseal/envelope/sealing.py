@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from cryptography.exceptions import InvalidTag
 
+from kvseal.counters import steps
 from kvseal.envelope.aead import DERIVATION_SIZE, NONCE_SIZE, XAES256GCM
 from kvseal.envelope.memo import Memo
 from kvseal.envelope.record import (
@@ -44,12 +45,17 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+    from kvseal.counters import Steps
+
 RECORDS_PER_DERIVED_KEY: Final = 2**20
 """A writer draws a new derived key at the latest after so many records."""
 
 _DERIVED_KEYS: Final = 1024
 """Derived keys that a reader keeps: one for each writer process and 2^20 records."""
 _COMMON_START: Final = bytes((FORMAT_VERSION, SUITE_XAES_256_GCM, 0, 0))
+_EXPIRING_START: Final = bytes((FORMAT_VERSION, SUITE_XAES_256_GCM, EXPIRES, 0))
+_EXPIRY_END: Final = NONCE_END + EXPIRY_SIZE
+_MIN_EXPIRING_SIZE: Final = MIN_SIZE + EXPIRY_SIZE
 _COLLECTIONS: Final = 4096
 _FLAGS: Final = 256
 _DERIVATION_END: Final = FIXED_SIZE + DERIVATION_SIZE
@@ -75,10 +81,14 @@ class Associations:
         """Return the AAD up to the key, for a record without expiry that is bound to both names."""
         return self._label + start + name_field(collection)
 
+    def around_expiry(self, start: bytes, collection: str) -> tuple[bytes, bytes]:
+        """Return what stands in `prefix` before the expiry of a record that has one, and what behind it."""
+        return self._label + start, name_field(collection)
+
 
 class Sealer:
     """
-    Seals records under one DEK.
+    Seals records under one DEK, each of them a step of *counts*.
 
     Safe to share between threads: at worst two of them draw a new derived key at once.
     """
@@ -87,9 +97,12 @@ class Sealer:
         "_associations",
         "_context",
         "_dek",
+        "_expiring",
+        "_expiring_start",
         "_flags",
         "_prefixes",
         "_run",
+        "_sealed",
         "_start",
         "_starts",
         "_urandom",
@@ -103,16 +116,20 @@ class Sealer:
         associations: Associations,
         *,
         binding: Binding = Binding.COLLECTION_AND_KEY,
+        counts: Steps | None = None,
         urandom: Callable[[int], bytes] = _os_urandom,
     ) -> None:
         self._xaes = XAES256GCM(dek)
         self._dek = number
         self._associations = associations
         self._context = associations.context
+        self._sealed = steps() if counts is None else counts
         self._urandom = urandom
         self._start = Header(dek=number, nonce=b"", binding=binding).start()
         self._flags = self._start[2]
+        self._expiring_start = self._start_with(self._flags | EXPIRES)
         self._prefixes = Memo(partial(associations.prefix, self._start), _COLLECTIONS)
+        self._expiring = Memo(partial(associations.around_expiry, self._expiring_start), _COLLECTIONS)
         self._starts = Memo(self._start_with, _FLAGS)
         self._run = self._begin_run()
 
@@ -135,8 +152,10 @@ class Sealer:
         except StopIteration:
             self._run = head, encrypt, budget = self._begin_run()
             next(budget)
+        for _ in self._sealed:
+            break
         nonce_rest = self._urandom(_NONCE_REST)
-        if encoding or expires_at is not None or self._flags:
+        if encoding or self._flags:
             flags = self._flags | encoding | (EXPIRES if expires_at is not None else 0)
             start, expiry = self._starts[flags], encode_expiry(expires_at)
             aad = self._associations.of(start, expiry, collection, key)
@@ -146,8 +165,14 @@ class Sealer:
             name = key.encode()  # `name_field` in line: a call less for every record.
         except UnicodeEncodeError:
             name = key.encode("utf-8", "surrogatepass")
-        aad = self._prefixes[collection] + pack_length(len(name)) + name + self._context
-        return head + nonce_rest + encrypt(nonce_rest, payload, aad)
+        if expires_at is None:
+            aad = self._prefixes[collection] + pack_length(len(name)) + name + self._context
+            return head + nonce_rest + encrypt(nonce_rest, payload, aad)
+        before, behind = self._expiring[collection]
+        expiry = encode_expiry(expires_at)
+        aad = before + expiry + behind + pack_length(len(name)) + name + self._context
+        nonce = head[FIXED_SIZE:] + nonce_rest
+        return self._expiring_start + nonce + expiry + encrypt(nonce_rest, payload, aad)
 
     def _start_with(self, flags: int) -> bytes:
         return self._start[:2] + bytes((flags,)) + self._start[3:]
@@ -164,10 +189,11 @@ class Opener:
     Opens the records of one vault under whichever of its DEKs sealed them.
 
     *weakest* is the weakest binding that is accepted: a record that could have been
-    moved further than the vault's policy allows is refused.
+    moved further than the vault's policy allows is refused.  Each record that was opened
+    is a step of what *counts* has for its DEK.
     """
 
-    __slots__ = ("_associations", "_context", "_derived", "_keys", "_prepared", "_weakest")
+    __slots__ = ("_associations", "_context", "_derived", "_keys", "_opened", "_prepared", "_weakest")
 
     def __init__(
         self,
@@ -175,10 +201,12 @@ class Opener:
         associations: Associations,
         *,
         weakest: Binding = Binding.COLLECTION_AND_KEY,
+        counts: Mapping[int, Steps] | None = None,
     ) -> None:
         self._keys = {number: XAES256GCM(dek) for number, dek in deks.items()}
         self._associations = associations
         self._context = associations.context
+        self._opened = {number: steps() for number in deks} if counts is None else counts
         self._weakest = weakest
         self._derived = lru_cache(maxsize=_DERIVED_KEYS)(self._derive)
         self._prepared = Memo(self._prepare, _DERIVED_KEYS)
@@ -197,39 +225,61 @@ class Opener:
         prepared = self._prepared[record[:_DERIVATION_END], collection]
         if prepared is None:
             return self._open_uncommon(record, collection, key)
-        decrypt, prefix = prepared
+        decrypt, prefix, behind, opened = prepared
         try:
             name = key.encode()  # As in `Sealer.seal`.
         except UnicodeEncodeError:
             name = key.encode("utf-8", "surrogatepass")
+        body = NONCE_END
+        if behind is not None:
+            body = _EXPIRY_END
+            if len(record) < _MIN_EXPIRING_SIZE:
+                Header.parse(record)
+            prefix += record[NONCE_END:body] + behind
         aad = prefix + pack_length(len(name)) + name + self._context
         try:
-            return decrypt(record[_DERIVATION_END:NONCE_END], record[NONCE_END:], aad)
+            payload = decrypt(record[_DERIVATION_END:NONCE_END], record[body:], aad)
         except InvalidTag:
             raise _tampered() from None
+        for _ in opened:
+            break
+        return payload
 
     def _open_uncommon(self, record: bytes, collection: str, key: str) -> bytes:
-        """Open a record with an expiry, another encoding or a weaker binding, or say why it is none."""
+        """Open a record with another encoding or a weaker binding, or say why it is none."""
         header = Header.parse(record)
         if header.binding > self._weakest:
             msg = f"the record is bound to {header.binding.name}, weaker than this vault's policy accepts"
             raise TamperedRecordError(msg)
-        body = NONCE_END if header.expires_at is None else NONCE_END + EXPIRY_SIZE
+        body = NONCE_END if header.expires_at is None else _EXPIRY_END
         aes_gcm = self._derived(record[4:_DERIVATION_END])
         aad = self._associations.of(record[:FIXED_SIZE], record[NONCE_END:body], collection, key)
         try:
-            return aes_gcm.decrypt(record[_DERIVATION_END:NONCE_END], record[body:], aad)
+            payload = aes_gcm.decrypt(record[_DERIVATION_END:NONCE_END], record[body:], aad)
         except InvalidTag:
             raise _tampered() from None
+        for _ in self._opened[header.dek]:
+            break
+        return payload
 
     def _prepare(
         self, start_and_collection: tuple[bytes, str]
-    ) -> tuple[Callable[[bytes, bytes, bytes], bytes], bytes] | None:
-        """Return what opens all records that start like this, and their AAD up to the key; None: uncommon."""
+    ) -> tuple[Callable[[bytes, bytes, bytes], bytes], bytes, bytes | None, Steps] | None:
+        """
+        Return what opens records that start like this, their AAD up to the key, and who counts; or `None`.
+
+        The AAD of those with an expiry is in two parts, because the expiry stands between them.
+        """
         start, collection = start_and_collection
-        if not start.startswith(_COMMON_START):
+        prefix: tuple[bytes, bytes | None]
+        if start.startswith(_COMMON_START):
+            prefix = self._associations.prefix(start[:FIXED_SIZE], collection), None
+        elif start.startswith(_EXPIRING_START):
+            prefix = self._associations.around_expiry(start[:FIXED_SIZE], collection)
+        else:
             return None
-        return self._derived(start[4:]).decrypt, self._associations.prefix(start[:FIXED_SIZE], collection)
+        decrypt = self._derived(start[4:]).decrypt
+        return decrypt, *prefix, self._opened[int.from_bytes(start[4:FIXED_SIZE], "big")]
 
     def _derive(self, dek_and_nonce_start: bytes) -> AESGCM:
         number = int.from_bytes(dek_and_nonce_start[:4], "big")

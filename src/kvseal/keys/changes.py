@@ -13,22 +13,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kvseal.envelope.aead import KEY_SIZE
 from kvseal.errors import LastSlotError, VaultError
+from kvseal.keys.handover import Handover
 from kvseal.keys.meta import MAX_SLOTS, VaultMeta, WrappedDEK, WrappedLegacyKey
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from kvseal.keys.keyring import LegacyKey
-    from kvseal.keys.keyslot import Keyslot
     from kvseal.keys.policy import Policy
     from kvseal.keys.rootkey import RootKey
+    from kvseal.keys.unlocker import Slot
 
 _ID_SIZE: Final = 8
 
 
 def first(
-    root: RootKey, slot: Keyslot, policy: Policy, *, adopted: Sequence[LegacyKey] = (), now: datetime
+    root: RootKey, slot: Slot, policy: Policy, *, adopted: Sequence[LegacyKey] = (), now: datetime
 ) -> VaultMeta:
     """Return revision 1: one slot, DEK 1, and the *adopted* keys, with which legacy records are read."""
     policy = replace(policy, read_legacy=policy.read_legacy or bool(adopted))
@@ -37,7 +38,7 @@ def first(
     return VaultMeta(root.vault_id, 1, now, now, policy, (slot,), deks, legacy).authenticated(root)
 
 
-def with_slot(meta: VaultMeta, root: RootKey, slot: Keyslot, *, now: datetime) -> VaultMeta:
+def with_slot(meta: VaultMeta, root: RootKey, slot: Slot, *, now: datetime) -> VaultMeta:
     """Add *slot*; raises `VaultError` where there are as many as there can be."""
     if sum(other.usable(now) for other in meta.slots) >= MAX_SLOTS:
         msg = f"the vault has all of its {MAX_SLOTS} keyslots, and this needs one more"
@@ -57,7 +58,7 @@ def with_lasting_slot(meta: VaultMeta, root: RootKey, slot_id: str, *, now: date
 
 
 def with_slot_in_place(
-    meta: VaultMeta, root: RootKey, slot: Keyslot, *, keep_until: datetime | None = None, now: datetime
+    meta: VaultMeta, root: RootKey, slot: Slot, *, keep_until: datetime | None = None, now: datetime
 ) -> VaultMeta:
     """
     Remove every other slot with the label of *slot*, which is one of the meta's, or let it expire.
@@ -88,6 +89,40 @@ def without_dek(meta: VaultMeta, root: RootKey, *, number: int, now: datetime) -
         raise VaultError(msg, hint="vaultctl rotate --dek first")
     deks = (replace(dek, state="retired", wrapped=None) if dek.number == number else dek for dek in meta.deks)
     return _next(meta, root, now, deks=tuple(deks))
+
+
+def with_new_root(
+    meta: VaultMeta, root: RootKey, *, successor: RootKey, slots: Sequence[Slot], now: datetime
+) -> VaultMeta:
+    """
+    Wrap every DEK and every legacy key under *successor* instead of *root*, and hand over to it.
+
+    *slots*, which wrap *successor*, take the place of all slots.  The DEKs themselves stay, and so do
+    the records.
+    """
+    deks = (
+        dek
+        if dek.wrapped is None
+        else replace(dek, wrapped=successor.wrap_dek(root.unwrap_dek(dek.wrapped, dek.number), dek.number))
+        for dek in meta.deks
+    )
+    legacy = (
+        replace(
+            key,
+            wrapped=successor.wrap_legacy(
+                root.unwrap_legacy(key.wrapped, key.kind, key.id), key.kind, key.id
+            ),
+        )
+        for key in meta.legacy
+    )
+    handover = Handover.between(root, successor)
+    fields = {"slots": tuple(slots), "deks": tuple(deks), "legacy": tuple(legacy), "handover": handover}
+    return _next(meta, successor, now, **fields)
+
+
+def with_limits(meta: VaultMeta, root: RootKey, *, limits: Mapping[str, Any], now: datetime) -> VaultMeta:
+    """Ask for a rotation of the DEK by these *limits* of the policy; the others stay."""
+    return _next(meta, root, now, policy=replace(meta.policy, **limits))
 
 
 def with_legacy_keys(

@@ -21,11 +21,21 @@ from platformdirs import user_data_path
 from kvseal.errors import SecretNotFoundError
 from kvseal.keys.keyfile import write_key_file
 from kvseal.keys.secret import Secret, generate
-from kvseal.keys.sources import check_reference, read_key_file, read_keyring, resolve, write_keyring
+from kvseal.keys.sources import (
+    check_unlocker,
+    read_key_file,
+    read_keyring,
+    resolve,
+    resolve_unlocker,
+    write_keyring,
+)
+from kvseal.wrapkeys import SCHEMES, WrapKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from kvseal.keys.unlocker import Unlocker
 
 _log = logging.getLogger("kvseal")
 
@@ -76,35 +86,42 @@ def generate_default_secret() -> tuple[Secret, str | None]:
         return secret, _kept_at()
 
 
-def check_secret(secret: Secret | str | None) -> None:
+def check_secret(secret: Unlocker | str | None) -> None:
     """Raise at once for a `str` that is no reference, so that a typing error never becomes a password."""
     if isinstance(secret, str):
-        check_reference(secret)
-    elif secret is not None and not isinstance(secret, Secret):
-        msg = f"a secret is a Secret or a reference such as 'env:NAME', not {type(secret).__name__}"
+        check_unlocker(secret)
+    elif secret is not None and not isinstance(secret, (Secret, WrapKey)):
+        msg = (
+            f"a secret is a Secret, a WrapKey or a reference such as 'env:NAME', not {type(secret).__name__}"
+        )
         raise TypeError(msg)
 
 
-async def secret_for_opening(secret: Secret | str | None) -> Secret:
+def names_wrap_key(secret: Unlocker | str | None) -> bool:
+    """Whether *secret* is a wrap key or a reference to one; nothing is read or asked."""
+    return secret.partition(":")[0] in SCHEMES if isinstance(secret, str) else isinstance(secret, WrapKey)
+
+
+async def secret_for_opening(secret: Unlocker | str | None) -> Unlocker:
     """Return what *secret* points at, read in a thread, or the default."""
     if secret is None:
         return await asyncio.to_thread(default_secret)
     return await _resolved(secret, confirm=False)
 
 
-async def new_secret_for(secret: Secret | str) -> Secret:
+async def new_secret_for(secret: Unlocker | str) -> Unlocker:
     """Return what *secret* points at; a person types a new secret twice."""
     return await _resolved(secret, confirm=True)
 
 
-async def _resolved(secret: Secret | str, *, confirm: bool) -> Secret:
+async def _resolved(secret: Unlocker | str, *, confirm: bool) -> Unlocker:
     check_secret(secret)
-    if isinstance(secret, Secret):
+    if not isinstance(secret, str):
         return secret
-    return await asyncio.to_thread(partial(resolve, secret, confirm=confirm))
+    return await asyncio.to_thread(partial(resolve_unlocker, secret, confirm=confirm))
 
 
-async def secret_for_creation(secret: Secret | str | None) -> Secret:
+async def secret_for_creation(secret: Unlocker | str | None) -> Unlocker:
     """Return what *secret* points at, or the default, which is generated where there is none."""
     if secret is not None:
         return await new_secret_for(secret)

@@ -18,6 +18,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from kvseal.counters import failed
 from kvseal.errors import StaleKeyringError, VaultLockedError
 from kvseal.keys.single_flight import SingleFlight
 
@@ -45,7 +46,7 @@ class Freshness:
         ValueError: *refresh_after* is not a positive number of seconds.
     """
 
-    __slots__ = ("_ends_at", "_refreshing", "_retry_at", "clock", "due", "refresh_after")
+    __slots__ = ("_ends_at", "_refreshing", "_retry_at", "_since", "clock", "due", "refresh_after")
 
     def __init__(
         self, refresh_after: float = REFRESH_AFTER, clock: Callable[[], float] = time.monotonic
@@ -60,8 +61,24 @@ class Freshness:
 
     def confirm(self, since: float) -> None:
         """Note that the vault meta, as it was at *since* or later, is what the keyring was made from."""
+        self._since = since
         self.due = self._retry_at = since + self.refresh_after
         self._ends_at = since + LIMIT * self.refresh_after
+
+    @property
+    def age(self) -> float:
+        """How many seconds ago the vault meta was read."""
+        return self.clock() - self._since
+
+    @property
+    def is_stale(self) -> bool:
+        """
+        Whether nothing is sealed any more because the vault meta is out of reach.
+
+        Where nobody has tried to read it, it is not: the next who seals does.
+        """
+        has_failed = self._retry_at > self._since + self.refresh_after
+        return has_failed and self.clock() >= self._ends_at
 
     async def renew(self, refresh: Callable[[], Awaitable[bool]]) -> None:
         """
@@ -83,9 +100,11 @@ class Freshness:
         if self.clock() >= self._ends_at:
             seconds = LIMIT * self.refresh_after
             msg = f"the vault meta could not be read for {seconds:g} s, so nothing is sealed"
-            raise StaleKeyringError(
+            error = StaleKeyringError(
                 msg, hint="the DEK may have been retired since; see the log for what keeps the meta away"
             )
+            failed("seal", error)
+            raise error
 
     async def _attempt(self, refresh: Callable[[], Awaitable[bool]]) -> None:
         try:

@@ -31,13 +31,14 @@ def write_key_file(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         # A link, unlike a rename, never replaces what is there.
         os.link(beside, path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     finally:
         with suppress(FileNotFoundError):
             Path(beside).unlink()
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Make the names in *directory* durable, where the system can."""
     if os.name != "posix":
         return
     descriptor = os.open(directory, os.O_RDONLY)

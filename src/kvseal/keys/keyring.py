@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from kvseal.counters import operations
 from kvseal.envelope.codec import RecordCodec
 from kvseal.envelope.memo import Memo
 from kvseal.envelope.sealing import Associations, Opener, Sealer
@@ -76,10 +77,12 @@ class Keyring:
 
     def _build_codec(self, context: str) -> RecordCodec:
         associations = Associations(self.vault_id, context=context)
-        binding = self.policy.binding
+        binding, active = self.policy.binding, self._active
+        sealed = operations[self.vault_id, active, "seal"]
+        opened = {number: operations[self.vault_id, number, "open"] for number in self._deks}
         return RecordCodec(
-            Sealer(self._deks[self._active], self._active, associations, binding=binding),
-            Opener(self._deks, associations, weakest=binding),
+            Sealer(self._deks[active], active, associations, binding=binding, counts=sealed),
+            Opener(self._deks, associations, weakest=binding, counts=opened),
         )
 
     def __repr__(self) -> str:

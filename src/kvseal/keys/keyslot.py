@@ -60,9 +60,7 @@ class Keyslot:
             KDFParametersError: *params* ask for more memory than *memory_ceiling* KiB, or than there is.
             VaultError: *label* is not one that a message can show.
         """
-        if not is_label(label):
-            msg = f"a slot label has 1 to {MAX_LABEL} printable characters"
-            raise VaultError(msg)
+        label = checked_label(label)
         slot_id, salt = urandom(ID_SIZE).hex(), urandom(SALT_SIZE)
         derived = argon2id(secret.reveal(), salt, params, memory_ceiling=memory_ceiling)
         aad = _aad(root.vault_id, slot_id, params)
@@ -106,6 +104,14 @@ def cost_for(secret: Secret, *, present: Argon2idParams | None = None) -> Argon2
     if present is None or present == Argon2idParams.OWASP_MINIMUM:
         return Argon2idParams.RFC_9106_LOW_MEMORY
     return present
+
+
+def checked_label(text: str) -> str:
+    """Return *text*, or raise `VaultError` where it is no label."""
+    if not is_label(text):
+        msg = f"a slot label has 1 to {MAX_LABEL} printable characters"
+        raise VaultError(msg)
+    return text
 
 
 def is_label(text: str) -> bool:

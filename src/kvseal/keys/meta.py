@@ -22,7 +22,15 @@ from pybase64 import b64decode, b64encode_as_string
 from kvseal.envelope.kdf import SALT_SIZE, Argon2idParams
 from kvseal.envelope.record import MAX_DEK, VAULT_ID_SIZE
 from kvseal.envelope.wrapping import WrappedKey
-from kvseal.errors import KDFParametersError, TamperedMetaError, UnknownMetaVersionError, VaultMetaError
+from kvseal.errors import (
+    KDFParametersError,
+    TamperedMetaError,
+    UnknownMetaVersionError,
+    UnknownSlotKindError,
+    VaultMetaError,
+)
+from kvseal.keys.external_slot import ExternalSlot, is_external_kind
+from kvseal.keys.handover import Handover
 from kvseal.keys.keyslot import ID_SIZE, KIND, Keyslot, is_label
 from kvseal.keys.policy import Policy
 
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from kvseal.keys.rootkey import RootKey
+    from kvseal.keys.unlocker import Slot
 
 COLLECTION: Final = "__vault_meta__"
 KEY: Final = "__dek__"
@@ -40,9 +49,11 @@ DEKState = Literal["active", "readable", "retired"]
 
 _FORMAT_FIELD: Final = "kvseal"
 _MAC_FIELD: Final = "mac"
+_HANDOVER_FIELD: Final = "handover"
 _MAC_SIZE: Final = 32
 _MAX_KEYS: Final = 65_536
 """DEKs, and legacy keys, that one vault can have: a rotation every day for 179 years."""
+_EXTERNAL_FIELDS: Final = {"id", "label", "kind", "key", "wrapped", "created_at"}
 _TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
 _MALFORMED: Final = "restore the vault meta from a backup"
 
@@ -76,10 +87,12 @@ class VaultMeta:
     created_at: datetime
     updated_at: datetime
     policy: Policy
-    slots: tuple[Keyslot, ...]
+    slots: tuple[Slot, ...]
     deks: tuple[WrappedDEK, ...]
     legacy: tuple[WrappedLegacyKey, ...] = ()
     mac: bytes = b""
+    handover: Handover | None = None
+    """Present once the root key has been rotated."""
 
     @classmethod
     def from_value(cls, value: Mapping[str, Any]) -> VaultMeta:
@@ -87,7 +100,7 @@ class VaultMeta:
         Read a stored vault meta.  Nothing is derived or decrypted.
 
         Raises:
-            UnknownMetaVersionError: a later kvseal wrote it.
+            UnknownMetaVersionError, UnknownSlotKindError: a later kvseal wrote it.
             KDFParametersError: a slot's parameters are out of bounds.
             VaultMetaError: it is malformed.
         """
@@ -125,7 +138,14 @@ class VaultMeta:
         """
         if not compare_digest(self.mac, root.mac(self._message())):
             msg = "the vault meta was changed by something that does not hold the root key"
-            raise TamperedMetaError(msg, hint="find out what wrote to it, then restore it from a backup")
+            hint = "find out what wrote to it, then restore it from a backup"
+            if self.handover is not None:
+                hint += "; or the root key was rotated more than once meanwhile: open the vault again"
+            raise TamperedMetaError(msg, hint=hint)
+
+    def follows(self, root: RootKey) -> bool:
+        """Whether *root* has handed over to the root key that this meta is to be verified with."""
+        return self.handover is not None and self.handover.is_by(root)
 
     @property
     def active_dek(self) -> WrappedDEK:
@@ -137,6 +157,7 @@ class VaultMeta:
         return _canonical(self._unauthenticated())
 
     def _unauthenticated(self) -> dict[str, Any]:
+        handover = {} if self.handover is None else {_HANDOVER_FIELD: _handover_json(self.handover)}
         return {
             _FORMAT_FIELD: FORMAT,
             "vault_id": self.vault_id.hex(),
@@ -147,6 +168,7 @@ class VaultMeta:
             "slots": [_slot_json(slot) for slot in self.slots],
             "deks": [_dek_json(dek) for dek in self.deks],
             "legacy": [_legacy_json(key) for key in self.legacy],
+            **handover,
         }
 
 
@@ -184,6 +206,7 @@ def _parse(value: Mapping[str, Any]) -> VaultMeta | None:
         deks=tuple(_dek(dek) for dek in value["deks"]),
         legacy=tuple(_legacy(key) for key in value["legacy"]),
         mac=_bytes(value[_MAC_FIELD]),
+        handover=_handover(value[_HANDOVER_FIELD]) if _HANDOVER_FIELD in value else None,
     )
     return meta if _is_consistent(meta) else None
 
@@ -209,25 +232,43 @@ def _unique(names: Sequence[str]) -> bool:
     return len(set(names)) == len(names)
 
 
-def _slot(value: Mapping[str, Any]) -> Keyslot:
-    slot_id, salt, label = _text(value["id"]), _bytes(value["salt"]), _text(value["label"])
-    sizes = (len(bytes.fromhex(slot_id)), len(salt))
-    if value["kind"] != KIND or sizes != (ID_SIZE, SALT_SIZE) or not is_label(label):
+def _slot(value: Mapping[str, Any]) -> Slot:
+    slot_id, label, kind = _text(value["id"]), _text(value["label"]), _text(value["kind"])
+    if len(bytes.fromhex(slot_id)) != ID_SIZE or not is_label(label):
         msg = "no keyslot of this version"
         raise ValueError(msg)
-    return Keyslot(
-        id=slot_id,
-        label=label,
-        params=Argon2idParams(value["t"], value["m"], value["p"]),
-        salt=salt,
-        wrapped=_wrapped(value),
-        created_at=_time(value["created_at"]),
-        expires_at=_time(value["expires_at"]) if "expires_at" in value else None,
-    )
+    times = _time(value["created_at"]), _time(value["expires_at"]) if "expires_at" in value else None
+    if kind == KIND:
+        return _argon2id_slot(value, slot_id, label, *times)
+    if is_external_kind(kind) and set(value) - {"expires_at"} != _EXTERNAL_FIELDS:
+        msg = f"slot {slot_id} ({label}) is of the kind {kind}, with fields that this kvseal does not know"
+        raise UnknownSlotKindError(msg, hint="upgrade kvseal")
+    return ExternalSlot(slot_id, label, kind, _text(value["key"]), _bytes(value["wrapped"]), *times)
 
 
-def _slot_json(slot: Keyslot) -> dict[str, Any]:
+def _argon2id_slot(
+    value: Mapping[str, Any], slot_id: str, label: str, created_at: datetime, expires_at: datetime | None
+) -> Keyslot:
+    salt = _bytes(value["salt"])
+    if len(salt) != SALT_SIZE:
+        msg = "no salt of this version"
+        raise ValueError(msg)
+    params = Argon2idParams(value["t"], value["m"], value["p"])
+    return Keyslot(slot_id, label, params, salt, _wrapped(value), created_at, expires_at)
+
+
+def _slot_json(slot: Slot) -> dict[str, Any]:
     expiry = {} if slot.expires_at is None else {"expires_at": time_text(slot.expires_at)}
+    if isinstance(slot, ExternalSlot):
+        return {
+            "id": slot.id,
+            "label": slot.label,
+            "kind": slot.kind,
+            "key": slot.key,
+            "wrapped": b64encode_as_string(slot.wrapped),
+            "created_at": time_text(slot.created_at),
+            **expiry,
+        }
     return {
         "id": slot.id,
         "label": slot.label,
@@ -268,6 +309,17 @@ def _legacy_json(key: WrappedLegacyKey) -> dict[str, Any]:
         "kind": key.kind,
         "created_at": time_text(key.created_at),
         **_wrapped_json(key.wrapped),
+    }
+
+
+def _handover(value: Mapping[str, Any]) -> Handover:
+    return Handover(_bytes(value["successor"]), _bytes(value["mac"]))
+
+
+def _handover_json(handover: Handover) -> dict[str, str]:
+    return {
+        "successor": b64encode_as_string(handover.successor),
+        "mac": b64encode_as_string(handover.mac),
     }
 
 

@@ -1,8 +1,9 @@
-"""What a vault reads and how its records are bound: authenticated with the vault meta."""
+"""What a vault reads, how its records are bound, when its DEK is due: authenticated with the vault meta."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 
 from kvseal.envelope.record import Binding
@@ -14,6 +15,12 @@ _BINDINGS: Final = {
 }
 _BINDING_NAMES: Final = {binding: name for name, binding in _BINDINGS.items()}
 
+DEFAULT_MAX_DEK_AGE: Final = 365 * 86_400
+"""Seconds, for a vault whose policy says nothing."""
+LONGEST_DEK_AGE: Final = 100 * 365 * 86_400
+MOST_DEK_RECORDS: Final = 2**53 - 1
+"""The greatest whole number that every JSON parser reads as it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -22,25 +29,69 @@ class Policy:
 
     `read_legacy` and `read_plaintext` open a migration's time window; `binding` is
     what new records are bound to and the weakest that is accepted.
+
+    `max_dek_age`, in seconds, and `max_dek_records` are soft: once the active DEK is older, or seals
+    more records than that, a rotation is asked for, and nothing is refused.
+
+    Raises:
+        ValueError, TypeError: a limit is no whole number, or out of bounds.
     """
 
     read_legacy: bool = False
     read_plaintext: bool = False
     binding: Binding = Binding.COLLECTION_AND_KEY
+    max_dek_age: int | None = None
+    max_dek_records: int | None = None
+
+    def __post_init__(self) -> None:
+        _check("max_dek_age", self.max_dek_age, LONGEST_DEK_AGE)
+        _check("max_dek_records", self.max_dek_records, MOST_DEK_RECORDS)
+
+    @property
+    def dek_age_limit(self) -> int:
+        """The age in seconds at which a rotation of the DEK is asked for."""
+        return self.max_dek_age or DEFAULT_MAX_DEK_AGE
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Policy:
-        """Read what `as_json` wrote; raises `KeyError` or `TypeError` where it is something else."""
+        """Read what `as_json` wrote; raises `KeyError`, `TypeError` or `ValueError` for anything else."""
         read_legacy, read_plaintext = value["read_legacy"], value["read_plaintext"]
         if type(read_legacy) is not bool or type(read_plaintext) is not bool:
             msg = "policy switches are true or false"
             raise TypeError(msg)
-        return cls(read_legacy, read_plaintext, _BINDINGS[value["binding"]])
+        return cls(
+            read_legacy,
+            read_plaintext,
+            _BINDINGS[value["binding"]],
+            value.get("max_dek_age"),
+            value.get("max_dek_records"),
+        )
 
     def as_json(self) -> dict[str, Any]:
-        """Return the policy as it stands in the vault meta."""
+        """Return the policy as it stands in the vault meta: a limit that is not set is not there."""
+        limits = {"max_dek_age": self.max_dek_age, "max_dek_records": self.max_dek_records}
         return {
             "read_legacy": self.read_legacy,
             "read_plaintext": self.read_plaintext,
             "binding": _BINDING_NAMES[self.binding],
+            **{name: limit for name, limit in limits.items() if limit is not None},
         }
+
+
+def whole_seconds(age: timedelta) -> int:
+    """Return *age* as a policy keeps it, or raise `ValueError`."""
+    if age % timedelta(seconds=1):
+        msg = f"max_dek_age is a whole number of seconds, not {age}"
+        raise ValueError(msg)
+    return age // timedelta(seconds=1)
+
+
+def _check(name: str, limit: int | None, most: int) -> None:
+    if limit is None:
+        return
+    if type(limit) is not int:
+        msg = f"{name} is a whole number"
+        raise TypeError(msg)
+    if not 1 <= limit <= most:
+        msg = f"{name} is between 1 and {most:,}, not {limit:,}"
+        raise ValueError(msg)

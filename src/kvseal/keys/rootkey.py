@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _DEK_PURPOSE: Final = b"kvseal/dek/v1"
 _LEGACY_PURPOSE: Final = b"kvseal/legacy-key/v1"
 _MAC_PURPOSE: Final = b"kvseal/meta-mac/v1"
+_IDENTITY_PURPOSE: Final = b"kvseal/root-id/v1"
+_HANDOVER_PURPOSE: Final = b"kvseal/root-handover/v1"
 
 
 class RootKey:
@@ -75,6 +77,15 @@ class RootKey:
     def mac(self, message: bytes) -> bytes:
         """Return the 32-byte HMAC-SHA256 that authenticates a vault meta."""
         return hmac.digest(hkdf(self._key, _MAC_PURPOSE), message, "sha256")
+
+    @property
+    def identity(self) -> bytes:
+        """Return 32 bytes that tell this root key from every other one, and nothing about it."""
+        return hkdf(self._key, _IDENTITY_PURPOSE)
+
+    def vouch(self, successor: bytes) -> bytes:
+        """Return the 32-byte HMAC-SHA256 with which this root key names the *identity* of its successor."""
+        return hmac.digest(hkdf(self._key, _HANDOVER_PURPOSE), self._vault_id + successor, "sha256")
 
     def __repr__(self) -> str:
         return f"<RootKey of vault {self._vault_id.hex()}>"

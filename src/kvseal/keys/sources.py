@@ -24,9 +24,12 @@ from kvseal.errors import (
     SecretReferenceError,
 )
 from kvseal.keys.secret import Secret
+from kvseal.wrapkeys import SCHEMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from kvseal.keys.unlocker import Unlocker
 
 _COMMAND_SECONDS: Final = 60
 _MAX_SIZE: Final = 1024 * 1024
@@ -50,6 +53,24 @@ def resolve(reference: str, *, confirm: bool = False) -> Secret:
     if scheme == "prompt":
         return _from_prompt(rest, confirm=confirm)
     return Secret(SOURCES[scheme](rest).rstrip(b"\r\n"))
+
+
+def resolve_unlocker(reference: str, *, confirm: bool = False) -> Unlocker:
+    """
+    Return the wrap key that *reference* names, or the secret that it points at; see `resolve`.
+
+    Nothing is asked of a key service yet.
+    """
+    check_unlocker(reference)
+    scheme, _, rest = reference.partition(":")
+    return SCHEMES[scheme](rest) if scheme in SCHEMES else resolve(reference, confirm=confirm)
+
+
+def check_unlocker(reference: str) -> None:
+    """Raise `SecretReferenceError` unless *reference* has the form `scheme:rest`, of a secret or wrap key."""
+    scheme, _, rest = reference.partition(":")
+    if scheme not in SCHEMES or not rest:
+        check_reference(reference)
 
 
 def check_reference(reference: str) -> None:

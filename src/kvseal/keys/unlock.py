@@ -1,10 +1,10 @@
 """
-From a vault meta and a secret to the root key, deriving at most once per process.
+From a vault meta and a secret or wrap key to the root key, deriving or asking at most once per process.
 
-Argon2id costs memory and time on purpose, so all who unlock one vault with one
-secret share a single derivation: those who ask while it runs wait for it, across
-threads and event loops, and those who ask later get the same root key for as
-long as anybody still holds it.
+Argon2id costs memory and time on purpose, and a key service is asked over a network, so all
+who unlock one vault with one secret, or one wrap key, share a single run: those who ask
+while it goes on wait for it, across threads and event loops, and those who ask later get
+the same root key for as long as anybody still holds it.
 
 Slots are read before anything in a vault meta can be authenticated, so whoever writes
 to the store can plant some.  The cheapest is tried first: planted ones cost whoever has
@@ -24,15 +24,24 @@ from weakref import WeakValueDictionary
 
 from kvseal.envelope.kdf import check_memory
 from kvseal.envelope.wrapping import WrongKeyError
-from kvseal.errors import DamagedSlotError, KDFParametersError, VaultMetaError, WrongSecretError
+from kvseal.errors import (
+    DamagedSlotError,
+    KDFParametersError,
+    VaultMetaError,
+    WrapKeyRefusedError,
+    WrongSecretError,
+)
+from kvseal.keys.external_slot import ExternalSlot
+from kvseal.keys.keyslot import Keyslot
+from kvseal.keys.secret import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from kvseal.keys.keyslot import Keyslot
     from kvseal.keys.rootkey import RootKey
-    from kvseal.keys.secret import Secret
+    from kvseal.keys.unlocker import Slot, Unlocker
+    from kvseal.wrapkeys import WrapKey
 
 _PROCESS_KEY: Final = os.urandom(32)
 """Keys the cache, so that it holds no secret and nothing that could be tested offline."""
@@ -45,35 +54,61 @@ _held: WeakValueDictionary[bytes, RootKey] = WeakValueDictionary()
 _running: dict[bytes, Future[RootKey]] = {}
 derivations = 0
 """How many Argon2id derivations this process has started for unlocking."""
+unwrappings = 0
+"""How many times this process has asked a key service, for unlocking."""
+hits = 0
+"""How many times neither was needed: the root key was held, or somebody was about to have it."""
 
 
 async def unlock(
-    slots: Sequence[Keyslot], secret: Secret, vault_id: bytes, *, now: datetime, memory_ceiling: int
-) -> tuple[RootKey, Keyslot]:
+    slots: Sequence[Slot],
+    unlocker: Unlocker,
+    vault_id: bytes,
+    *,
+    now: datetime,
+    memory_ceiling: int,
+    anew: bool = False,
+) -> tuple[RootKey, Slot]:
     """
-    Return the root key and the cheapest usable slot that *secret* opens.
+    Return the root key and the usable slot that *unlocker* opens, for a secret the cheapest.
+
+    A wrap key is tried on the slots of its kind and name alone.  With *anew* its service is asked
+    even where this process holds the root key already.
 
     Raises:
         WrongSecretError: it opens none.
-        DamagedSlotError: it is the secret of one that is damaged.
+        DamagedSlotError: it is the secret or wrap key of one that is damaged.
         KDFParametersError: it opens none of those that were tried; others are too dear.
+        WrapKeyError: the service does not answer, or refuses.
         VaultMetaError: there is no usable slot.
     """
     usable = [slot for slot in slots if slot.usable(now)]
     if not usable:
         msg = "the vault meta has no usable keyslot"
         raise VaultMetaError(msg, hint="restore the vault meta from a backup")
+    if not isinstance(unlocker, Secret):
+        return await _with_wrap_key(usable, unlocker, vault_id, anew=anew)
+    own = [slot for slot in usable if isinstance(slot, Keyslot)]
+    if not own:
+        msg = f"the vault has no keyslot for a secret: {_keys(usable)}"
+        raise WrongSecretError(msg, hint="name the key instead, such as --secret KIND:KEY")
+    return await _with_secret(own, unlocker, vault_id, memory_ceiling)
+
+
+async def _with_secret(
+    slots: Sequence[Keyslot], secret: Secret, vault_id: bytes, memory_ceiling: int
+) -> tuple[RootKey, Keyslot]:
     # A slot that is damaged, or too dear for this machine, does not keep another one from opening.
     tried: list[Keyslot] = []
     damaged: list[DamagedSlotError] = []
     refused: list[tuple[Keyslot, KDFParametersError]] = []
     budget = memory_ceiling * _PASSES
-    for slot in sorted(usable, key=_cost):
+    for slot in sorted(slots, key=_cost):
         try:
             check_memory(slot.params, memory_ceiling)
             budget -= _cost(slot)
             _check_budget(budget)
-            return await _open_once(slot, secret, vault_id, memory_ceiling), slot
+            return await _derive_once(slot, secret, vault_id, memory_ceiling), slot
         except WrongKeyError:
             tried.append(slot)
         except DamagedSlotError as exc:
@@ -83,6 +118,33 @@ async def unlock(
     if damaged:
         raise damaged[0]
     raise _refusal(tried, refused) if refused else _wrong_secret(tried)
+
+
+async def _with_wrap_key(
+    slots: Sequence[Slot], wrap_key: WrapKey, vault_id: bytes, *, anew: bool
+) -> tuple[RootKey, ExternalSlot]:
+    # A service may refuse one slot and not another: its policy sees the context.  One that cannot be
+    # reached ends it, because each further slot would wait as long.
+    failed: list[DamagedSlotError | WrapKeyRefusedError] = []
+    for slot in slots:
+        if not isinstance(slot, ExternalSlot) or not slot.is_of(wrap_key):
+            continue
+        try:
+            return await _unwrap_once(slot, wrap_key, vault_id, anew=anew), slot
+        except (DamagedSlotError, WrapKeyRefusedError) as exc:
+            failed.append(exc)
+    if failed:
+        raise failed[0]
+    msg = f"the vault has no keyslot of the {wrap_key.kind} key {wrap_key.name}: {_keys(slots)}"
+    raise WrongSecretError(msg, hint="name the key as its slot does, or use another slot's secret")
+
+
+def _keys(slots: Sequence[Slot]) -> str:
+    return ", ".join(
+        f"{slot.id} ({slot.label}) is of "
+        + (f"the {slot.kind} key {slot.key}" if isinstance(slot, ExternalSlot) else "a secret")
+        for slot in slots
+    )
 
 
 def _cost(slot: Keyslot) -> int:
@@ -114,36 +176,56 @@ def _names(slots: Sequence[Keyslot]) -> str:
     return ", ".join(f"{slot.id} ({slot.label})" for slot in slots)
 
 
-async def _open_once(slot: Keyslot, secret: Secret, vault_id: bytes, memory_ceiling: int) -> RootKey:
+async def _derive_once(slot: Keyslot, secret: Secret, vault_id: bytes, memory_ceiling: int) -> RootKey:
     # Before joining a derivation that another caller, with another ceiling, may have started.
     check_memory(slot.params, memory_ceiling)
-    name = _cache_name(slot, secret, vault_id)
+
+    def derive() -> RootKey:
+        global derivations  # noqa: PLW0603 - a counter of this process
+        derivations += 1
+        return slot.open(secret, vault_id, memory_ceiling=memory_ceiling)
+
+    wrapped = slot.wrapped
+    parts = (slot.params.encode(), slot.salt, wrapped.commitment, wrapped.nonce, wrapped.ciphertext)
+    return await _once(_cache_name(vault_id, slot, *parts, secret.reveal()), derive)
+
+
+async def _unwrap_once(slot: ExternalSlot, wrap_key: WrapKey, vault_id: bytes, *, anew: bool) -> RootKey:
+    def unwrap() -> RootKey:
+        global unwrappings  # noqa: PLW0603 - a counter of this process
+        unwrappings += 1
+        return slot.open(wrap_key, vault_id)
+
+    key = (wrap_key.kind.encode(), wrap_key.name.encode(), wrap_key.address.encode())
+    return await _once(_cache_name(vault_id, slot, *key, slot.wrapped), unwrap, anew=anew)
+
+
+async def _once(name: bytes, work: Callable[[], RootKey], *, anew: bool = False) -> RootKey:
+    """Return the root key that is held under *name*, or what *work* returns to all who ask meanwhile."""
+    global hits  # noqa: PLW0603 - a counter of this process
     with _lock:
-        held, running = _held.get(name), _running.get(name)
+        held, running = None if anew else _held.get(name), _running.get(name)
+        hits += held is not None or running is not None
         if held is not None:
             return held
         future = running or _running.setdefault(name, Future())
     if running is None:
-        _start(future, name, slot, secret, vault_id, memory_ceiling)
+        _start(future, name, work)
     # Shielded, because a caller who gives up must not cancel it for the others.
     return await asyncio.shield(asyncio.wrap_future(future))
 
 
-def _start(
-    future: Future[RootKey], name: bytes, slot: Keyslot, secret: Secret, vault_id: bytes, memory_ceiling: int
-) -> None:
-    """Derive in a thread of its own: it outlives the event loop and the task that happened to ask first."""
+def _start(future: Future[RootKey], name: bytes, work: Callable[[], RootKey]) -> None:
+    """Work in a thread of its own: it outlives the event loop and the task that happened to ask first."""
 
     def fail(error: BaseException) -> None:
         with _lock:
             _running.pop(name, None)
         future.set_exception(error)
 
-    def derive() -> None:
-        global derivations  # noqa: PLW0603 - a counter of this process
-        derivations += 1
+    def run() -> None:
         try:
-            root = slot.open(secret, vault_id, memory_ceiling=memory_ceiling)
+            root = work()
         except BaseException as exc:  # noqa: BLE001 - whatever it is, it belongs to those who wait
             fail(exc)
         else:
@@ -153,19 +235,15 @@ def _start(
             future.set_result(root)
 
     try:
-        threading.Thread(target=derive, name="kvseal-unlock", daemon=True).start()
+        threading.Thread(target=run, name="kvseal-unlock", daemon=True).start()
     except RuntimeError as exc:
         # No thread to be had: without this, all who ask later would wait for it for ever.
         fail(exc)
 
 
-def _cache_name(slot: Keyslot, secret: Secret, vault_id: bytes) -> bytes:
-    """Name exactly this slot's bytes and this secret; a changed slot is opened anew."""
-    wrapped = slot.wrapped
-    parts = (vault_id, slot.id.encode(), slot.params.encode(), slot.salt, wrapped.commitment, wrapped.nonce)
-    message = b"".join(
-        len(part).to_bytes(4, "big") + part for part in (*parts, wrapped.ciphertext, secret.reveal())
-    )
+def _cache_name(vault_id: bytes, slot: Slot, *parts: bytes) -> bytes:
+    """Name exactly this slot's bytes and what opens it; a changed slot is opened anew."""
+    message = b"".join(len(part).to_bytes(4, "big") + part for part in (vault_id, slot.id.encode(), *parts))
     return hmac.digest(_PROCESS_KEY, message, "sha256")
 
 

@@ -14,8 +14,9 @@ import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from kvseal import audit
 from kvseal.errors import RecodeError
 from kvseal.events import ignore
 from kvseal.metastore import recodable_driver
@@ -30,7 +31,8 @@ from kvseal.recode.walk import Walk
 from kvseal.recode.writing import Copies, InPlace
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from contextlib import AbstractContextManager
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
@@ -78,8 +80,12 @@ async def recode(
         else:
             writing = Copies(driver, destination, plan, listener)
         run = _Run(plan, driver, writing, partition, rate, total, listener)
-        tally, census = await run.to_the_end(_lease(plan, driver, destination, partition))
-    return _report(plan, tally, census, in_place=to is None, seconds=time.monotonic() - started)
+        with _audited(plan, partition) as ended:
+            tally, census = await run.to_the_end(_lease(plan, driver, destination, partition))
+            seconds = time.monotonic() - started
+            report = _report(plan, tally, census, in_place=to is None, seconds=seconds)
+            ended(report.as_dict())
+    return report
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +151,14 @@ class _Run:
             pace=pace,
             listener=self.listener,
         )
+
+
+def _audited(
+    plan: Plan, partition: tuple[int, int]
+) -> AbstractContextManager[Callable[[Mapping[str, Any]], None]]:
+    vault_id = None if plan.vault is None else plan.vault.meta.vault_id.hex()
+    part = "/".join(map(str, partition))
+    return audit.recode(vault_id, command=plan.command, partition=part, dry_run=plan.dry_run)
 
 
 def _lease(

@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, TypedDict
 from kvseal.drivers.base import Driver
 from kvseal.envelope.aead import KEY_SIZE
 from kvseal.envelope.codec import RecordCodec
-from kvseal.envelope.kdf import Argon2idParams
 from kvseal.envelope.record import VAULT_ID_SIZE
 from kvseal.envelope.sealing import Associations, Opener, Sealer
 from kvseal.errors import RecodeError
 from kvseal.events import ignore
-from kvseal.legacy import codecs_for
+from kvseal.legacy import PlaintextCodec, codecs_for
 from kvseal.legacy.merged import merged
 from kvseal.metastore import MetaStore, recodable_driver
 from kvseal.recode.codecs import KVSEAL, SealedTarget
@@ -33,14 +32,16 @@ from kvseal.vault import Vault
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from os import PathLike
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
     from typing_extensions import Unpack
 
+    from kvseal.envelope.kdf import Argon2idParams
     from kvseal.events import Listener
     from kvseal.keys.adoption import Adoption
     from kvseal.keys.keyring import LegacyKey
-    from kvseal.keys.secret import Secret
+    from kvseal.keys.unlocker import Unlocker
     from kvseal.legacy import LegacyCodec
     from kvseal.recode.report import Report
     from kvseal.status import VaultStatus
@@ -49,8 +50,9 @@ if TYPE_CHECKING:
 class Options(TypedDict, total=False):
     """How the vault is reached, or made: see `Vault.open_or_create`; and what is not legacy."""
 
-    secret: Secret | str | None
+    secret: Unlocker | str | None
     meta_store: AsyncKeyValue | Driver | None
+    pin: str | PathLike[str] | None
     kdf: Argon2idParams
     plaintext: PlaintextRule
     """What becomes of records that nobody encrypted; by default they are refused."""
@@ -189,7 +191,8 @@ class _Work:
         self._home = home
         self._secret = options.get("secret")
         self._meta_store = options.get("meta_store")
-        self._kdf = options.get("kdf", Argon2idParams.RFC_9106_LOW_MEMORY)
+        self._pin = options.get("pin")
+        self._kdf = options.get("kdf")
         self._adopts = options.get("adopts")
         self._dry_run = dry_run
         self._listener = listener
@@ -211,9 +214,8 @@ class _Work:
         try:
             vault = await self._existing()
             self.codecs = merged([*self.codecs, *_held(vault)])
-            if not self.codecs and self.plaintext is not PlaintextRule.SEAL:
-                msg = "no key for old records was given, and the vault holds none"
-                raise RecodeError(msg, hint="name the old key, such as with --fernet-key REF")
+            if vault is None:
+                self._refuse_keyless()
             found = await survey(
                 source,
                 self.codecs,
@@ -223,6 +225,9 @@ class _Work:
                 rate=rate,
                 listener=self._listener,
             )
+            # Where everything is sealed, the keys are gone with a run that has finalized and was not heard.
+            if set(found.formats) - {KVSEAL, PlaintextCodec.format, *(one.format for one in self.leaves)}:
+                self._refuse_keyless()
             if before_writes is not None and not self._dry_run and await self._begins(source, found, vault):
                 await before_writes(source)
             if vault is None and not self._dry_run:
@@ -231,6 +236,7 @@ class _Work:
                     secret=self._secret,
                     kdf=self._kdf,
                     meta_store=self._meta_store,
+                    pin=self._pin,
                     adopts=self._adopts,
                 )
             yield source, vault, found.total
@@ -239,6 +245,11 @@ class _Work:
                 await vault.close()
             if source is not store:
                 await source.close()
+
+    def _refuse_keyless(self) -> None:
+        if not self.codecs and self.plaintext is not PlaintextRule.SEAL:
+            msg = "no key for old records was given, and the vault holds none"
+            raise RecodeError(msg, hint="name the old key, such as with --fernet-key REF")
 
     def plan(self, target: SealedTarget, vault: Vault | None) -> Plan:
         """Return the plan of what was prepared."""
@@ -266,7 +277,7 @@ class _Work:
             await metastore.close()
         if not exists:
             return None
-        return await Vault.open(self._home, secret=self._secret, meta_store=self._meta_store)
+        return await Vault.open(self._home, secret=self._secret, meta_store=self._meta_store, pin=self._pin)
 
 
 async def _check_destination(store: AsyncKeyValue | Driver, *, writes: bool) -> None:

@@ -1,0 +1,188 @@
+"""
+Who came in and what changed: structured records on the logger `kvseal.audit`.
+
+Each record has an attribute `kvseal`, a flat dict of schema 1, and a message for people:
+
+* `schema`, `event`, `outcome` (`success`, `failure`, `unknown`), `vault_id` (or `None`), and with an
+  outcome that is no success `error`, the class of what was raised
+* `vault.create`, `vault.unlock`, `vault.lock`: `revision`; `slot_id` and `slot_kind` of the way in
+* `slot.add`, `slot.remove`, `slot.keep`, `slot.expire`: `slot_id`, `slot_kind`, `expires_at`, `revision`
+* `dek.add`, `dek.retire`: `dek`, `revision`
+* `legacy_key.import`, `legacy_key.drop`: `legacy_key_id`, `legacy_key_kind`, `revision`
+* `policy.change`: `before`, `after`, `revision`; `root.rotate`: `revision`
+* `secret.rotate`: `slot_id` and `old_slot_id`, after the changes of the slots that it consists of
+* `recode.start`, `recode.end`: `run`, which both have in common, `command`, `partition`, `dry_run`; at the
+  end `scanned`, `changed`, `already`, `skipped`, `failed`, `conflicts`, `pending`, `seconds`
+
+A change is told once it was read back.  One that failed was not written; one that is unknown may have
+been, because the answer was lost.  No secret, key, URL, label or name of a record is in any of them.
+Successes have the level INFO, everything else WARNING.  No handler is set and no level.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from kvseal.errors import Conflict, VaultExistsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    Stored = Mapping[str, Any]
+    Fields = dict[str, Any]
+
+Outcome = Literal["success", "failure", "unknown"]
+
+SCHEMA: Final = 1
+LOGGER: Final = logging.getLogger("kvseal.audit")
+# Or a failed unlock would come out on stderr, where nobody has set logging up.
+LOGGER.addHandler(logging.NullHandler())
+
+_UNCHANGED: Final = (Conflict, VaultExistsError)
+"""What a write raises that was not done."""
+_IN_FRONT: Final = frozenset({"schema", "event", "outcome"})
+_COUNTS: Final = ("scanned", "changed", "already", "skipped", "failed", "conflicts", "pending", "seconds")
+
+
+class JSONFormatter(logging.Formatter):
+    """One JSON object a line, with `time`, `level` and `logger`; for other records with their `message`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+        }
+        return json.dumps({**line, **getattr(record, "kvseal", {"message": record.getMessage()})})
+
+
+def unlocked(vault_id: str, revision: int, *, slot_id: str, slot_kind: str) -> None:
+    """Tell that a slot has opened its vault, whether by a derivation or from memory."""
+    _tell("vault.unlock", vault_id, slot_id=slot_id, slot_kind=slot_kind, revision=revision)
+
+
+def unlock_failed(error: BaseException, vault_id: str | None) -> None:
+    """Tell that *error* kept somebody out; *vault_id* is `None` where no meta was read."""
+    _tell("vault.unlock", vault_id, error=error)
+
+
+def locked(vault_id: str, revision: int) -> None:
+    """Tell that a process has forgotten its keys."""
+    _tell("vault.lock", vault_id, revision=revision)
+
+
+def rotated(vault_id: str, old_slot_id: str, slot_id: str) -> None:
+    """Tell that the slot *slot_id* has taken the place of another one."""
+    _tell("secret.rotate", vault_id, slot_id=slot_id, old_slot_id=old_slot_id)
+
+
+@contextmanager
+def creation(meta: Stored) -> Iterator[None]:
+    """Tell what became of the block, which writes the first *meta* of a vault."""
+    adopted = [("legacy_key.import", _legacy_key(key)) for key in meta["legacy"]]
+    with _told(meta, [("vault.create", _slot(meta["slots"][0])), *adopted]):
+        yield
+
+
+@contextmanager
+def change(before: Stored, after: Stored) -> Iterator[None]:
+    """Tell what became of the block, which writes the meta *after* in place of *before*."""
+    with _told(after, list(_differences(before, after))):
+        yield
+
+
+@contextmanager
+def recode(vault_id: str | None, **fields: Any) -> Iterator[Callable[[Stored], None]]:
+    """Tell when the block begins and how it ends; it hands over its report, which has the counts."""
+    run, counts = os.urandom(8).hex(), dict[str, Any]()
+
+    def ended(report: Stored) -> None:
+        counts.update({name: report[name] for name in _COUNTS if name in report})
+
+    _tell("recode.start", vault_id, run=run, **fields)
+    try:
+        yield ended
+    except BaseException as exc:
+        _tell("recode.end", vault_id, error=exc, run=run, **fields)
+        raise
+    _tell("recode.end", vault_id, run=run, **fields, **counts)
+
+
+@contextmanager
+def _told(meta: Stored, events: list[tuple[str, Fields]]) -> Iterator[None]:
+    error: BaseException | None = None
+    try:
+        yield
+    except BaseException as exc:
+        error = exc
+        raise
+    finally:
+        outcome: Outcome = "failure" if isinstance(error, _UNCHANGED) else "unknown"
+        for event, fields in events:
+            _tell(event, meta["vault_id"], error=error, outcome=outcome, **fields, revision=meta["revision"])
+
+
+def _differences(before: Stored, after: Stored) -> Iterator[tuple[str, Fields]]:
+    """Return what one meta has that another one has not, whoever made it."""
+    if before.get("handover") != after.get("handover"):
+        yield "root.rotate", {}
+    old, new = _by_id(before["slots"]), _by_id(after["slots"])
+    for slot_id, slot in new.items():
+        if slot_id not in old:
+            yield "slot.add", _slot(slot)
+        elif slot.get("expires_at") != old[slot_id].get("expires_at"):
+            yield "slot.expire" if slot.get("expires_at") else "slot.keep", _slot(slot)
+    yield from (("slot.remove", _slot(slot)) for slot_id, slot in old.items() if slot_id not in new)
+    states = {dek["number"]: dek["state"] for dek in before["deks"]}
+    for dek in after["deks"]:
+        number = dek["number"]
+        if number not in states:
+            yield "dek.add", {"dek": number}
+        elif dek["state"] == "retired" != states[number]:
+            yield "dek.retire", {"dek": number}
+    held, holds = _by_id(before["legacy"]), _by_id(after["legacy"])
+    yield from (
+        ("legacy_key.import", _legacy_key(key)) for key_id, key in holds.items() if key_id not in held
+    )
+    yield from (("legacy_key.drop", _legacy_key(key)) for key_id, key in held.items() if key_id not in holds)
+    if before["policy"] != after["policy"]:
+        yield "policy.change", {"before": dict(before["policy"]), "after": dict(after["policy"])}
+
+
+def _by_id(things: Any) -> dict[str, Any]:
+    return {thing["id"]: thing for thing in things}
+
+
+def _slot(slot: Stored) -> Fields:
+    ends = {"expires_at": slot["expires_at"]} if "expires_at" in slot else {}
+    return {"slot_id": slot["id"], "slot_kind": slot["kind"], **ends}
+
+
+def _legacy_key(key: Stored) -> Fields:
+    return {"legacy_key_id": key["id"], "legacy_key_kind": key["kind"]}
+
+
+def _tell(
+    event: str,
+    vault_id: str | None,
+    *,
+    error: BaseException | None = None,
+    outcome: Outcome = "failure",
+    **fields: Any,
+) -> None:
+    told: Fields = {"schema": SCHEMA, "event": event, "outcome": outcome, "vault_id": vault_id, **fields}
+    if error is None:
+        told["outcome"] = "success"
+    else:
+        told["error"] = type(error).__name__
+    level = logging.INFO if error is None else logging.WARNING
+    if LOGGER.isEnabledFor(level):
+        details = ", ".join(f"{name} {value}" for name, value in told.items() if name not in _IN_FRONT)
+        message = f"{event}: {told['outcome']}" + (f" ({details})" if details else "")
+        LOGGER.log(level, "%s", message, extra={"kvseal": told})
