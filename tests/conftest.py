@@ -58,7 +58,13 @@ def _no_secret_of_this_machine(
 ) -> None:
     """Keep every test away from the environment, the keyring and the data directory of whoever runs it."""
     home = tmp_path_factory.mktemp("home")
-    for name in ("KVSEAL_MASTER_KEY", "KVSEAL_MASTER_KEY_FILE", "VAULTCTL_STORE", "VAULTCTL_SECRET"):
+    for name in (
+        "KVSEAL_MASTER_KEY",
+        "KVSEAL_MASTER_KEY_FILE",
+        "VAULTCTL_STORE",
+        "VAULTCTL_SECRET",
+        "VAULTCTL_PIN",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(home))
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")

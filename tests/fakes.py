@@ -7,7 +7,7 @@ Each delegates to the real thing: none imitates what kvseal does.
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from contextlib import aclosing, closing
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from key_value.aio.stores.disk import DiskStore
 from key_value.aio.stores.memory import MemoryStore
 
 from kvseal.drivers import driver_for
-from kvseal.drivers.base import Capabilities, Count, Driver, Entry, Page, Replacement, replace
+from kvseal.drivers.base import Capabilities, Count, Driver, Entry, Page, Purged, Replacement, replace
 from kvseal.keys.meta import COLLECTION, KEY
 
 if TYPE_CHECKING:
@@ -204,9 +204,26 @@ class HookedDriver:
         count: Count = await self._around("count", self._driver.count)
         return count
 
+    async def purge(self, *, dry_run: bool = False) -> Purged:
+        """Purge."""
+        purged: Purged = await self._around("purge", lambda: self._driver.purge(dry_run=dry_run))
+        return purged
+
     async def close(self) -> None:
         """Close; that is no operation on the store."""
         await self._driver.close()
+
+
+class PagedDriver(HookedDriver):
+    """The same, with each page of a scan as an operation `page`, of which the last finds the end."""
+
+    async def scan(
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+    ) -> AsyncIterator[Page]:
+        """Scan, as one operation for each page."""
+        async with aclosing(self._driver.scan(after=after, partition=partition)) as pages:
+            while (page := await self._around("page", lambda: anext(pages, None))) is not None:
+                yield page
 
 
 class Killed(BaseException):
@@ -220,29 +237,43 @@ def raise_killed() -> NoReturn:
 
 class Death:
     """
-    For `HookedDriver`: a process that dies around its *at*-th operation.
+    For `HookedDriver`: a process that dies around its *at*-th operation, or the *at*-th with the name *of*.
 
     With *after*, the store does what it was asked, and nobody learns of it.
     """
 
     def __init__(
-        self, at: int | None = None, *, after: bool = False, die: Callable[[], NoReturn] = raise_killed
+        self,
+        at: int | None = None,
+        *,
+        of: str | None = None,
+        after: bool = False,
+        die: Callable[[], NoReturn] = raise_killed,
     ) -> None:
         self._at = at
+        self._of = of
         self._after = after
         self._die = die
         self.operations: list[str] = []
+        self.came = False
+        """Whether it has died."""
 
     async def __call__(self, name: str, operation: Callable[[], Awaitable[Any]]) -> Any:
         """Do the operation, or die before or after it; a dead process does nothing more."""
-        if self._at is not None and len(self.operations) >= self._at:
+        if self.came:
             self._die()
         self.operations.append(name)
-        if len(self.operations) != self._at:
+        if self._at != self._count(name):
             return await operation()
+        self.came = True
         if self._after:
             await operation()
         return self._die()
+
+    def _count(self, name: str) -> int:
+        if self._of is None:
+            return len(self.operations)
+        return self.operations.count(name) if name == self._of else 0
 
 
 def dump(store: MemoryStore | DiskStore) -> Any:

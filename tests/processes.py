@@ -1,109 +1,214 @@
 """
-The crash table's operations, and what other processes do: `python -m tests.processes VERB …`.
+What tests do in processes of their own: vaultctl that dies at a store operation, and crowds that create a vault.
 
-`crash NAME DIRECTORY N` runs an operation and dies at its N-th store operation.
-`join NAME DIRECTORY` reads lines `ROUND` and joins the vault of each round, or `read ROUND NAMES…`.
+They are forked from a server that has imported everything: to start Python for each would take most
+of the time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
+import signal
 import sys
-from datetime import timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+import warnings
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from key_value.aio.stores.disk import DiskStore
-from tests.fakes import Death, HookedDriver
+from key_value.aio.stores.postgresql import PostgreSQLStore
+from key_value.aio.stores.redis import RedisStore
+from tests.fakes import Death, PagedDriver
 
-from kvseal import Argon2idParams, Secret, Vault
-from kvseal.drivers import driver_for
-from kvseal.keys.keyring import LegacyKey
-from kvseal.legacy import FERNET
-from kvseal.recode import recode, reencryption, retire
+from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
+from kvseal.cli import connect
+from kvseal.cli.app import run
+from kvseal.drivers import disk
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import ForkServerContext
+    from multiprocessing.synchronize import Barrier
+    from pathlib import Path
 
     from kvseal.drivers.base import Driver
 
 OLD = Secret(b"the old secret")
 NEW = Secret(b"the new secret")
+SPARE = Secret(b"the spare secret")
 CHEAP = Argon2idParams(time_cost=1, memory_cost=8, parallelism=1)
 COSTLIER = Argon2idParams(time_cost=2, memory_cost=16, parallelism=1)
-SPARE = Secret(b"the spare secret")
-DAY = timedelta(days=1)
-LEGACY = LegacyKey(FERNET, bytes(32))
-DIED = 9
+ENTRIES_IN_A_PAGE = 2
+PATIENCE = 60
+"""Seconds that the last of a crowd is waited for."""
 
 
-async def create(driver: Driver) -> None:
-    """Create a vault."""
-    await Vault.create(driver, secret=OLD, kdf=CHEAP)
+def forking() -> ForkServerContext:
+    """Return what forks processes that have imported this module, and all it imports, already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
-def opened_and(change: Callable[[Vault], Awaitable[object]]) -> Callable[[Driver], Awaitable[None]]:
-    """Return the operation that opens the vault with the old secret and makes *change*."""
+@dataclass(frozen=True)
+class Moment:
+    """When a process dies: around the *at*-th operation *of* a name."""
 
-    async def run(driver: Driver) -> None:
-        await change(await Vault.open(driver, secret=OLD))
-
-    return run
-
-
-async def reencrypted(driver: Driver) -> None:
-    """Bring every record to the active DEK."""
-    await recode(driver, reencryption(await Vault.open(driver, secret=OLD)))
+    of: str | None
+    at: int | None
+    after: bool
 
 
-async def retired(driver: Driver) -> None:
-    """Retire DEK 1, as if every process had been restarted."""
-    await retire(driver, await Vault.open(driver, secret=OLD), 1, grace=timedelta())
+NEVER = Moment(None, None, after=False)
 
 
-OPERATIONS: dict[str, Callable[[Driver], Awaitable[None]]] = {
-    "create": create,
-    "rotate the secret": opened_and(lambda vault: vault.rotate(new_secret=NEW)),
-    "rotate the cost": opened_and(lambda vault: vault.rotate(kdf=COSTLIER)),
-    "rotate both": opened_and(lambda vault: vault.rotate(new_secret=NEW, kdf=COSTLIER)),
-    "rotate, and keep": opened_and(lambda vault: vault.rotate(new_secret=NEW, keep_old_for=DAY)),
-    "add a slot": opened_and(lambda vault: vault.slots.add(SPARE, label="added", kdf=CHEAP)),
-    "remove a slot": opened_and(lambda vault: vault.slots.remove("spare")),
-    "rotate the DEK": opened_and(lambda vault: vault.rotate_dek()),
-    "read legacy": opened_and(lambda vault: vault.read_legacy_with([LEGACY], plaintext=True)),
-    "end legacy reads": opened_and(lambda vault: vault.end_legacy_reads()),
-    "re-encrypt": reencrypted,
-    "retire the DEK": retired,
-}
+def vaultctl(
+    arguments: Sequence[str], moment: Moment, directory: Path, environment: Mapping[str, str]
+) -> list[str] | None:
+    """Run vaultctl in *directory*, and return its exit code and its store operations, or `None` if it died."""
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    child = forking().Process(
+        target=_vaultctl, args=(arguments, moment, directory, dict(environment), theirs)
+    )
+    child.start()
+    theirs.close()
+    try:
+        said: list[str] | None = ours.recv()
+    except EOFError:
+        said = None
+    child.join()
+    expected = -signal.SIGKILL if said is None else 0
+    assert expected == child.exitcode, (directory / "errors").read_text()
+    child.close()
+    ours.close()
+    return said
 
 
-async def crash(name: str, directory: str, at: str) -> None:
-    """Run an operation on the disk store in *directory* and end this process before its *at*-th step."""
-    store = DiskStore(directory=Path(directory))
-    await OPERATIONS[name](HookedDriver(driver_for(store), Death(at=int(at), die=die)))
+def _vaultctl(
+    arguments: Sequence[str], moment: Moment, directory: Path, environment: dict[str, str], pipe: Connection
+) -> None:
+    os.chdir(directory)
+    os.environ.update(environment)
+    for name, stream in (("printed", sys.stdout), ("errors", sys.stderr)):
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(descriptor, stream.fileno())
+    disk.PAGE_SIZE = ENTRIES_IN_A_PAGE  # type: ignore[misc]
+    death = Death(moment.at, of=moment.of, after=moment.after, die=kill_myself)
+    open_driver = connect._opened
+
+    async def opened(*names: Any, **options: Any) -> Driver:
+        return PagedDriver(await open_driver(*names, **options), death)
+
+    connect._opened = opened
+    code = run(list(arguments))
+    sys.stdout.flush()
+    pipe.send([str(code), *death.operations])
 
 
-async def join(name: str, directory: str) -> None:
-    """Answer each line of standard input, as the process *name*."""
-    vaults: dict[str, Vault] = {}
-    for line in sys.stdin:
-        verb, round_, *names = line.split()
-        if verb == "open":
-            store = DiskStore(directory=Path(directory) / round_)
-            vaults[round_] = await Vault.open_or_create(store, secret=OLD, kdf=CHEAP)
-            await vaults[round_].wrap().put(name, {"from": name})
-            print(vaults[round_].keyring.vault_id.hex(), flush=True)  # noqa: T201
+def kill_myself() -> NoReturn:
+    """End this process at once, by the signal that nobody can catch."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+MANY = 8
+SHARED = ("disk", "redis", "postgresql")
+
+
+@asynccontextmanager
+async def store_of_round(kind: str, where: str, round_: int) -> AsyncIterator[Any]:
+    """Yield a store at a place that no other round uses: a directory, a database or a table of its own."""
+    if kind == "disk":
+        store: Any = DiskStore(directory=f"{where}/{round_}")
+    elif kind == "redis":
+        store = RedisStore(url=f"{where.rpartition('/')[0]}/{round_}")
+    else:
+        store = PostgreSQLStore(url=where, table_name=f"round_{round_}")
+    async with store:
+        yield store
+
+
+@dataclass
+class Crowd:
+    """Processes that live for many rounds, and in each create one vault, all at the same moment."""
+
+    pipes: list[Connection]
+
+    def round(self, number: int, *, warm: bool) -> list[tuple[bytes, str, list[Any]]]:
+        """
+        Return of each process the vault's id, how it came to it, and everybody's records as it reads them.
+
+        If they are *warm*, each has reached its store before it waits for the others.
+        """
+        for pipe in self.pipes:
+            pipe.send((number, warm))
+        told = [pipe.recv() for pipe in self.pipes]
+        failures = [one for one in told if isinstance(one, str)]
+        assert not failures, failures
+        return told
+
+
+@contextmanager
+def crowd(kind: str, where: str) -> Iterator[Crowd]:
+    """Yield a crowd, of whose rounds each has a store of its own below the place *where*."""
+    context = forking()
+    barrier = context.Barrier(MANY, timeout=PATIENCE)
+    pipes, children = [], []
+    for number in range(MANY):
+        ours, theirs = multiprocessing.Pipe()
+        child = context.Process(target=_join_rounds, args=(number, kind, where, barrier, theirs))
+        child.start()
+        theirs.close()
+        pipes.append(ours)
+        children.append(child)
+    try:
+        yield Crowd(pipes)
+    finally:
+        for pipe in pipes:
+            pipe.close()
+        for child in children:
+            child.join()
+    assert [0] * MANY == [child.exitcode for child in children]
+
+
+def _join_rounds(number: int, kind: str, where: str, barrier: Barrier, pipe: Connection) -> None:
+    warnings.filterwarnings("ignore", "A configured store is unstable")
+    while True:
+        try:
+            round_, warm = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send(asyncio.run(_join(number, kind, where, round_, barrier, warm=warm)))
+        except BaseException as exc:  # noqa: BLE001 - it is asserted on
+            barrier.abort()
+            pipe.send(f"{number}: {exc!r}")
+
+
+async def _join(
+    number: int, kind: str, where: str, round_: int, barrier: Barrier, *, warm: bool
+) -> tuple[bytes, str, list[Any]]:
+    if not warm:
+        barrier.wait()
+    async with store_of_round(kind, where, round_) as store:
+        if warm:
+            await store.get("k", collection="c")
+            barrier.wait()
+        # In each round another half of them comes by the wrapper, which opens or creates when it is used.
+        if (number + round_) % 2:
+            way = "vault"
+            vault = await Vault.open_or_create(store, secret=OLD, kdf=CHEAP)
+            kv = vault.wrap()
         else:
-            values = await vaults[round_].wrap().get_many(names)
-            print(*[(value or {}).get("from") for value in values], flush=True)  # noqa: T201
-
-
-def die() -> NoReturn:
-    """End this process at once: no `finally`, no destructor, no flush."""
-    os._exit(DIED)
-
-
-if __name__ == "__main__":
-    verb, *arguments = sys.argv[1:]
-    asyncio.run({"crash": crash, "join": join}[verb](*arguments))
+            way = "wrapper"
+            kv = EnvelopeEncryptionWrapper(store, secret=OLD, kdf=CHEAP)
+        await kv.put(str(number), {"from": number}, collection="c")
+        vault = await kv.vault()
+        barrier.wait()
+        values = await kv.get_many([str(n) for n in range(MANY)], collection="c")
+        identity = vault.keyring.vault_id
+        await vault.close()
+    return identity, way, values

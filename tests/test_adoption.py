@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from key_value.aio.stores.disk import DiskStore
 from key_value.aio.stores.memory import MemoryStore
-from tests.fakes import Death, HookedDriver, Killed, dump, put_raw_meta, raw_meta
+from tests.fakes import Death, HookedDriver, dump, put_raw_meta, raw_meta
 from tests.legacy.test_authsome import DEK, FLAT_KEY, MASTER, OLD_MASTER, VALUE, envelope, flat, key_record
 from tests.processes import CHEAP, NEW, OLD
 
@@ -42,11 +42,6 @@ AnyStore = MemoryStore | DiskStore
 
 HELD = [(AUTHSOME, DEK), (AUTHSOME_FLAT, FLAT_KEY)]
 STEPS = ["get", "scan", "replace_many", "get"]
-CRASHES = [
-    pytest.param(at, after, id=f"{'after' if after else 'before'} {at} {step}")
-    for at, step in enumerate(STEPS, 1)
-    for after in (False, True)
-]
 
 
 def adoption(record: dict[str, Any] | None = None) -> Adoption:
@@ -152,30 +147,14 @@ async def test_flat_records_are_never_returned_as_plaintext(store: AnyStore) -> 
     await vault.close()
 
 
-async def test_the_table_is_complete() -> None:
-    """Adoption makes exactly the store operations of the table, of which one writes."""
+async def test_one_write() -> None:
+    """Adoption makes these store operations, of which one writes; for a death at each see `tests.crash`."""
     death = Death()
     made = await filled(MemoryStore())
 
     await adopt(HookedDriver(driver_for(made), death))
 
     assert STEPS == death.operations
-
-
-@pytest.mark.parametrize(("at", "after"), CRASHES)
-async def test_crash(at: int, after: bool, store: AnyStore) -> None:
-    """Killed around any store operation, no key is lost; the same call then finishes."""
-    driver = driver_for(store)
-
-    with pytest.raises(Killed):
-        await adopt_or_open(HookedDriver(driver, Death(at, after=after)))
-
-    await assert_nothing_is_lost(store)
-    vault = await adopt_or_open(driver)
-    assert HELD == held_by(vault)
-    await assert_nothing_is_lost(store)
-    await vault.close()
-    await driver.close()
 
 
 @pytest.mark.parametrize("at", range(1, len(STEPS) + 1))

@@ -6,19 +6,43 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import pytest
 from cryptography.fernet import Fernet
 from key_value.aio.stores.disk import DiskStore
+from key_value.aio.stores.postgresql import PostgreSQLStore
+from key_value.aio.stores.redis import RedisStore
 from key_value.aio.wrappers.encryption import FernetEncryptionWrapper
+from tests.drivers.postgresql_server import running
+from tests.servers import RedisServer
+
+from kvseal import Vault
+from kvseal.errors import VaultMetaLostError, WrongSecretError
+from kvseal.keys.meta import COLLECTION, KEY
+from kvseal.pin import Pin
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Mapping
+
+    from key_value.aio.protocols.key_value import AsyncKeyValue
+
+Step = Callable[["Story"], Awaitable[None]]
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SECTION = re.compile(r"^## (.*)$", re.MULTILINE)
 
 
-def blocks(page: str) -> list[tuple[str, str]]:
-    """Return (language, text) of the fenced blocks of *page*."""
-    return BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+def sections(page: str) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return heading and fenced blocks, each (language, text), of every section of *page*."""
+    first, *rest = SECTION.split((ROOT / page).read_text(encoding="utf-8"))
+    pairs = [("", first), *zip(rest[::2], rest[1::2], strict=True)]
+    return [(heading, BLOCK.findall(text)) for heading, text in pairs]
 
 
 def run(language: str, text: str, directory: Path, environment: dict[str, str]) -> str:
@@ -54,16 +78,183 @@ async def add_legacy_records(directory: Path, fernet_key: bytes) -> None:
     await store.close()
 
 
-async def follow(page: str, tmp_path: Path) -> str:
+@contextmanager
+def servers(directory: Path) -> Iterator[dict[str, str]]:
+    """Yield the URLs of servers by the variables that the page gives them; only outside CI may one be missing."""
+    directory.mkdir()
+    with ExitStack() as stack:
+        urls = {}
+        with suppress(pytest.skip.Exception):
+            urls["REDIS_URL"] = stack.enter_context(RedisServer(directory)).url
+        with suppress(pytest.skip.Exception):
+            urls["DATABASE_URL"] = stack.enter_context(running()).url()
+        yield urls
+
+
+@dataclass
+class Story:
+    """What a page's sections are run in, and what is looked at between them."""
+
+    work: Path
+    environment: dict[str, str]
+    seen: dict[str, bytes] = field(default_factory=dict)
+
+    @classmethod
+    def begin(cls, tmp_path: Path, key: bytes) -> Story:
+        """Return an old application's surroundings."""
+        (tmp_path / "work").mkdir()
+        return cls(tmp_path / "work", reader(tmp_path, key))
+
+    @asynccontextmanager
+    async def disk(self, name: str) -> AsyncIterator[DiskStore]:
+        """Yield the disk store *name*."""
+        store = DiskStore(directory=self.work / name)
+        yield store
+        await store.close()
+
+    async def expect(self, store: AsyncKeyValue, secret: str) -> None:
+        """Both records read what the old application wrote, and the first one expires as it should."""
+        vault = await Vault.open(store, secret=f"file:{self.work / secret}")
+        kv = vault.wrap(store)
+        one, ttl = await kv.ttl("legacy-1", collection="sessions")
+        two = await kv.get("legacy-2", collection="sessions")
+        await vault.close()
+
+        assert ({"access_token": "one"}, {"access_token": "two"}) == (one, two)
+        assert ttl is not None
+        assert 0 < ttl <= 3600
+
+    async def expect_in(self, name: str, secret: str) -> None:
+        """`expect` of the disk store *name*."""
+        async with self.disk(name) as store:
+            await self.expect(store, secret)
+
+    async def expect_refused(self, *secrets: str) -> None:
+        """None of these secrets opens the vault."""
+        async with self.disk("kv") as store:
+            for secret in secrets:
+                with pytest.raises(WrongSecretError):
+                    await Vault.open(store, secret=f"file:{self.work / secret}")
+
+
+async def lose_meta(story: Story) -> None:
+    """Lose the vault meta, after which the application reads nothing and creates nothing."""
+    async with story.disk("kv") as store:
+        assert await store.delete(KEY, collection=COLLECTION)
+        with pytest.raises(VaultMetaLostError):
+            await Vault.open_or_create(store, secret=f"file:{story.work / 'master.key'}")
+
+
+async def notice(story: Story) -> None:
+    """Keep a sealed record and the vault meta of before the leak, which then are in the store's files."""
+    async with story.disk("kv") as store:
+        record = await store.get("legacy-2", collection="sessions")
+        meta = await store.get(KEY, collection=COLLECTION)
+    story.seen["record"] = str((record or {})["__encrypted_data__"])[:64].encode()
+    story.seen["meta"] = str((meta or {})["mac"]).encode()
+
+    assert all(found_in(story.work / "kv", text) for text in story.seen.values())
+
+
+def found_in(directory: Path, text: bytes) -> list[str]:
+    """Return the files in *directory* that hold *text*."""
+    return sorted(path.name for path in directory.rglob("*") if path.is_file() and text in path.read_bytes())
+
+
+async def restored(story: Story) -> None:
+    """The store at the other place reads the same."""
+    await story.expect_in("restored", "master.key")
+
+
+async def unchanged(story: Story) -> None:
+    """The store reads the same."""
+    await story.expect_in("kv", "master.key")
+
+
+async def moved(story: Story) -> None:
+    """The other backends read the same, with expiries of their own, and the old store does too."""
+    await unchanged(story)
+    if "REDIS_URL" in story.environment:
+        async with RedisStore(url=story.environment["REDIS_URL"]) as store:
+            await story.expect(store, "master.key")
+            assert 0 < await store._client.pttl("sessions::legacy-1") <= 3_600_000
+    if "DATABASE_URL" in story.environment:
+        async with PostgreSQLStore(url=story.environment["DATABASE_URL"]) as store:
+            await story.expect(store, "master.key")
+
+
+async def recovered(story: Story) -> None:
+    """The recovery key opens the vault, and the secrets whose slots were removed do not."""
+    await story.expect_in("kv", "recovery.key")
+    await story.expect_refused("found.key", "backup.key")
+
+
+async def rotated(story: Story) -> None:
+    """The new secret reads the same, and the old one is refused."""
+    await story.expect_in("kv", "new.key")
+    await story.expect_refused("master.key")
+
+
+async def root_replaced(story: Story) -> None:
+    """Both secrets read the same, under a root key that the one before has handed over to."""
+    for secret in ("new.key", "recovery.key"):
+        await story.expect_in("kv", secret)
+    async with story.disk("kv") as store:
+        assert "handover" in (await store.get(KEY, collection=COLLECTION) or {})
+
+
+async def limited(story: Story) -> None:
+    """The vault has its policy, and its newest meta is the one that is pinned."""
+    async with story.disk("kv") as store:
+        meta = await store.get(KEY, collection=COLLECTION) or {}
+    pinned = Pin(story.work / "pins" / "kv.pin").load()
+
+    assert (7_776_000, 10_000_000) == (meta["policy"]["max_dek_age"], meta["policy"]["max_dek_records"])
+    assert pinned is not None
+    assert (meta["vault_id"], meta["revision"]) == (pinned.vault_id.hex(), pinned.revision)
+
+
+async def sealed_anew(story: Story) -> None:
+    """Records read the same under a new DEK; the leaked secrets, and what they opened, are gone."""
+    await story.expect_in("kv", "after-leak.key")
+    await story.expect_refused("master.key", "new.key")
+
+    assert {"record": [], "meta": []} == {
+        name: found_in(story.work / "kv", text) for name, text in story.seen.items()
+    }
+
+
+BEFORE: dict[str, Step] = {"The vault meta is lost": lose_meta, "After a leak": notice}
+AFTER: dict[str, Step] = {
+    "Back up and restore": restored,
+    "The vault meta is lost": unchanged,
+    "Move to another backend": moved,
+    "The master secret is lost": recovered,
+    "Rotate the secret": rotated,
+    "Replace the root key": root_replaced,
+    "After a leak": sealed_anew,
+    "Policy, pins and idle processes": limited,
+}
+
+
+async def nothing(_: Story) -> None:
+    """Do nothing."""
+
+
+async def follow(page: str, tmp_path: Path, urls: Mapping[str, str] | None = None) -> str:
     """Run the blocks of *page* in order, in an old application's surroundings, and return what they print."""
     key = Fernet.generate_key()
-    work, environment = tmp_path / "work", reader(tmp_path, key)
-    work.mkdir()
+    story = Story.begin(tmp_path, key)
+    story.environment |= urls or {}
     printed = []
-    for language, text in blocks(page):
-        if "migrate-from-fernet" in text:
-            await add_legacy_records(work / "kv", key)
-        printed.append(run(language, text, work, environment))
+    for heading, blocks in sections(page):
+        await BEFORE.get(heading, nothing)(story)
+        for language, text in blocks:
+            if "migrate-from-fernet" in text:
+                await add_legacy_records(story.work / "kv", key)
+            if all(name in story.environment for name in re.findall(r"\$(\w+_URL)", text)):
+                printed.append(run(language, text, story.work, story.environment))
+        await AFTER.get(heading, nothing)(story)
     return "".join(printed)
 
 
@@ -75,14 +266,27 @@ async def test_readme(tmp_path: Path) -> None:
     assert "verify: 3 records" in printed
 
 
+@pytest.mark.timeout(900)  # It starts some seventy processes.
+@pytest.mark.filterwarnings("ignore:A configured store is unstable:UserWarning")
 async def test_operations(tmp_path: Path) -> None:
-    """The runbooks work in the order in which they stand."""
-    printed = await follow("docs/operations.md", tmp_path)
+    """The runbooks work in the order in which they stand, and come out as they say."""
+    with servers(tmp_path / "servers") as urls:
+        printed = await follow("docs/operations.md", tmp_path, urls)
 
     assert "restore: 3 entries, 3 restored" in printed
+    assert "restore: 1 entry, 1 restored" in printed
     assert "verify: 2 records" in printed
     assert "DEK 1 is retired: none of" in printed
-    assert "(0, 0, 0)" in printed
+    assert "'state': 'ok'" in printed
+    assert '"event": "vault.create", "outcome": "success"' in printed
+    assert "purge: no overwritten record is left" in printed
+
+
+def test_every_look_has_its_section() -> None:
+    """A runbook that gets another name does not lose what is looked at before and after it."""
+    headings = {heading for heading, _ in sections("docs/operations.md")}
+
+    assert set() == (BEFORE.keys() | AFTER.keys()) - headings
 
 
 def test_numbers() -> None:

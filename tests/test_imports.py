@@ -13,14 +13,20 @@ import kvseal
 EXTRAS = [
     "aiofile",
     "asyncpg",
+    "boto3",
+    "botocore",
     "cachetools",
     "diskcache",
     "duckdb",
+    "hvac",
     "keyring",
+    "matplotlib",
+    "opentelemetry",
     "pathvalidate",
     "pymongo",
     "redis",
     "rocksdict",
+    "starlette",
 ]
 
 BLOCKED = """

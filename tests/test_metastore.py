@@ -105,7 +105,7 @@ async def test_an_expensive_secret_is_not_read_for_a_missing_vault(
     """Nobody is asked for a secret where there is no vault to open."""
     asked = []
     monkeypatch.setitem(os.environ, "KVSEAL_MASTER_KEY", "x")
-    monkeypatch.setattr("kvseal.vault.secret_for_opening", asked.append)
+    monkeypatch.setattr("kvseal.opening.secret_for_opening", asked.append)
 
     with pytest.raises(VaultNotFoundError):
         await Vault.open(store)
@@ -352,12 +352,12 @@ def test_forked_child_does_not_wait_for_the_parents_lock() -> None:
     """A fork while another thread remembers a revision leaves the child able to open a vault."""
     script = """
 import os, threading
-from kvseal import metastore
+from kvseal import seen
 
 held, done = threading.Event(), threading.Event()
 
 def hold():
-    with metastore._seen_lock:
+    with seen._lock:
         held.set()
         done.wait()
 
@@ -365,7 +365,7 @@ threading.Thread(target=hold).start()
 held.wait()
 child = os.fork()
 if child == 0:
-    os._exit(0 if metastore._seen_lock.acquire(blocking=False) else 1)
+    os._exit(0 if seen._lock.acquire(blocking=False) else 1)
 status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 done.set()
 raise SystemExit(status)

@@ -43,7 +43,7 @@ class Process:
         """Return the wrapper."""
         driver = HookedDriver(driver_for(self._store), self._around)
         kv = EnvelopeEncryptionWrapper(self._store, secret=OLD, create=False, meta_store=driver)
-        kv._policy_reads = PolicyReads(clock=lambda: self.now)
+        kv._reader._policy_reads = PolicyReads(clock=lambda: self.now)
         await kv.unlock()
         self.looks = 0
         self.first_look.clear()

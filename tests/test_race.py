@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import threading
-from contextlib import contextmanager
+from collections import Counter
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,24 +13,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from key_value.aio.stores.disk import DiskStore
 from key_value.aio.stores.memory import MemoryStore
+from tests.backends import UNSTABLE, Place, place
 from tests.fakes import HookedDriver, dump
-from tests.processes import CHEAP, NEW, OLD
+from tests.processes import CHEAP, MANY, NEW, OLD, SHARED, crowd, store_of_round
+from tests.servers import RedisServer
 from tests.turns import Turns
 
 from kvseal import EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.drivers import driver_for
 from kvseal.errors import Conflict, WrongSecretError
+from kvseal.keys import unlock
 from kvseal.keys.defaults import default_key_file
+from kvseal.keys.meta import COLLECTION as META
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
+    from pathlib import Path
 
 AnyStore = MemoryStore | DiskStore
 
-ROOT = Path(__file__).parent.parent
-MANY = 8
-ROUNDS = 5
-NAMES = [f"process-{number}" for number in range(MANY)]
+ROUNDS = 4
+LONG = 200
 
 
 def in_threads(work: Callable[[int], Coroutine[Any, Any, Any]]) -> list[Any]:
@@ -126,52 +126,72 @@ def test_creation_in_any_order(schedule: list[str]) -> None:
     asyncio.run(race())
 
 
-@contextmanager
-def processes(directory: Path) -> Iterator[list[subprocess.Popen[str]]]:
-    """Yield many processes that wait for lines on their standard input."""
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.processes", "join", name, str(directory)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for name in NAMES
-    ]
-    try:
-        yield children
-    finally:
-        for child in children:
-            child.communicate()
+@pytest.fixture(params=SHARED)
+def somewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """Yield a place that many processes reach."""
+    if request.param != "redis":
+        yield from place(request.param, request, tmp_path)
+        return
+    with RedisServer(tmp_path, "--databases", str(LONG)) as server:
+        yield Place("redis", server.url)
 
 
-def told(children: list[subprocess.Popen[str]], line: str) -> list[str]:
-    """Give *line* to all children before any of their answers is read, and return these."""
-    for child in children:
-        assert child.stdin is not None
-        child.stdin.write(line + "\n")
-        child.stdin.flush()
-    answers = []
-    for child in children:
-        assert child.stdout is not None
-        answers.append(child.stdout.readline().strip())
-    return answers
+@pytest.mark.filterwarnings(UNSTABLE)
+@pytest.mark.parametrize(
+    "rounds", [ROUNDS, pytest.param(LONG, marks=[pytest.mark.long, pytest.mark.timeout(3600)])]
+)
+def test_processes_that_start_at_once_share_one_vault(rounds: int, somewhere: Place) -> None:
+    """
+    Eight processes create one vault, again and again: one comes into being, and each reads all records.
+
+    Half of them ask for the vault, the others put through a wrapper, which creates it by the way; in half of
+    the rounds the store itself is new to all of them.
+    """
+    with crowd(somewhere.kind, somewhere.where) as many:
+        for number in range(rounds):
+            if somewhere.kind == "postgresql":
+                # Of stores that create their table at the same moment, PostgreSQL lets some fail.
+                asyncio.run(entries_of_round(somewhere, number))
+            told = many.round(number, warm=number % 4 < 2)
+
+            (identity,) = {identity for identity, _, _ in told}
+            assert [[{"from": n} for n in range(MANY)]] * MANY == [values for _, _, values in told]
+            assert {"vault": MANY // 2, "wrapper": MANY // 2} == Counter(way for _, way, _ in told)
+            stored = asyncio.run(entries_of_round(somewhere, number))
+            assert [identity.hex()] == [value["vault_id"] for value in stored.pop(META).values()]
+            assert {"c": {str(n) for n in range(MANY)}} == {name: set(keys) for name, keys in stored.items()}
+    print(f"{somewhere.kind}: {rounds} rounds")  # noqa: T201 - what a long run is for
 
 
-def test_processes_that_start_at_once_share_one_vault(tmp_path: Path) -> None:
-    """Eight processes, several times: one vault, and everybody reads everybody's records."""
-    for round_ in range(ROUNDS):
-        store = DiskStore(directory=tmp_path / str(round_))
-        store._cache.close()
-    with processes(tmp_path) as children:
-        for round_ in range(ROUNDS):
-            identities = told(children, f"open {round_}")
-            assert 1 == len(set(identities))
-            assert 32 == len(identities[0])
-            assert [" ".join(NAMES)] * MANY == told(children, f"read {round_} {' '.join(NAMES)}")
-    assert [0] * MANY == [child.returncode for child in children]
+async def entries_of_round(where: Place, number: int) -> dict[str, dict[str, Any]]:
+    """Return every value that a round has left, by collection and key."""
+    found: dict[str, dict[str, Any]] = {}
+    async with store_of_round(where.kind, where.where, number) as store:
+        driver = driver_for(store)
+        async for page in driver.scan():
+            for entry in page.entries:
+                assert entry.key not in found.setdefault(entry.collection or "", {})
+                found[entry.collection or ""][entry.key or ""] = entry.value
+        await driver.close()
+    return found
+
+
+def test_fifty_wrappers_in_many_threads_derive_once(any_store: AnyStore) -> None:
+    """Fifty wrappers that unlock at once, in as many tasks of eight event loops, share one derivation."""
+    asyncio.run(any_store.setup())
+    asyncio.run((asyncio.run(Vault.create(any_store, secret=OLD, kdf=CHEAP))).close())
+    before = unlock.derivations
+    wrappers = [EnvelopeEncryptionWrapper(any_store, secret=Secret(OLD.reveal())) for _ in range(50)]
+
+    async def read(number: int) -> list[Any]:
+        return await asyncio.gather(*(wrapper.get("k") for wrapper in wrappers[number::MANY]))
+
+    values = in_threads(read)
+
+    assert [None] * 50 == [value for some in values for value in some]
+    assert 1 == unlock.derivations - before
+    for wrapper in wrappers:
+        asyncio.run(wrapper.release())
 
 
 async def test_two_rotations_at_once(any_store: AnyStore) -> None:

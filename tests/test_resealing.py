@@ -337,7 +337,7 @@ async def test_a_store_that_fails(
             return await operation()
 
         hooked(monkeypatch, around)
-        kv._resealer = Resealer(Chain.of(store), clock=clock)
+        kv._resealer = kv._reader._resealer = Resealer(Chain.of(store), clock=clock)
         for _ in range(3):
             assert {"v": 1} == await kv.get("k", collection="c")
         clock.now = PAUSE

@@ -2,11 +2,13 @@
 Rotations as a table: what is done to a vault, and who can open it afterwards, on every kind of backend.
 
 A secret is a letter; the vault is created with `a`.  Each step is done by a process of its own,
-which opens the vault with the secret before the colon.
+which opens the vault with the secret before the colon.  `a runs` begins one that stays open; `a goes on`
+and `a is out` say what becomes of it.
 """
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,16 @@ from tests.backends import UNSTABLE, Place, place
 from tests.fakes import MetaClock
 
 from kvseal import Argon2idParams, Secret, Vault
-from kvseal.errors import Conflict, LastSlotError, SlotExistsError, SlotNotFoundError, WrongSecretError
+from kvseal.errors import (
+    Conflict,
+    LastSlotError,
+    RootRotatedError,
+    SlotExistsError,
+    SlotNotFoundError,
+    SlotsLeftOutError,
+    TamperedMetaError,
+    WrongSecretError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,9 +111,72 @@ TABLE = {
     "a label is taken": Scenario(("a: add x", "a: add x, but SlotExistsError"), "ax"),
     "a label is free again": Scenario(("a: add x for 1h", "wait 1h", "a: add x"), "ax"),
     "what is gone cannot be removed": Scenario(("a: remove x, but SlotNotFoundError",), "a"),
+    "a new root key, one slot": Scenario(("a: root",), "a"),
+    "a new root key twice": Scenario(("a: root", "a: root"), "a"),
+    "a new root key, both secrets given": Scenario(("a: add x", "a: root x"), "ax"),
+    "a new root key by the second secret": Scenario(("a: add x", "x: root a"), "ax"),
+    "a new root key, one slot dropped": Scenario(("a: add x", "a: root drop x"), "a"),
+    "a new root key, the slot that opened first dropped": Scenario(("a: add x", "x: root drop primary"), "x"),
+    "a new root key, without consent": Scenario(("a: add x", "a: root, but SlotsLeftOutError"), "ax"),
+    "a new root key, consent to another": Scenario(
+        ("a: add x", "a: add y", "a: root drop y, but SlotsLeftOutError"), "axy"
+    ),
+    "a new root key, a secret that opens nothing": Scenario(
+        ("a: add x", "a: root y drop x, but WrongSecretError"), "ax"
+    ),
+    "a new root key, the only slot that lasts stays": Scenario(
+        ("a: add x for 1h", "x: root drop primary, but LastSlotError"), "ax"
+    ),
+    "a new root key, a guest stays for its time": Scenario(
+        ("a: add x for 2h", "wait 1h", "a: root x", "wait 1h"), "a"
+    ),
+    "a new root key, an expired slot needs no consent": Scenario(
+        ("a: add x for 1h", "wait 1h", "a: root"), "a"
+    ),
+    "a new root key ends a kept secret that is not given": Scenario(
+        ("a: rotate b keep 24h", "b: root drop primary"), "b"
+    ),
+    "a new root key, the kept secret given": Scenario(
+        ("a: rotate b keep 24h", "b: root a", "wait 23h"), "ab"
+    ),
+    "a new root key, the kept secret given, its time over": Scenario(
+        ("a: rotate b keep 24h", "b: root a", "wait 24h"), "b"
+    ),
+    "a new root key, then a new secret": Scenario(("a: root", "a: rotate b"), "b"),
+    "a new secret, then a new root key": Scenario(("a: rotate b", "b: root"), "b"),
+    "a new root key, then a slot, then its secret": Scenario(("a: root", "a: add x", "x: rotate y"), "ay"),
+    "a new root key, then a DEK": Scenario(("a: root", "a: dek", "a: root"), "a"),
+    "a process goes on under a new root key": Scenario(("a runs", "a: root", "a goes on"), "a"),
+    "a process goes on from root key to root key": Scenario(
+        ("a runs", "a: root", "a goes on", "a: dek", "a goes on", "a: root", "a goes on"), "a"
+    ),
+    "a process goes on although more has changed": Scenario(
+        ("a runs", "a: root", "a: dek", "a: add x", "a goes on"), "ax"
+    ),
+    "a process by another slot goes on": Scenario(("a: add x", "x runs", "a: root x", "x goes on"), "ax"),
+    "a process whose slot was dropped is out": Scenario(
+        ("a: add x", "x runs", "a runs", "a: root drop x", "x is out", "a goes on"), "a"
+    ),
+    "a process that missed one root key is out": Scenario(("a runs", "a: root", "a: root", "a is out"), "a"),
+    "a process whose secret is new since is out": Scenario(
+        ("a runs", "a: root", "a: rotate b", "a is out"), "b"
+    ),
+    "a process that looks in between is not": Scenario(
+        ("a runs", "a: root", "a goes on", "a: rotate b", "a goes on"), "b"
+    ),
 }
 LETTERS = "abcxyz"
-ERRORS = {error.__name__: error for error in (Conflict, LastSlotError, SlotExistsError, SlotNotFoundError)}
+ERRORS = {
+    error.__name__: error
+    for error in (
+        Conflict,
+        LastSlotError,
+        SlotExistsError,
+        SlotNotFoundError,
+        SlotsLeftOutError,
+        WrongSecretError,
+    )
+}
 
 
 @pytest.fixture(scope="module", params=["memory", "disk", "redis", "postgresql"])
@@ -136,6 +210,9 @@ async def do(vault: Vault, words: list[str]) -> None:
             await vault.slots.remove(words[1])
         case "dek":
             await vault.rotate_dek()
+        case "root":
+            given, _, dropped = " ".join(words[1:]).partition("drop")
+            await vault.rotate_root([secret(letter) for letter in given.split()], drop_slots=dropped.split())
         case _:
             raise AssertionError(words)
 
@@ -155,6 +232,31 @@ async def follow(step: str, where: Place, clock: MetaClock) -> None:
         else:
             await do(vault, what.split())
         await vault.close()
+
+
+class Running:
+    """Processes that hold the vault open, by the letter of their secret."""
+
+    def __init__(self, where: Place, stack: AsyncExitStack) -> None:
+        self._where = where
+        self._stack = stack
+        self._vaults: dict[str, Vault] = {}
+
+    async def follow(self, letter: str, what: str) -> None:
+        """Begin a process, or see what becomes of it."""
+        if what == "runs":
+            store = await self._stack.enter_async_context(self._where.opened())
+            self._vaults[letter] = await Vault.open(store, secret=secret(letter))
+            self._stack.push_async_callback(self._vaults[letter].close)
+            return
+        vault = self._vaults[letter]
+        if what == "goes on":
+            await vault.refresh()
+        else:
+            with pytest.raises((RootRotatedError, TamperedMetaError)):
+                await vault.refresh()
+        await vault.wrap().put("k0", RECORDS["k0"])
+        assert list(RECORDS.values()) == await vault.wrap().get_many(list(RECORDS))
 
 
 async def opens(where: Place, letter: str) -> bool:
@@ -179,7 +281,13 @@ async def test_rotation(name: str, where: Place, monkeypatch: pytest.MonkeyPatch
         await vault.wrap().put_many(list(RECORDS), list(RECORDS.values()))
         await vault.close()
 
-    for step in TABLE[name].steps:
-        await follow(step, where, clock)
+    async with AsyncExitStack() as stack:
+        running = Running(where, stack)
+        for step in TABLE[name].steps:
+            letter, _, what = step.partition(" ")
+            if what in {"runs", "goes on", "is out"}:
+                await running.follow(letter, what)
+            else:
+                await follow(step, where, clock)
 
     assert TABLE[name].opens == "".join([letter for letter in LETTERS if await opens(where, letter)])

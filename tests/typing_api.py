@@ -15,6 +15,7 @@ from kvseal import (
 )
 from kvseal.drivers import driver_for
 from kvseal.errors import UnreadableRecordsError
+from kvseal.wrapkeys import AwsKmsKey, TransitKey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,10 +71,13 @@ async def as_an_operator(store: AsyncKeyValue) -> VaultStatus:
     )
     vault = await Vault.open(store, secret="env:KVSEAL_MASTER_KEY")
     vault = await Vault.open_or_create(store)
+    vault = await Vault.open(store, secret=TransitKey("kvseal"))
+    await vault.slots.add(AwsKmsKey("alias/kvseal"), label="kms")
     kv: AsyncKeyValue = vault.wrap(store)
     kv = vault.wrap(context="tenant-7")
     status: VaultStatus = await vault.rotate(new_secret="file:new.key")
     status = await vault.rotate(kdf=Argon2idParams.RFC_9106_LOW_MEMORY)
+    status = (await vault.rotate_root(["file:recovery.key"], drop_slots=["laptop"])).status
     status = await vault.rotate_dek()
     printed: dict[str, Any] = status.as_dict()
     changed: bool = await vault.refresh()

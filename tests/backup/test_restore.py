@@ -347,6 +347,20 @@ class TestVaultMeta:
         assert {"token": "t"} == await vault.wrap(any_store).get("k", collection="c")
         await vault.close()
 
+    async def test_the_meta_alone(self, any_store: AnyStore, saved: Path, secret: Secret) -> None:
+        """Of the whole backup the vault meta alone is put back: a record that is not there stays away."""
+        assert {"restored": 1} == counts(await restore(saved, any_store, only_meta=True))
+
+        assert [(COLLECTION, KEY, None)] == list(await everything(driver_for(any_store)))
+        await (await Vault.open(any_store, secret=secret)).close()
+
+    async def test_no_meta_to_put_back(self, store: MemoryStore, path: Path) -> None:
+        """A backup without a vault meta cannot put one back, and puts nothing."""
+        with pytest.raises(BackupFileError, match="no vault meta"):
+            await restore(path, store, only_meta=True)
+
+        assert {} == dump(store)
+
     async def test_a_later_revision_stays(
         self, vault: Vault, store: MemoryStore, saved: Path, secret: Secret
     ) -> None:

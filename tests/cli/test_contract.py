@@ -209,7 +209,7 @@ def every_command() -> dict[str, click.Command]:
 def test_every_command_has_the_global_options() -> None:
     """`--json` and the rest are on every command."""
     expected = {"store", "meta_store", "secret", "as_json", "yes", "no_input", "quiet", "debug"}
-    expected |= {"manifest", "offline"}
+    expected |= {"manifest", "offline", "pin"}
     for name, command in {**cli.commands, **every_command()}.items():
         assert expected <= {parameter.name for parameter in command.params}, name
 
@@ -227,10 +227,10 @@ def test_help_leads_with_examples(vaultctl: Terminalless, name: str | None) -> N
 def test_whatever_changes_something_has_a_dry_run() -> None:
     """Every command that writes can be asked what it would do."""
     migrating = {"migrate-from-fernet", "migrate-from-authsome", "migrate-to-fernet"}
-    keys = {"slot add", "slot remove", "reencrypt", "dek retire"}
-    writing = {"init", "rotate", "put", "delete", "restore", *keys, *migrating}
+    keys = {"slot add", "slot remove", "reencrypt", "dek retire", "bench argon2", "policy set"}
+    writing = {"init", "rotate", "put", "delete", "restore", "purge", *keys, *migrating}
     reading = {"status", "verify", "inspect", "get", "list", "keygen", "backup", "completion", "help"}
-    reading |= {"slot list", "slot verify", "dek list"}
+    reading |= {"slot list", "slot verify", "dek list", "policy show"}
 
     assert set(every_command()) == writing | reading
     for name in writing:
@@ -248,6 +248,7 @@ def test_whatever_changes_something_has_a_dry_run() -> None:
         "slot list",
         "slot verify",
         "rotate --dek --dry-run",
+        "rotate --root --dry-run",
         "reencrypt --dry-run",
         "reencrypt --check",
         "dek list --count",

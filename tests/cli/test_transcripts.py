@@ -53,6 +53,13 @@ def three_entries(directory: Path) -> None:
     (directory / "garbage").write_text("no backup")
 
 
+def a_file_without_a_row(directory: Path) -> None:
+    """Put a value file beside a database that does not name it, as a writer does, or one that died does."""
+    old_store(directory / "other", {"a": {"v": 1}})
+    (directory / "other" / "ab" / "cd").mkdir(parents=True)
+    (directory / "other" / "ab" / "cd" / f"{'e' * 28}.val").write_text("{}")
+
+
 BEFORE: dict[str, Callable[[Path], None]] = {
     "migrate": an_old_vault,
     "three-steps-and-back": an_old_vault,
@@ -60,8 +67,12 @@ BEFORE: dict[str, Callable[[Path], None]] = {
     "backup": three_entries,
     "init-and-rotate": nothing,
     "deks": nothing,
+    "purge": a_file_without_a_row,
+    "root": nothing,
+    "policy": nothing,
     "records": nothing,
     "slots": nothing,
+    "bench": nothing,
     "help": nothing,
 }
 

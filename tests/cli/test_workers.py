@@ -211,7 +211,7 @@ def test_a_killed_worker(vaultctl: Terminalless, pipe: Pipe) -> None:
 
 def test_the_same_part_twice(vaultctl: Terminalless, pipe: Pipe) -> None:
     """Whoever comes second is told who holds the part, and may do another one."""
-    with running("--rate", "20", "--partition", "1/4") as process:
+    with running("--rate", "8", "--partition", "1/4") as process:
         pipe.pids(1)
         second = real(*MIGRATE, "--partition", "1/4", cwd=vaultctl.directory)
         other = real(*MIGRATE, "--partition", "2/4", cwd=vaultctl.directory)

@@ -568,3 +568,34 @@ class DriverContract:
         """A driver says where it is and what it can, without touching the backend."""
         assert backend.driver.location
         assert isinstance(backend.driver.capabilities, base.Capabilities)
+
+    # Purge
+
+    async def test_purge_changes_no_entry(self, backend: Backend) -> None:
+        """After a purge every entry is what it was, where it was, and can be replaced as it was read."""
+        for key, value, expires_at in (("a", SMALL, None), ("b", LARGE, FUTURE), ("c", {}, None)):
+            await backend.driver.put_if_absent(entry(key, value, expires_at=expires_at))
+        before = await scanned(backend.driver)
+
+        await backend.driver.purge(dry_run=True)
+        await backend.driver.purge()
+
+        assert before == await scanned(backend.driver)
+        assert [True] * 3 == list(await backend.driver.replace_many([Replacement(e, SMALL) for e in before]))
+
+    async def test_purge_beside_writers(self, backend: Backend) -> None:
+        """What writers put and replace while a purge runs is there afterwards, the last of it."""
+        rounds, keys = 15, [f"key-{n}" for n in range(4)]
+
+        async def write(key: str) -> None:
+            for n in range(rounds):
+                await backend.store.put(key, {"n": n, **(LARGE if n % 2 else {})}, collection="coll")
+                await asyncio.sleep(0)
+
+        async def purge() -> None:
+            for _ in range(3):
+                await backend.driver.purge()
+
+        await asyncio.gather(purge(), *(write(key) for key in keys))
+
+        assert [rounds - 1] * 4 == [(await backend.store.get(k, collection="coll"))["n"] for k in keys]

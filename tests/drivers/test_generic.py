@@ -54,6 +54,16 @@ class TestGenericDriver(DriverContract):
             store = SimpleStore()
         return Backend(store, generic.for_store(store, NamesOf(store)))
 
+    async def test_purge_changes_no_entry(self, backend: Backend) -> None:
+        """There is no purge, which says what to do instead."""
+        with pytest.raises(UnsupportedStoreError, match="only the store's own tools") as raised:
+            await backend.driver.purge()
+
+        assert "vaultctl backup" in raised.value.hint
+
+    async def test_purge_beside_writers(self, backend: Backend) -> None:
+        """There is no purge."""
+
 
 @pytest.fixture
 def store() -> BareStore:

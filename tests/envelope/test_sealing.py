@@ -279,6 +279,30 @@ def test_changed_byte_has_its_own_error(offset: int, byte: int, error: type[Reco
 
 
 @pytest.mark.parametrize(
+    ("offset", "byte", "error"),
+    [
+        pytest.param(0, 2, UnknownRecordVersionError, id="version"),
+        pytest.param(1, 2, UnknownSuiteError, id="suite"),
+        pytest.param(2, 0b0000_0110, UnknownFlagsError, id="encoding-2"),
+        pytest.param(2, 0b0000_0000, TamperedRecordError, id="expiry-denied"),
+        pytest.param(3, 1, MalformedRecordError, id="reserved"),
+        pytest.param(7, 0, MalformedRecordError, id="dek-0"),
+        pytest.param(7, 9, UnknownDEKError, id="dek-9"),
+        pytest.param(32, 0xFF, TamperedRecordError, id="expiry"),
+        pytest.param(39, 0xFF, TamperedRecordError, id="expiry-by-milliseconds"),
+    ],
+)
+def test_changed_byte_of_a_record_that_expires(offset: int, byte: int, error: type[RecordError]) -> None:
+    """The header of a record with an expiry is looked at as closely, and so is the expiry."""
+    record = bytearray(sealer(urandom=bytes).seal(b'{"a":12345678}', "c", "k", expires_at=10**12))
+    record[offset] = byte
+
+    with pytest.raises(error) as caught:
+        opener(weakest=Binding.NONE).open(bytes(record), "c", "k")
+    assert error is type(caught.value)
+
+
+@pytest.mark.parametrize(
     ("weakest", "accepted"),
     [
         (Binding.COLLECTION_AND_KEY, {Binding.COLLECTION_AND_KEY}),

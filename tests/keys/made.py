@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvseal import Argon2idParams, Policy, Secret
 from kvseal.keys import changes
+from kvseal.keys.handover import Handover
 from kvseal.keys.keyring import Keyring, LegacyKey
 from kvseal.keys.keyslot import Keyslot
 from kvseal.keys.meta import VaultMeta
@@ -45,9 +46,11 @@ def slot(root: RootKey, secret: Secret, *, label: str = "primary") -> Keyslot:
 
 
 def make(vault_id: bytes = VAULT_ID) -> Made:
-    """Return a meta of two slots, one of them expiring, two DEKs and two legacy keys."""
+    """Return a meta of two slots, one of them expiring, two DEKs and two legacy keys, after a root rotation."""
     root = RootKey.generate(vault_id)
-    metas = [changes.first(root, slot(root, SECRET), Policy(), now=NOW)]
+    first = changes.first(root, slot(root, SECRET), Policy(), now=NOW)
+    handover = Handover.between(RootKey.generate(vault_id), root)
+    metas = [replace(first, handover=handover).authenticated(root)]
     expiring = replace(
         slot(root, OTHER_SECRET, label="zweiter Schlüssel"), expires_at=NOW + timedelta(days=9)
     )

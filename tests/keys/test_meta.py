@@ -81,8 +81,10 @@ def test_shape(made: Made) -> None:
         "slots",
         "deks",
         "legacy",
+        "handover",
         "mac",
     ] == list(value)
+    assert ["successor", "mac"] == list(value["handover"])
     assert {
         "id",
         "label",
@@ -334,7 +336,7 @@ def test_no_version(version: Any, made: Made) -> None:
         pytest.param(("slots",), [], id="no-slots"),
         pytest.param(("slots",), {}, id="slots-object"),
         pytest.param(("slots",), "x", id="slots-text"),
-        pytest.param(("slots", 0, "kind"), "scrypt", id="another-kind"),
+        pytest.param(("slots", 0, "kind"), "Scrypt", id="no-kind"),
         pytest.param(("slots", 0, "id"), "00" * 7, id="short-slot-id"),
         pytest.param(("slots", 0, "id"), "\x1b[2J" + "0" * 12, id="slot-id-that-clears-a-screen"),
         pytest.param(("slots", 0, "salt"), "AAAA", id="short-salt"),
@@ -356,6 +358,10 @@ def test_no_version(version: Any, made: Made) -> None:
         pytest.param(("policy", "binding"), "key", id="another-binding"),
         pytest.param(("policy", "binding"), [], id="binding-list"),
         pytest.param(("policy",), [], id="policy-list"),
+        pytest.param(("handover",), None, id="handover-null"),
+        pytest.param(("handover",), {}, id="handover-empty"),
+        pytest.param(("handover", "successor"), "AAAA", id="short-handover"),
+        pytest.param(("handover", "mac"), "AAAA", id="short-handover-mac"),
         pytest.param(("mac",), "AAAA", id="short-mac"),
         pytest.param(("mac",), None, id="no-mac"),
     ],

@@ -1,21 +1,14 @@
-"""A migration that dies at any store operation, and the one that is run after it."""
+"""A migration that is interrupted, and the one that is run after it; for its deaths see `tests.crash`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import gc
-import shutil
-import subprocess
-import sys
-from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from key_value.aio.stores.disk import DiskStore
-from key_value.aio.stores.memory import MemoryStore
-from tests.fakes import Death, HookedDriver, Killed
+from tests.fakes import HookedDriver, Killed
 from tests.recode.worlds import AnyStore, adds_up, damage, failed, fernet, fill, formats_of, times_of
 
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
@@ -26,6 +19,8 @@ from kvseal.recode.holder import Holder
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from key_value.aio.stores.memory import MemoryStore
 
 SECRET = Secret(b"the secret of the new vault")
 CHEAP = Argon2idParams(time_cost=1, memory_cost=8, parallelism=1)
@@ -57,111 +52,6 @@ async def check_finished(store: AnyStore, times: Any) -> None:
     assert (0, 6) == (again.changed, again.already)
     assert list(VALUES.values()) == await wrapper.get_many(list(VALUES), collection="c")
     assert times == await times_of(store)
-
-
-async def operations_of_a_migration() -> list[str]:
-    """Return the store operations of a whole migration."""
-    store, death = MemoryStore(), Death()
-    await fill_for_migration(store)
-    await migrated(HookedDriver(driver_for(store), death))
-    return death.operations
-
-
-@pytest.fixture
-def dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let who dies in this process count as gone, although the process goes on with the next test."""
-    monkeypatch.setattr(Holder, "is_gone", lambda _: True)
-
-
-@pytest.mark.usefixtures("dead")
-async def test_death_at_every_operation_in_memory() -> None:
-    """Wherever the process dies, before or after an operation, running it again finishes the migration."""
-    operations = await operations_of_a_migration()
-    assert {"scan", "get", "put_if_absent", "replace_many", "delete"} == set(operations)
-
-    for at in range(1, len(operations) + 1):
-        for after in (False, True):
-            store = MemoryStore()
-            await fill_for_migration(store)
-            times = await times_of(store)
-
-            with pytest.raises(Killed):
-                await migrated(HookedDriver(driver_for(store), Death(at, after=after)))
-
-            await check_finished(store, times)
-
-
-@pytest.mark.usefixtures("dead")
-async def test_a_backend_that_fails_at_every_operation() -> None:
-    """A store error anywhere stops the run with that error, and running it again finishes."""
-
-    def fail() -> Any:
-        msg = "the disk is full"
-        raise StoreUnreachableError(msg)
-
-    for at in range(1, len(await operations_of_a_migration()) + 1):
-        store = MemoryStore()
-        await fill_for_migration(store)
-        times = await times_of(store)
-
-        with pytest.raises(StoreUnreachableError, match="the disk is full"):
-            await migrated(HookedDriver(driver_for(store), Death(at, die=fail)))
-
-        await check_finished(store, times)
-
-
-# One process forks a child per death, before it has any thread: to start Python for each would take minutes.
-_DYING = """
-import asyncio, os, sys
-from pathlib import Path
-from kvseal import Argon2idParams, Secret
-from kvseal.drivers import driver_for
-from kvseal.recode import migrate
-from key_value.aio.stores.disk import DiskStore
-from tests.fakes import Death, HookedDriver
-from tests.recode.worlds import fernet
-
-async def die_in(directory, at, after):
-    store = DiskStore(directory=directory)
-    driver = HookedDriver(driver_for(store), Death(at, after=after, die=lambda: os._exit(9)))
-    cheap = Argon2idParams(time_cost=1, memory_cost=8, parallelism=1)
-    await migrate(driver, [fernet()], secret=Secret(b"the secret of the new vault"), kdf=cheap)
-
-for directory in sorted(Path(sys.argv[1]).iterdir()):
-    at, after = directory.name.split("-")
-    if not (child := os.fork()):
-        asyncio.run(die_in(directory, int(at), after == "after"))
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-
-async def test_death_at_every_operation_on_disk(tmp_path: Path) -> None:
-    """A process that is gone from one instant to the next, without a clean-up, loses nothing on disk."""
-    with closing(DiskStore(directory=tmp_path / "original")._cache) as cache:
-        original = DiskStore(disk_cache=cache)
-        await fill_for_migration(original)
-        times = await times_of(original)
-    deaths = [
-        f"{at:02}-{when}"
-        for at in range(1, len(await operations_of_a_migration()) + 1)
-        for when in ("before", "after")
-    ]
-    for name in deaths:
-        shutil.copytree(tmp_path / "original", tmp_path / "deaths" / name)
-
-    died = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-c", _DYING, tmp_path / "deaths"],
-        capture_output=True,
-        check=True,
-        cwd=Path(__file__).parents[2],
-    )
-
-    assert [b"9"] * len(deaths) == died.stdout.split()
-    for name in deaths:
-        with closing(DiskStore(directory=tmp_path / "deaths" / name)._cache) as cache:
-            await check_finished(DiskStore(disk_cache=cache), times)
 
 
 @pytest.mark.parametrize("operation", ["scan", "put_if_absent", "replace_many"])

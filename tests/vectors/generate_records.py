@@ -25,6 +25,7 @@ from kvseal.envelope.sealing import Associations, Opener, Sealer
 from kvseal.envelope.stored import DATA_FIELD, VERSION_FIELD, to_stored
 from kvseal.envelope.wrapping import WrappedKey, wrap_key
 from kvseal.keys import keyslot, rootkey
+from kvseal.keys.handover import Handover
 from kvseal.keys.keyslot import Keyslot
 from kvseal.keys.meta import VaultMeta, WrappedDEK, WrappedLegacyKey
 from kvseal.keys.rootkey import RootKey
@@ -111,10 +112,17 @@ def metas() -> dict[str, Any]:
         policy=Policy(read_legacy=True, binding=Binding.COLLECTION),
         legacy=["fernet", "fernet"],
     )
+    previous = RootKey.generate(bytes(16), random=urandom).reveal()
+    rotated = _vault(
+        urandom,
+        "after the root key was rotated",
+        [("primary", Secret(b"correct horse"), None)],
+        previous=previous,
+    )
     return {
         "format": "kvseal vault meta, version 1",
         "provenance": PROVENANCE,
-        "positive": [small, full],
+        "positive": [small, rotated, full],
         "negative_are": "the last of the positive ones, with a new value at each path of the edits",
         "negative": _refused_metas(full),
     }
@@ -257,6 +265,7 @@ def _vault(
     states: list[Any] | None = None,
     policy: Policy | None = None,
     legacy: list[str] | None = None,
+    previous: bytes | None = None,
 ) -> dict[str, Any]:
     states, policy, legacy = states or ["active"], policy or Policy(), legacy or []
     root = RootKey.generate(urandom(16), random=urandom)
@@ -289,6 +298,7 @@ def _vault(
             )
             for identifier, (kind, key) in legacy_keys.items()
         ),
+        handover=None if previous is None else Handover.between(RootKey(previous, root.vault_id), root),
     ).authenticated(root)
     active = len(states)
     associations = Associations(root.vault_id)
@@ -298,6 +308,7 @@ def _vault(
         "name": name,
         "secrets": [secret.reveal().hex() for _, secret, _ in slots],
         "root_key": root.reveal().hex(),
+        **({} if previous is None else {"previous_root_key": previous.hex()}),
         "deks": {str(number): dek.hex() for number, dek in deks.items() if states[number - 1] != "retired"},
         "legacy": {identifier: key.hex() for identifier, (_, key) in legacy_keys.items()},
         "meta": meta.as_value(),

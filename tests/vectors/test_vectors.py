@@ -23,6 +23,7 @@ from kvseal.envelope.sealing import Associations, Opener, Sealer
 from kvseal.errors import KvsealError, RecordError
 from kvseal.keys.keyring import Keyring
 from kvseal.keys.meta import VaultMeta
+from kvseal.keys.rootkey import RootKey
 from kvseal.keys.unlock import unlock
 
 HERE = Path(__file__).parent
@@ -71,7 +72,7 @@ def test_independent_implementation_agrees() -> None:
     done = subprocess.run([sys.executable, VERIFIER], capture_output=True, text=True, check=False)
 
     assert "" == done.stderr
-    assert "69 record vectors and 36 vault meta vectors verified\n" == done.stdout
+    assert "69 record vectors and 37 vault meta vectors verified\n" == done.stdout
 
 
 def test_verifier_is_independent() -> None:
@@ -121,6 +122,18 @@ async def test_meta_opens(vector: dict[str, Any]) -> None:
         assert (record["value"], None) == keyring.codec().open(
             record["stored"], record["collection"], record["key"]
         )
+
+
+def test_handover() -> None:
+    """The root key of before has handed over to the one of the meta, and no other has."""
+    (vector,) = (vector for vector in METAS["positive"] if "previous_root_key" in vector)
+    meta = VaultMeta.from_value(vector["meta"])
+    previous = RootKey(bytes.fromhex(vector["previous_root_key"]), meta.vault_id)
+    root = RootKey(bytes.fromhex(vector["root_key"]), meta.vault_id)
+
+    assert [True, False] == [meta.follows(previous), meta.follows(root)]
+    assert meta.handover is not None
+    assert [False, True] == [meta.handover.is_to(previous), meta.handover.is_to(root)]
 
 
 @each(METAS["negative"])

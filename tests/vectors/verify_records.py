@@ -164,7 +164,7 @@ def check_meta(meta: dict[str, Any]) -> None:
     """Refuse a vault meta that is not exactly as kvseal writes it."""
     version = meta.get("kvseal")
     require(type(version) is not int or version <= 1, "UnknownMetaVersionError")
-    require(type(version) is int and set(meta) == META_FIELDS, "VaultMetaError")
+    require(type(version) is int and set(meta) | {"handover"} == META_FIELDS | {"handover"}, "VaultMetaError")
     require(re.fullmatch("[0-9a-f]{32}", meta["vault_id"]), "VaultMetaError")
     require(type(meta["revision"]) is int and meta["revision"] > 0, "VaultMetaError")
     require(set(meta["policy"]) == {"read_legacy", "read_plaintext", "binding"}, "VaultMetaError")
@@ -231,6 +231,18 @@ def open_meta(meta: dict[str, Any], secret: bytes) -> tuple[bytes, dict[int, byt
     return root, deks, legacy
 
 
+def check_handover(meta: dict[str, Any], previous: bytes, root: bytes) -> None:
+    """Refuse unless the root key *previous* has named *root* as its successor."""
+    identity = expand(root, b"kvseal/root-id/v1", 32)
+    mac = hmac.digest(
+        expand(previous, b"kvseal/root-handover/v1", 32),
+        bytes.fromhex(meta["vault_id"]) + identity,
+        hashlib.sha256,
+    )
+    handover = {name: unbase64(value) for name, value in meta["handover"].items()}
+    require(handover == {"successor": identity, "mac": mac}, "TamperedMetaError")
+
+
 def expect(name: str, expected: object, actual: object) -> None:
     """Stop with the vector's name unless both are the same."""
     if expected != actual:
@@ -291,6 +303,9 @@ def verify_metas(vectors: dict[str, Any]) -> int:
         for secret in vector["secrets"]:
             root, deks, legacy = open_meta(meta, bytes.fromhex(secret))
             expect(vector["name"], vector["root_key"], root.hex())
+            expect(vector["name"], "handover" in meta, "previous_root_key" in vector)
+            if "handover" in meta:
+                check_handover(meta, bytes.fromhex(vector["previous_root_key"]), root)
             expect(vector["name"], vector["deks"], {str(number): dek.hex() for number, dek in deks.items()})
             expect(vector["name"], vector["legacy"], {name: key.hex() for name, key in legacy.items()})
             opened = open_record(
