@@ -45,9 +45,12 @@ demo:
 	.demo/venv/bin/python scripts/demo.py .demo
 
 bench: $(VENV)/ready
-	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json benchmarks/results/suite.json
 	$(BIN)/python -m benchmarks.gate --json benchmarks/results/gate.json
+	$(BIN)/python -m benchmarks.profiles --json benchmarks/results/profile.json
+	$(BIN)/python -m pytest benchmarks -q --benchmark-only --benchmark-columns=median,iqr,rounds \
+	    --benchmark-json benchmarks/results/suite.json
 	$(BIN)/python -m benchmarks.recode --million --json benchmarks/results/recode.json
+	$(BIN)/python -m benchmarks.calibration --json benchmarks/results/calibration.json
 	$(BIN)/python -m benchmarks.report
 
 bench-quick: $(VENV)/ready

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
 
-NAMES: Final = ("redis", "postgresql", "disk", "filetree")
+SERVERS: Final = ("redis", "postgresql")
+NAMES: Final = (*SERVERS, "disk", "filetree")
 
 _REDIS_COPY_AT_ONCE: Final = 1000
 
@@ -76,6 +77,11 @@ class RedisBackend:
     def url(self) -> str:
         """The URL of the copy."""
         return self._server.url.removesuffix("0") + "1"
+
+    @property
+    def urls(self) -> tuple[str, str]:
+        """The URLs of two databases that hold nothing yet, for those who copy nothing."""
+        return tuple(self._server.url.removesuffix("0") + number for number in "23")
 
     def client(self) -> Redis:
         """Return a client of the copy, from outside."""

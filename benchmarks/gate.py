@@ -10,107 +10,58 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks import parts, peers
+from benchmarks import peers, upkeep
 from benchmarks.driving import no_collection, prepare, timer
+from benchmarks.machine import machine
+from benchmarks.ratio import Goal, Ratio, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping, Sequence
 
 TOLERANCE: Final = 0.05
 """How far beyond its goal a ratio may be: what two runs of the same code differ by here."""
 
-ATTEMPTS: Final = 3
-"""A comparison that fails is repeated: a neighbour's load passes, a regression stays."""
-
 _SLICE: Final = 0.003
 """Seconds for one turn of one peer: long beside the clock's resolution, short beside changes of speed."""
-_LIBRARIES: Final = ("kvseal", "py-key-value-aio", "cryptography", "orjson", "pybase64")
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """
-    What a ratio has to reach: the time of *peer* by kvseal's, or for the floor kvseal's by its.
-
-    A goal that is out of reach for now keeps its `factor`, and has a `guard` beside it: what was
-    reached, below which no change may fall.
-    """
-
-    operation: str
-    size: str
-    peer: str
-    factor: float
-    guard: float | None = None
-
-    @property
-    def bound(self) -> float:
-        """What the gate holds: the guard where there is one, else the goal itself."""
-        return self.factor if self.guard is None else self.guard
-
-    @property
-    def is_floor(self) -> bool:
-        """Whether the ratio is kvseal's time by the peer's and has to stay below."""
-        return self.peer == "floor"
-
-    @property
-    def name(self) -> str:
-        """What the ratio says, for people."""
-        relation = "of the floor's time" if self.is_floor else f"times as fast as {self.peer}"
-        return f"{self.operation} {self.size}, {relation}"
-
-    @property
-    def sign(self) -> str:
-        """On which side of the factor the ratio has to be."""
-        return "<=" if self.is_floor else ">="
-
-    def is_met(self, ratio: float, tolerance: float) -> bool:
-        """Whether *ratio* reaches the bound, but for *tolerance*."""
-        if self.is_floor:
-            return ratio <= self.bound * (1 + tolerance)
-        return ratio >= self.bound * (1 - tolerance)
-
-
-GOALS: Final = (
-    Goal("put", "1 KiB", "fernet", 5.5),
-    Goal("put", "16 KiB", "fernet", 15),
-    Goal("put", "256 KiB", "fernet", 26),
-    Goal("get", "1 KiB", "fernet", 6.5),
-    Goal("get", "16 KiB", "fernet", 13),
-    Goal("get", "256 KiB", "fernet", 14),
+_ROUNDS: Final = 300
+_QUICK_ROUNDS: Final = 40
+_MAX_SECONDS: Final = 15
+_CONTESTANTS: Final = (peers.kvseal, peers.floor, peers.by_hand, peers.tink_by_hand, peers.fernet)
+_FACTORS: Final[Mapping[tuple[str, str, str], tuple[float, float | None]]] = {
+    ("put", "1 KiB", "fernet"): (5.5, None),
+    ("put", "16 KiB", "fernet"): (15, None),
+    ("put", "256 KiB", "fernet"): (26, None),
+    ("get", "1 KiB", "fernet"): (6.5, None),
+    ("get", "16 KiB", "fernet"): (13, None),
+    ("get", "256 KiB", "fernet"): (14, None),
     # At 1 KiB even kvseal's checks in one straight line, without any call between them, measured
     # 1.22 and 1.27 of the floor.
-    Goal("put", "1 KiB", "floor", 1.2, guard=1.4),
-    Goal("get", "1 KiB", "floor", 1.2, guard=1.45),
-    Goal("put", "16 KiB", "floor", 1.15, guard=1.2),
-    Goal("get", "16 KiB", "floor", 1.15),
-    Goal("put", "256 KiB", "floor", 1.08),
-    Goal("get", "256 KiB", "floor", 1.08),
-)
+    ("put", "1 KiB", "floor"): (1.2, 1.4),
+    ("get", "1 KiB", "floor"): (1.2, 1.45),
+    ("put", "16 KiB", "floor"): (1.15, 1.2),
+    ("get", "16 KiB", "floor"): (1.15, None),
+    ("put", "256 KiB", "floor"): (1.08, None),
+    ("get", "256 KiB", "floor"): (1.08, None),
+}
+"""By operation, size and peer: the goal, and the guard beside one that is out of reach for now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """The median of one ratio over all rounds, and where its middle half lies."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, ratios: Iterable[float]) -> Ratio:
-        """Summarise the ratios of all rounds."""
-        low, middle, high = quantiles(ratios, n=4)
-        return cls(median=middle, low=low, high=high)
+def goal_of(operation: str, size: str, peer: str) -> Goal | None:
+    """Return what kvseal has to reach: the time of *peer* by its own, or for the floor its own by that."""
+    if (operation, size, peer) not in _FACTORS:
+        return None
+    factor, guard = _FACTORS[operation, size, peer]
+    is_floor = peer == "floor"
+    relation = "of the floor's time" if is_floor else f"times as fast as {peer}"
+    return Goal(f"{operation} {size}, {relation}", factor, guard, at_most=is_floor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,66 +85,42 @@ class Comparison:
             ours, theirs = theirs, ours
         return Ratio.of(row[theirs] / row[ours] for row in self.rounds)
 
+    def failures(self, tolerance: float) -> list[str]:
+        """Return what falls short of its goal by more than *tolerance*, in words."""
+        goals = {peer: goal_of(self.operation, self.size, peer) for peer in self.names}
+        return [
+            failure
+            for peer, goal in goals.items()
+            if goal is not None
+            for failure in goal.shortfall(self.ratio(peer), tolerance)
+        ]
 
-def compare(operation: str, size: str, *, rounds: int) -> Comparison:
-    """Let all peers take turns at *operation*."""
+    def as_json(self) -> dict[str, Any]:
+        """Return what the report is made from."""
+        return {
+            "operation": self.operation,
+            "size": self.size,
+            "rounds": len(self.rounds),
+            "microseconds": {name: round(self.microseconds(name), 2) for name in self.names},
+            "ratios": {name: self.ratio(name).rounded() for name in self.names if name != "kvseal"},
+        }
+
+
+def compare(operation: str, size: str, rounds: int) -> Comparison:
+    """Let all peers take turns at *operation*, for *rounds* rounds but not for many seconds."""
     value = peers.token(peers.SIZES[size])
-    contestants = (peers.kvseal(), peers.floor(), peers.by_hand(), peers.fernet())
+    contestants = [contestant(peers.DictStore()) for contestant in _CONTESTANTS]
     timers = []
     for peer in contestants:
         prepare(peer, value)
         timers.append(timer(peer, operation, value))
     with no_collection():
-        times = [max(1, round(_SLICE / min(run(3) for _ in range(3)))) for run in timers]
+        seconds = [min(run(3) for _ in range(3)) for run in timers]
+        times = [max(1, round(_SLICE / one)) for one in seconds]
+        in_all = sum(one * n for one, n in zip(seconds, times, strict=True))
+        rounds = min(rounds, max(_QUICK_ROUNDS, int(_MAX_SECONDS / in_all)))
         rows = tuple(tuple(run(n) for run, n in zip(timers, times, strict=True)) for _ in range(rounds))
     return Comparison(operation, size, tuple(peer.name for peer in contestants), rows)
-
-
-def judge(comparison: Comparison, *, rounds: int, tolerance: float) -> tuple[Comparison, list[str]]:
-    """Repeat *comparison* until it meets its goals or no attempt is left; return the last and what failed."""
-    goals = [g for g in GOALS if (g.operation, g.size) == (comparison.operation, comparison.size)]
-    for _ in range(ATTEMPTS - 1):
-        if not _failures(goals, comparison, tolerance):
-            break
-        comparison = compare(comparison.operation, comparison.size, rounds=rounds)
-    return comparison, _failures(goals, comparison, tolerance)
-
-
-def machine() -> dict[str, Any]:
-    """Return what the figures depend on; nothing that says whose machine it was."""
-    return {
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
-        "libraries": {name: version(name) for name in _LIBRARIES},
-    }
-
-
-def as_json(
-    comparisons: Sequence[Comparison], failures: Sequence[str], *, tolerance: float
-) -> dict[str, Any]:
-    """Return everything that the report is made from."""
-    return {
-        "machine": machine(),
-        "tolerance": tolerance,
-        "goals": [asdict(goal) for goal in GOALS],
-        "comparisons": [
-            {
-                "operation": one.operation,
-                "size": one.size,
-                "rounds": len(one.rounds),
-                "microseconds": {name: round(one.microseconds(name), 2) for name in one.names},
-                "ratios": {
-                    name: {part: round(number, 3) for part, number in asdict(one.ratio(name)).items()}
-                    for name in one.names
-                    if name != "kvseal"
-                },
-            }
-            for one in comparisons
-        ],
-        "failures": list(failures),
-    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -203,61 +130,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write figures and machine facts to FILE")
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="default: %(default)s")
     options = parser.parse_args(arguments)
-    rounds = 40 if options.quick else 300
+    rounds = _QUICK_ROUNDS if options.quick else _ROUNDS
     started, comparisons, failures = perf_counter(), [], []
     print(f"{'':32} {'ratio':>7}   middle half     goal")
     for operation in ("put", "get"):
         for size in peers.SIZES:
-            first = compare(operation, size, rounds=rounds)
-            last, failed = judge(first, rounds=rounds, tolerance=options.tolerance)
-            comparisons.append(last)
+            comparison, failed = judge(
+                partial(compare, operation, size, rounds), lambda one: one.failures(options.tolerance)
+            )
+            comparisons.append(comparison)
             failures += failed
-            _print_rows(last)
+            _print_rows(comparison)
+    failures += upkeep.guard()
     if options.json is not None:
-        figures = as_json(comparisons, failures, tolerance=options.tolerance) | {"parts": parts.measure()}
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        options.json.write_text(
+            json.dumps(_figures(comparisons, failures, options.tolerance), indent=2) + "\n"
+        )
     for failure in failures:
         print(f"too slow: {failure}", file=sys.stderr)
     print(f"{perf_counter() - started:.0f} s, goals with a tolerance of {options.tolerance:.0%}")
     return 1 if failures else 0
 
 
-def _failures(goals: Iterable[Goal], comparison: Comparison, tolerance: float) -> list[str]:
-    failures = []
-    for goal in goals:
-        ratio = comparison.ratio(goal.peer)
-        if not goal.is_met(ratio.median, tolerance):
-            failures.append(
-                f"{goal.name}: {ratio.median:.2f}, middle half {ratio.low:.2f} to {ratio.high:.2f}; "
-                f"the {'goal' if goal.guard is None else 'guard'} is {goal.sign} {goal.bound:g}"
-            )
-    return failures
+def _figures(comparisons: Sequence[Comparison], failures: Sequence[str], tolerance: float) -> dict[str, Any]:
+    return {
+        "machine": machine(),
+        "tolerance": tolerance,
+        "goals": [
+            {"operation": operation, "size": size, "peer": peer, "factor": factor, "guard": guard}
+            for (operation, size, peer), (factor, guard) in _FACTORS.items()
+        ],
+        "comparisons": [one.as_json() for one in comparisons],
+        "failures": list(failures),
+    }
 
 
 def _print_rows(comparison: Comparison) -> None:
     print(f"{comparison.operation} {comparison.size}: {comparison.microseconds('kvseal'):.1f} us")
     for name in comparison.names[1:]:
         ratio = comparison.ratio(name)
-        goal = next(
-            (
-                f"{goal.sign} {goal.factor:g}" + (f", guarded at {goal.guard:g}" if goal.guard else "")
-                for goal in GOALS
-                if (goal.operation, goal.size, goal.peer) == (comparison.operation, comparison.size, name)
-            ),
-            "",
-        )
+        goal = goal_of(comparison.operation, comparison.size, name)
         said = "of the floor's time" if name == "floor" else f"times as fast as {name}"
-        print(f"    {said:28} {ratio.median:7.2f} {ratio.low:7.2f}-{ratio.high:<7.2f}   {goal}")
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
-    )
+        text = "" if goal is None else goal.text
+        print(f"    {said:28} {ratio.median:7.2f} {ratio.low:7.2f}-{ratio.high:<7.2f}   {text}")
 
 
 if __name__ == "__main__":

@@ -12,15 +12,17 @@ import asyncio
 import json
 import sys
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks import backends, scale, shares
+from benchmarks import backends, cores, scale, shares
 from benchmarks.contest import Contest
-from benchmarks.gate import ATTEMPTS, Ratio, machine
+from benchmarks.machine import machine
+from benchmarks.ratio import Goal, Ratio, judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,19 +33,14 @@ TOLERANCE: Final = 0.15
 """How far below its bound a ratio may be: servers and disks take their own time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """How many times as fast as the loop a recode has to be, and the guard below which none may fall."""
-
-    factor: float
-    guard: float
-
-
 GOALS: Final = {
-    "redis": Goal(10, guard=6.5),
-    "postgresql": Goal(10, guard=6.5),
-    "disk": Goal(4, guard=2.5),
-    "filetree": Goal(2, guard=1.5),
+    name: Goal(f"recode on {name}, times as fast as the loop", factor, guard)
+    for name, factor, guard in (
+        ("redis", 10, 6.5),
+        ("postgresql", 10, 6.5),
+        ("disk", 4, 2.5),
+        ("filetree", 2, 1.5),
+    )
 }
 
 _RECORDS: Final = {"redis": 8000, "postgresql": 8000, "disk": 8000, "filetree": 1000}
@@ -71,6 +68,10 @@ class Result:
         """The same with the verify pass, which opens every record once more."""
         return Ratio.of(turn.loop / turn.verified for turn in self.turns)
 
+    def failures(self) -> list[str]:
+        """Return in words that the ratio falls short of its guard, if it does."""
+        return GOALS[self.backend].shortfall(self.ratio, TOLERANCE)
+
     def microseconds(self, name: str) -> float:
         """Return the median time for one record."""
         return median(getattr(turn, name) for turn in self.turns) / self.records * 1e6
@@ -82,8 +83,8 @@ class Result:
             "records": self.records,
             "rounds": len(self.turns),
             "goal": GOALS[self.backend].factor,
-            "ratio": _rounded(self.ratio),
-            "verified": _rounded(self.verified),
+            "ratio": self.ratio.rounded(2),
+            "verified": self.verified.rounded(2),
             "microseconds": {
                 name: round(self.microseconds(name), 1) for name in ("loop", "recode", "verified")
             },
@@ -93,7 +94,8 @@ class Result:
 
 async def measure(name: str, records: int, rounds: int, *, with_shares: bool) -> Result:
     """Let loop and recode take turns on the backend *name*."""
-    with backends.backend(name) as backend:
+    opened = backends.backend(name)
+    with cores.apart(opened) if name in backends.SERVERS else opened as backend:
         contest = Contest(backend, records)
         await contest.fill()
         await contest.recode(verify=False)  # Once for nothing: imports, caches, threads.
@@ -102,18 +104,6 @@ async def measure(name: str, records: int, rounds: int, *, with_shares: bool) ->
         if with_shares:
             taken = {"loop": await shares.of_loop(contest), "recode": await shares.of_recode(contest)}
     return Result(name, records, turns, taken)
-
-
-def judge(name: str, records: int, rounds: int, *, quick: bool) -> tuple[Result, str]:
-    """Measure until the guard is reached or no attempt is left; return the last, and what is too slow."""
-    bound = GOALS[name].guard
-    for _ in range(ATTEMPTS):
-        result = asyncio.run(measure(name, records, rounds, with_shares=not quick))
-        if result.ratio.median >= bound * (1 - TOLERANCE):
-            return result, ""
-    ratio = result.ratio
-    spread = f"{ratio.median:.1f}, middle half {ratio.low:.1f} to {ratio.high:.1f}"
-    return result, f"{name}: {spread} times as fast as the loop; the guard is {bound:g}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,13 +115,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.backend or backends.NAMES:
         records = options.records or (_QUICK_RECORDS if options.quick else _RECORDS)[name]
         try:
-            result, failure = judge(name, records, rounds, quick=options.quick)
+            measuring = partial(measure, name, records, rounds, with_shares=not options.quick)
+            result, failed = judge(lambda turns=measuring: asyncio.run(turns()), Result.failures)
         except backends.MissingServerError as exc:
             print(f"{name}: left out, {exc}")
             continue
         _print(result)
         figures["backends"][name] = result.as_json()
-        failures += [failure] if failure else []
+        failures += failed
     if not options.quick and "redis" in (options.backend or backends.NAMES):
         figures |= _scale(million=options.million)
     if options.json is not None:
@@ -188,10 +179,6 @@ def _print(result: Result) -> None:
         print(f"{result.backend:10} {said:20} {spread}   us a record: {times}")
     for name, parts in result.shares.items():
         print(f"{'':10} {name}: " + ", ".join(f"{part} {share:.0%}" for part, share in parts.items()))
-
-
-def _rounded(ratio: Ratio) -> dict[str, float]:
-    return {part: round(number, 2) for part, number in asdict(ratio).items()}
 
 
 if __name__ == "__main__":

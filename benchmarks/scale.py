@@ -6,6 +6,7 @@ import os
 from base64 import urlsafe_b64decode
 from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
+from itertools import islice
 from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +23,8 @@ from kvseal.legacy import FernetCodec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from redis import Redis
 
     from benchmarks.backends import RedisBackend
 
@@ -48,18 +51,10 @@ class Filled:
         """Write all records anew, past every wrapper, and make the vault."""
         codec = FernetCodec([self._key])
         values = [codec.seal(token(SIZE)) for _ in range(_TOKENS)]
-        now = datetime.now(timezone.utc)
-        expires_at = now + timedelta(seconds=TTL)
+        entries = ((f"user-{number:08}", values[number % _TOKENS]) for number in range(self._records))
         with self._backend.client() as client:
             client.flushdb()
-            for start in range(0, self._records, _AT_ONCE):
-                pipeline = client.pipeline(transaction=False)
-                for number in range(start, min(start + _AT_ONCE, self._records)):
-                    names = COLLECTION, f"user-{number:08}"
-                    value = values[number % _TOKENS]
-                    body = write_body(value, created_at=now, expires_at=expires_at, names=names)
-                    pipeline.set("::".join(names), body, ex=TTL)
-                pipeline.execute()
+            insert(client, entries, ttl=TTL)
         async with RedisStore(url=self._backend.url) as store:
             await (await Vault.create(store, secret=Secret(self._secret), kdf=CHEAP)).close()
 
@@ -80,6 +75,20 @@ class Filled:
             seconds = perf_counter() - started
         assert self._records == sum(result["changed"] for result in results), results
         return seconds, results
+
+
+def insert(client: Redis, entries: Iterable[tuple[str, dict[str, Any]]], *, ttl: int | None = None) -> None:
+    """Write stored values under their keys as a `RedisStore` does, past it and every wrapper."""
+    now = datetime.now(timezone.utc)
+    expires_at = None if ttl is None else now + timedelta(seconds=ttl)
+    entries = iter(entries)
+    while some := list(islice(entries, _AT_ONCE)):
+        pipeline = client.pipeline(transaction=False)
+        for key, value in some:
+            names = COLLECTION, key
+            body = write_body(value, created_at=now, expires_at=expires_at, names=names)
+            pipeline.set("::".join(names), body, ex=ttl)
+        pipeline.execute()
 
 
 async def million(backend: RedisBackend, *, rounds: int = 5) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import tracemalloc
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from kvseal.drivers.base import PAGE_SIZE
 from kvseal.keys.meta import COLLECTION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import asyncio
     from pathlib import Path
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
@@ -26,15 +25,6 @@ if TYPE_CHECKING:
 _BATCH = 1000
 _SHORT, _LONG = 2 * PAGE_SIZE, 10 * PAGE_SIZE
 """Records of the two scans whose memory is compared: both are longer than one page."""
-
-
-@pytest.fixture
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """Yield an event loop that all of one benchmark runs in."""
-    loop = asyncio.new_event_loop()
-    yield loop
-    loop.run_until_complete(loop.shutdown_default_executor())
-    loop.close()
 
 
 async def fill(vault: Vault, store: AsyncKeyValue, records: int) -> None:

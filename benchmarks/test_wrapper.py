@@ -1,44 +1,84 @@
-"""Put and get of one value: kvseal, its peers and the floor, from 64 bytes to 256 KiB."""
+"""Put and get of one value and of many: kvseal, its peers and the floor, over five stores, 64 B to 1 MiB."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from key_value.aio.stores.memory import MemoryStore
 
 from benchmarks import peers
-from benchmarks.driving import finish, prepare
+from benchmarks.turns import Case, measure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import asyncio
+    from collections.abc import Callable, Iterator
 
     from benchmarks.peers import Peer
 
-everyone = pytest.mark.parametrize(
-    "contestant",
-    [peers.kvseal, peers.floor, peers.by_hand, peers.fernet],
-    ids=["kvseal", "floor", "by-hand", "fernet"],
-)
-sizes = pytest.mark.parametrize("size", peers.SIZES)
+_WITHIN: dict[str, Callable[[], Any]] = {"dict": peers.DictStore, "memory": MemoryStore}
 
 
-@sizes
-@everyone
-def test_put(benchmark: Any, contestant: Callable[[], Peer], size: str) -> None:
-    """Seal a value and hand it to the store."""
-    peer, value = contestant(), peers.token(peers.SIZES[size])
-    prepare(peer, value)
-    benchmark.group = f"put {size}"
-
-    benchmark(lambda: finish(peer.put(peers.KEY, value)))
+def batch(operation: str, size: int) -> int:
+    """Return how many values one call has: a hundred, or fewer so that they stay below a few MiB."""
+    return max(4, min(100, 2**20 // size)) if operation.endswith("many") else 1
 
 
-@sizes
-@everyone
-def test_get(benchmark: Any, contestant: Callable[[], Peer], size: str) -> None:
-    """Take a record from the store and open it."""
-    peer, value = contestant(), peers.token(peers.SIZES[size])
-    prepare(peer, value)
-    benchmark.group = f"get {size}"
+@pytest.fixture(scope="module")
+def opened(
+    request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop, backend: Callable[[str], Any]
+) -> Iterator[tuple[str, Any]]:
+    """Yield the name of a store and the store, open."""
+    name: str = request.param
+    if name in _WITHIN:
+        yield name, _WITHIN[name]()
+        return
+    entered = backend(name).filled()
+    yield name, loop.run_until_complete(entered.__aenter__())
+    loop.run_until_complete(entered.__aexit__(None, None, None))
 
-    assert value == benchmark(lambda: finish(peer.get(peers.KEY)))
+
+@pytest.mark.parametrize("opened", ["dict", "memory", "disk", "redis", "postgresql"], indirect=True)
+@pytest.mark.parametrize("operation", ["put", "get", "put_many", "get_many"])
+@pytest.mark.parametrize("size", peers.SIZES)
+@pytest.mark.parametrize("contestant", peers.EVERYONE, ids=lambda contestant: contestant.__name__)
+def test_operation(
+    benchmark: Any,
+    loop: asyncio.AbstractEventLoop,
+    opened: tuple[str, Any],
+    contestant: Callable[[Any], Peer],
+    size: str,
+    operation: str,
+) -> None:
+    """What was put comes back, and the time that it takes is written down."""
+    name, store = opened
+    peer, value = contestant(store), peers.token(peers.SIZES[size])
+    count = batch(operation, peers.SIZES[size])
+    keys, values = [f"{peers.KEY}-{number}" for number in range(count)], [value] * count
+    calls = {
+        "put": lambda: peer.put(peers.KEY, value),
+        "get": lambda: peer.get(peers.KEY),
+        "put_many": lambda: peer.put_many(keys, values),
+        "get_many": lambda: peer.get_many(keys),
+    }
+    call = calls[operation]
+
+    async def prepare() -> None:
+        await peer.put(peers.KEY, value)
+        await peer.put_many(keys, values)
+
+    async def repeat(times: int) -> Any:
+        result = None
+        for _ in range(times):
+            result = await call()
+        return result
+
+    loop.run_until_complete(prepare())
+    measure(
+        benchmark,
+        Case(name, operation, size, peer.name, count),
+        lambda times: loop.run_until_complete(repeat(times)),
+    )
+
+    assert value == loop.run_until_complete(peer.get(peers.KEY))
+    assert values == list(loop.run_until_complete(peer.get_many(keys)))
