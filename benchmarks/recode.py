@@ -36,8 +36,8 @@ TOLERANCE: Final = 0.15
 GOALS: Final = {
     name: Goal(f"recode on {name}, times as fast as the loop", factor, guard)
     for name, factor, guard in (
-        ("redis", 10, 6.5),
-        ("postgresql", 10, 6.5),
+        ("redis", 10, 8),
+        ("postgresql", 10, 7),
         ("disk", 4, 2.5),
         ("filetree", 2, 1.5),
     )
