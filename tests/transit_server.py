@@ -11,18 +11,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import threading
 from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from tests.http_service import HTTPService
 
 ROOT_TOKEN = "hvs.the-token-of-the-tests"
 _PATH = re.compile(r"/v1/(.+)/(encrypt|decrypt|keys)/([\w.-]+)(?:/(rotate|config))?")
@@ -52,7 +49,7 @@ class RefusedError(Exception):
         self.status, self.errors = status, errors
 
 
-class TransitServer:
+class TransitServer(HTTPService):
     """The service at `url`; *capabilities* says which paths a token may use and how."""
 
     def __init__(self) -> None:
@@ -63,22 +60,7 @@ class TransitServer:
         self.requests: list[str] = []
         self.ignores_associated_data = False
         self.broken: tuple[int, bytes] | None = None
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(self._handler())
 
     def answer(self, path: str, token: str | None, body: dict[str, Any]) -> dict[str, Any]:
         """Return what one request is answered with, or raise `RefusedError`."""
