@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 from benchmarks import gate, recode, stall, upkeep
 from benchmarks.contest import Turn
+from benchmarks.cores import apart
 from benchmarks.gate import Comparison
 from benchmarks.ratio import Goal, Ratio, judge
 from benchmarks.report import START, render_project_page
 from benchmarks.ticker import stall_during
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 AT_LEAST = Goal("put 1 KiB, times as fast as fernet", 5)
 AT_MOST = Goal("get 1 KiB, of the floor's time", 1.2, at_most=True)
@@ -139,3 +142,21 @@ def gate_figures() -> Callable[..., dict[str, object]]:
         }
 
     return build
+
+
+def test_a_server_has_a_core_of_its_own() -> None:
+    """What is started apart stays on one core, its users on the others, and afterwards all is as it was."""
+    before = os.sched_getaffinity(0)
+
+    with apart(_affinity()) as server:
+        beside = os.sched_getaffinity(0)
+
+    assert before == os.sched_getaffinity(0)
+    assert server | beside == before
+    assert (len(before) == 1) == bool(server & beside)
+
+
+@contextmanager
+def _affinity() -> Iterator[set[int]]:
+    """Yield the cores that a process started here would have."""
+    yield os.sched_getaffinity(0)

@@ -7,7 +7,7 @@ import gc
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
-from itertools import count, permutations
+from itertools import compress, count, permutations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from key_value.aio.stores.disk import DiskStore
 from key_value.aio.stores.memory import MemoryStore
 from tests.fakes import Death, HookedDriver, Killed, dump, put_raw_meta, raw_meta
-from tests.turns import Turns
+from tests.turns import interleaved
 
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.drivers import driver_for
@@ -628,31 +628,17 @@ CHANGES: dict[str, Callable[[Vault], Any]] = {
 @settings(max_examples=80)
 def test_concurrent_changes_are_serial_or_conflict(schedule: list[str], names: tuple[str, str]) -> None:
     """Whatever the order of their store operations, one of two changes wins, and the other does or is told."""
-    asyncio.run(interleaved(schedule, names))
+    asyncio.run(concurrently(schedule, names))
 
 
-async def interleaved(schedule: list[str], names: tuple[str, str]) -> None:
+async def concurrently(schedule: list[str], names: tuple[str, str]) -> None:
     """Run a rotation of the root key and another change, operation by operation in the order of *schedule*."""
     store = MemoryStore()
     first = await made(store)
-    turns = Turns(schedule)
-    vaults = [
-        await Vault.open(HookedDriver(driver_for(store), turns.player(player)), secret=OLD) for player in "ab"
-    ]
-    turns.start("ab")
 
-    results = await asyncio.gather(
-        *(
-            turns.run(player, CHANGES[name](vault))
-            for player, name, vault in zip("ab", names, vaults, strict=True)
-        ),
-        return_exceptions=True,
-    )
+    done = await interleaved(store, OLD, schedule, [CHANGES[name] for name in names])
 
-    lost = [result for result in results if isinstance(result, BaseException)]
-    won = [name for name, result in zip(names, results, strict=True) if not isinstance(result, BaseException)]
-    assert [] == [error for error in lost if not isinstance(error, Conflict)]
-    assert won
+    won = list(compress(names, done))
     assert await opens(store, NEW if "rotate the secret" in won else OLD)
     status = (await Vault.open(store, secret=NEW if "rotate the secret" in won else OLD)).status()
     assert ("rotate the DEK" in won) == (4 == status.active_dek)

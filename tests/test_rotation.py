@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import replace
-from itertools import permutations
+from itertools import compress, permutations
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from key_value.aio.stores.disk import DiskStore
 from key_value.aio.stores.memory import MemoryStore
 from tests.fakes import Death, HookedDriver, Killed, dump, raw_meta
-from tests.turns import Turns
+from tests.turns import interleaved
 
 from kvseal import Argon2idParams, Secret, Vault
 from kvseal.drivers import driver_for
@@ -334,31 +334,17 @@ def ends(change: str) -> Secret | None:
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_concurrent_changes_are_serial_or_conflict(schedule: list[str], names: tuple[str, str]) -> None:
     """Whatever the order of their store operations, a change happens whole or raises `Conflict`."""
-    asyncio.run(interleaved(schedule, names))
+    asyncio.run(concurrently(schedule, names))
 
 
-async def interleaved(schedule: list[str], names: tuple[str, str]) -> None:
+async def concurrently(schedule: list[str], names: tuple[str, str]) -> None:
     """Run two changes of one vault, operation by operation in the order of *schedule*."""
     store, old = MemoryStore(), Secret(b"the old secret")
     await created(store, old)
-    turns = Turns(schedule)
-    vaults = [
-        await Vault.open(HookedDriver(driver_for(store), turns.player(player)), secret=old) for player in "ab"
-    ]
-    turns.start("ab")
 
-    results = await asyncio.gather(
-        *(
-            turns.run(player, CHANGES[name](vault))
-            for player, name, vault in zip("ab", names, vaults, strict=True)
-        ),
-        return_exceptions=True,
-    )
+    done = await interleaved(store, old, schedule, [CHANGES[name] for name in names])
 
-    lost = [result for result in results if isinstance(result, BaseException)]
-    won = [name for name, result in zip(names, results, strict=True) if not isinstance(result, BaseException)]
-    assert [] == [error for error in lost if not isinstance(error, Conflict)]
-    assert won
+    won = list(compress(names, done))
     rotations = [name for name in won if name.startswith("rotate") and "DEK" not in name]
     opening = (ends(rotations[0]) if rotations else None) or old
     status = (await Vault.open(store, secret=opening)).status()

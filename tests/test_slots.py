@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from itertools import compress
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,11 +13,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from key_value.aio.stores.disk import DiskStore
 from key_value.aio.stores.memory import MemoryStore
-from tests.fakes import HookedDriver, MetaClock, dump, flipped, raw_meta
-from tests.turns import Turns
+from tests.fakes import MetaClock, dump, flipped, raw_meta
+from tests.turns import interleaved
 
 from kvseal import Argon2idParams, Secret, Vault
-from kvseal.drivers import driver_for
 from kvseal.errors import (
     Conflict,
     DamagedSlotError,
@@ -359,29 +360,20 @@ CONCURRENT: dict[str, Callable[[Vault], Awaitable[object]]] = {
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_concurrent_changes_of_slots(schedule: list[str], names: tuple[str, str]) -> None:
     """Whatever the order of their store operations, each change happens whole or raises, and one slot lasts."""
-    asyncio.run(interleaved(schedule, names))
+    asyncio.run(concurrently(schedule, names))
 
 
-async def interleaved(schedule: list[str], names: tuple[str, str]) -> None:
+async def concurrently(schedule: list[str], names: tuple[str, str]) -> None:
     """Run two changes of a vault with the slots one and two, in the order of *schedule*."""
     store, one = MemoryStore(), Secret(b"one")
     vault = await Vault.create(store, secret=one, kdf=CHEAP, label="one")
     await vault.wrap().put("k", {"v": 1})
     await vault.slots.add(Secret(b"two"), label="two", kdf=CHEAP)
-    turns = Turns(schedule)
-    vaults = [await Vault.open(HookedDriver(driver_for(store), turns.player(p)), secret=one) for p in "ab"]
-    turns.start("ab")
-
-    results = await asyncio.gather(
-        *(turns.run(p, CONCURRENT[n](v)) for p, n, v in zip("ab", names, vaults, strict=True)),
-        return_exceptions=True,
-    )
-
-    lost = [result for result in results if isinstance(result, BaseException)]
-    won = [name for name, result in zip(names, results, strict=True) if not isinstance(result, BaseException)]
     refused = (Conflict, LastSlotError, SlotExistsError, SlotNotFoundError)
-    assert [] == [error for error in lost if not isinstance(error, refused)]
-    assert won
+
+    done = await interleaved(store, one, schedule, [CONCURRENT[name] for name in names], refused=refused)
+
+    won = list(compress(names, done))
     opening = [one, Secret(b"two"), OTHER, THIRD]
     can = [await opens(store, secret) for secret in opening]
     assert any(can[:2]) or can[3]
@@ -414,20 +406,14 @@ async def rotated_twice(
     store, old = MemoryStore(), Secret(b"the old secret")
     vault = await Vault.create(store, secret=old, kdf=CHEAP)
     await vault.wrap().put("k", {"v": 1})
-    turns = Turns(schedule)
-    vaults = [await Vault.open(HookedDriver(driver_for(store), turns.player(p)), secret=old) for p in "ab"]
-    turns.start("ab")
+    rotations = [
+        methodcaller("rotate", new_secret=new, keep_old_for=keep)
+        for new, keep in zip((OTHER, THIRD), kept, strict=True)
+    ]
 
-    results = await asyncio.gather(
-        *(
-            turns.run(player, one.rotate(new_secret=new, keep_old_for=keep))
-            for player, one, new, keep in zip("ab", vaults, (OTHER, THIRD), kept, strict=True)
-        ),
-        return_exceptions=True,
-    )
+    done = await interleaved(store, old, schedule, rotations)
 
-    assert [Conflict] == [type(result) for result in results if isinstance(result, BaseException)]
-    (won,) = (number for number, result in enumerate(results) if not isinstance(result, BaseException))
+    (won,) = compress((0, 1), done)
     assert [kept[won] is not None, True] == [
         await opens(store, secret) for secret in (old, (OTHER, THIRD)[won])
     ]

@@ -5,8 +5,18 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from tests.fakes import HookedDriver
+
+from kvseal import Vault
+from kvseal.drivers import driver_for
+from kvseal.errors import Conflict
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from key_value.aio.stores.memory import MemoryStore
+
+    from kvseal import Secret
 
 
 class Turns:
@@ -54,3 +64,36 @@ class Turns:
             self._schedule.pop(0)
         name = self._schedule.pop(0) if self._schedule else min(self._waiting)
         self._waiting.pop(name).set_result(None)
+
+
+async def interleaved(
+    store: MemoryStore,
+    secret: Secret,
+    schedule: Iterable[str],
+    changes: Sequence[Callable[[Vault], Awaitable[Any]]],
+    *,
+    refused: tuple[type[Exception], ...] = (Conflict,),
+) -> list[bool]:
+    """
+    Run two *changes* of one vault at once, operation by operation in the order of *schedule*.
+
+    Returns which of them were done: one at least, and the other too, or it has raised one of *refused*.
+    """
+    turns = Turns(schedule)
+    vaults = [
+        await Vault.open(HookedDriver(driver_for(store), turns.player(player)), secret=secret)
+        for player in "ab"
+    ]
+    turns.start("ab")
+    results = await asyncio.gather(
+        *(
+            turns.run(player, change(vault))
+            for player, change, vault in zip("ab", changes, vaults, strict=True)
+        ),
+        return_exceptions=True,
+    )
+    errors = [result for result in results if isinstance(result, BaseException)]
+    assert [] == [error for error in errors if not isinstance(error, refused)]
+    done = [not isinstance(result, BaseException) for result in results]
+    assert any(done)
+    return done

@@ -66,22 +66,20 @@ class Reader:
 
     async def read(self, stored: Mapping[str, Any] | None, names: Names) -> Value:
         """Return what *stored* opens to, or raise its `RecordError` with its names."""
-        vault = await self._unlocked()
         old: list[OldRecord] = []
         opened = await self._open(stored, names, old)
-        await self._reseal(vault, old)
+        await self._reseal(old)
         return opened
 
     async def read_many(
         self, stored: Sequence[Mapping[str, Any] | None], names: Sequence[Names]
     ) -> list[Value]:
         """Return what each opens to; raises `UnreadableRecordsError` after all were tried."""
-        vault = await self._unlocked()
         opened: list[Value] = [(None, None)] * len(names)
         uncommon: list[int] = []
         old: list[OldRecord] = []
         errors: list[RecordError] = []
-        codec = vault.codecs[self._context]
+        codec = await self.codec()
         async for part in turns(len(names)):
             few = zip(stored[part], names[part], strict=True)
             for index, (one, (base, name)) in enumerate(few, part.start):
@@ -95,7 +93,7 @@ class Reader:
                 opened[index] = await self._open(stored[index], names[index], old)
             except RecordError as exc:
                 errors.append(exc)
-        await self._reseal(vault, old)
+        await self._reseal(old)
         if errors:
             raise UnreadableRecordsError(errors, len(names))
         return opened
@@ -107,9 +105,9 @@ class Reader:
 
     async def _open(self, stored: Mapping[str, Any] | None, names: Names, old: list[OldRecord]) -> Value:
         """Open what is sealed, or else what `_open_uncommon` does."""
+        codec = await self.codec()  # A locked vault does not even say that something is missing.
         if stored is None:
             return None, None
-        codec = await self.codec()
         try:
             return codec.open(stored, *names)
         except RecordError as exc:
@@ -142,8 +140,9 @@ class Reader:
         _log.warning("a record reads as missing: %s: %s", type(error).__name__, error.at(*names))
         return None, None
 
-    async def _reseal(self, vault: Vault, old: Sequence[OldRecord]) -> None:
+    async def _reseal(self, old: Sequence[OldRecord]) -> None:
         if old:
+            vault = await self._vault()
             # Locked meanwhile, or for too long without the vault meta, it seals nothing more.
             with suppress(VaultLockedError, StaleKeyringError):
                 vault.freshness.check()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from kvseal.keys.external_slot import ExternalSlot
 from kvseal.keys.keyslot import KIND, Keyslot
-from kvseal.keys.meta import present, time_text
+from kvseal.keys.meta import present, time_of, time_text
 from kvseal.keys.policy import DEFAULT_MAX_DEK_AGE
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from kvseal.keys.meta import VaultMeta
     from kvseal.keys.unlocker import Slot
 
@@ -115,7 +116,7 @@ class VaultStatus:
         """
         active = next(dek for dek in self.deks if dek.state == "active")
         limit = max_age or self.policy.get("max_dek_age", DEFAULT_MAX_DEK_AGE)
-        age = present() - datetime.fromisoformat(active.created_at.replace("Z", "+00:00"))
+        age = present() - time_of(active.created_at)
         if age.total_seconds() > limit:
             return f"DEK {active.id} has been active since {active.created_at}"
         most = self.policy.get("max_dek_records")

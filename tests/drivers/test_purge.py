@@ -24,8 +24,8 @@ from tests.servers import RedisServer
 
 from kvseal import backup
 from kvseal.drivers import base, driver_for, driver_from_url
+from kvseal.drivers.base import GRACE
 from kvseal.drivers.cache_db import CacheDB
-from kvseal.drivers.cache_purge import GRACE
 from kvseal.drivers.disk import DiskDriver
 from kvseal.drivers.resp_purge import purge_server
 from kvseal.drivers.value_files import ValueFiles

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -13,7 +13,7 @@ from kvseal.cli import connect
 from kvseal.cli.options import Duration, argon2_option, command_options, global_options
 from kvseal.cli.output import table
 from kvseal.errors import MistypedSecretError, UsageError
-from kvseal.keys.meta import time_text
+from kvseal.keys.meta import time_of, time_text
 from kvseal.keys.secret import generate_recovery_key
 
 if TYPE_CHECKING:
@@ -226,8 +226,7 @@ def _never_confirmed(vault: Vault, label: str) -> list[SlotStatus]:
 
 
 def _confirmed_by(slot: SlotStatus) -> str:
-    created_at = datetime.fromisoformat(slot.created_at.replace("Z", "+00:00"))
-    return time_text(created_at + _TIME_TO_CONFIRM)
+    return time_text(time_of(slot.created_at) + _TIME_TO_CONFIRM)
 
 
 async def _typed_back(output: Output, settings: Settings, key: Secret) -> None:

@@ -131,6 +131,16 @@ class Purged:
     """Whom it keeps waiting while it runs, for whoever is asked to agree."""
 
 
+GRACE: Final = 3600.0
+"""Seconds for which a purge leaves a file that a writer may be about to name: each gives up long before."""
+
+FILE_SYSTEM: Final = (
+    "file system snapshots and backups, and the blocks of deleted files, which a file system or an SSD"
+    " may keep: delete the former, and rely on disk encryption for the latter"
+)
+"""In `Purged.left`, of every store whose files this machine keeps."""
+
+
 @runtime_checkable
 class Driver(Protocol):
     """One backend seen as raw entries.  Every method may raise `StoreError`."""

@@ -14,23 +14,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from kvseal.drivers.base import Purged
+from kvseal.drivers.base import FILE_SYSTEM, GRACE, Purged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kvseal.drivers.cache_db import CacheDB
     from kvseal.drivers.value_files import ValueFiles
-
-GRACE: Final = 3600.0
-"""Seconds; diskcache and kvseal wait one minute for the database."""
-
-FILE_SYSTEM: Final = (
-    "file system snapshots and backups, and the blocks of deleted files, which a file system or an SSD"
-    " may keep: delete the former, and rely on disk encryption for the latter"
-)
 
 
 @dataclass(frozen=True, slots=True)

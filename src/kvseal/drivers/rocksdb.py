@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from kvseal.drivers.base import (
+    FILE_SYSTEM,
     PAGE_SIZE,
     Capabilities,
     Count,
@@ -39,7 +40,6 @@ from kvseal.drivers.base import (
     refuse_problem,
 )
 from kvseal.drivers.body import patch_body, write_body
-from kvseal.drivers.cache_purge import FILE_SYSTEM
 from kvseal.drivers.cache_rows import names_to_write
 from kvseal.drivers.chain import DEFAULT_COLLECTION
 from kvseal.drivers.resp_names import SEPARATOR, entry_of, has_expired, problem_entry

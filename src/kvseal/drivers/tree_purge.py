@@ -16,8 +16,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from kvseal.drivers.base import Purged
-from kvseal.drivers.cache_purge import FILE_SYSTEM, GRACE
+from kvseal.drivers.base import FILE_SYSTEM, GRACE, Purged
 from kvseal.drivers.tree_folders import NotAFileError, listing, remove
 from kvseal.drivers.tree_swaps import recover_idle
 

@@ -187,6 +187,11 @@ def time_text(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).strftime(_TIME)
 
 
+def time_of(text: str) -> datetime:
+    """Return the time that `time_text` wrote; raises `ValueError` or `TypeError` for anything else."""
+    return datetime.strptime(_text(text), _TIME).replace(tzinfo=timezone.utc)
+
+
 def _canonical(value: Mapping[str, Any]) -> bytes:
     """Return RFC 8785 JSON, which tells 1, 1.0 and true apart where `==` does not."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
@@ -199,8 +204,8 @@ def _parse(value: Mapping[str, Any]) -> VaultMeta | None:
     meta = VaultMeta(
         vault_id=bytes.fromhex(value["vault_id"]),
         revision=value["revision"],
-        created_at=_time(value["created_at"]),
-        updated_at=_time(value["updated_at"]),
+        created_at=time_of(value["created_at"]),
+        updated_at=time_of(value["updated_at"]),
         policy=Policy.from_json(value["policy"]),
         slots=tuple(_slot(slot) for slot in value["slots"]),
         deks=tuple(_dek(dek) for dek in value["deks"]),
@@ -237,7 +242,7 @@ def _slot(value: Mapping[str, Any]) -> Slot:
     if len(bytes.fromhex(slot_id)) != ID_SIZE or not is_label(label):
         msg = "no keyslot of this version"
         raise ValueError(msg)
-    times = _time(value["created_at"]), _time(value["expires_at"]) if "expires_at" in value else None
+    times = time_of(value["created_at"]), time_of(value["expires_at"]) if "expires_at" in value else None
     if kind == KIND:
         return _argon2id_slot(value, slot_id, label, *times)
     if is_external_kind(kind) and set(value) - {"expires_at"} != _EXTERNAL_FIELDS:
@@ -289,7 +294,7 @@ def _dek(value: Mapping[str, Any]) -> WrappedDEK:
         msg = "no DEK of this version"
         raise ValueError(msg)
     wrapped = None if state == "retired" else _wrapped(value)
-    return WrappedDEK(value["number"], state, _time(value["created_at"]), wrapped)
+    return WrappedDEK(value["number"], state, time_of(value["created_at"]), wrapped)
 
 
 def _dek_json(dek: WrappedDEK) -> dict[str, Any]:
@@ -299,7 +304,7 @@ def _dek_json(dek: WrappedDEK) -> dict[str, Any]:
 
 def _legacy(value: Mapping[str, Any]) -> WrappedLegacyKey:
     return WrappedLegacyKey(
-        _text(value["id"]), _text(value["kind"]), _time(value["created_at"]), _wrapped(value)
+        _text(value["id"]), _text(value["kind"]), time_of(value["created_at"]), _wrapped(value)
     )
 
 
@@ -344,7 +349,3 @@ def _text(value: object) -> str:
         msg = "not text"
         raise TypeError(msg)
     return value
-
-
-def _time(text: str) -> datetime:
-    return datetime.strptime(_text(text), _TIME).replace(tzinfo=timezone.utc)
