@@ -22,7 +22,7 @@ from key_value.aio.stores.filetree import FileTreeStore
 from key_value.aio.stores.postgresql import PostgreSQLStore
 from key_value.aio.stores.redis import RedisStore
 from redis import Redis
-from tests.drivers import postgresql_server
+from tests.drivers.postgresql import server as postgresql_server
 from tests.servers import RedisServer
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.machine import machine
-from kvseal.keys.calibration import TARGET_MS, calibrate
-from kvseal.keys.measurement import compare, measure
+from kvseal.calibration.measurement import compare, measure
+from kvseal.calibration.search import TARGET_MS, calibrate
 
 if TYPE_CHECKING:
-    from kvseal.keys.calibration import Calibration
+    from kvseal.calibration.search import Calibration
 
 TIMES: Final = 10
 

@@ -21,7 +21,7 @@ from key_value.aio.wrappers.encryption.fernet import FernetEncryptionWrapper
 from benchmarks.peers import CHEAP, token
 from kvseal import EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.legacy import FernetCodec
-from kvseal.recode import SealedTarget, migration, recode
+from kvseal.recoding import SealedTarget, plan_migration, recode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -85,7 +85,7 @@ class Contest:
     async def recode(self, *, verify: bool) -> float:
         """Return the seconds that `recode` takes, on the store object as an application has it."""
         async with self.sealing() as (store, vault):
-            plan = migration(SealedTarget.of(vault), [self.codec()], vault=vault, verify=verify)
+            plan = plan_migration(SealedTarget.of(vault), [self.codec()], vault=vault, verify=verify)
             started = perf_counter()
             report = await recode(store, plan)
             seconds = perf_counter() - started

@@ -25,7 +25,7 @@ from key_value.aio.stores.redis import RedisStore
 from benchmarks.peers import CHEAP, token
 from kvseal import Secret, Vault
 from kvseal.legacy import FernetCodec
-from kvseal.recode import SealedTarget, migration, recode
+from kvseal.recoding import SealedTarget, plan_migration, recode
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -84,7 +84,7 @@ async def _work(url: str, key: str, secret: str, partition: tuple[int, int]) -> 
     await _warm_up(codec)
     async with RedisStore(url=url) as store:
         vault = await Vault.open(store, secret=Secret(b64decode(secret)))
-        plan = migration(SealedTarget.of(vault), [codec], vault=vault, verify=False)
+        plan = plan_migration(SealedTarget.of(vault), [codec], vault=vault, verify=False)
         _say("ready")
         sys.stdin.readline()
         with suppress(OSError):
@@ -109,7 +109,7 @@ async def _warm_up(codec: FernetCodec) -> None:
     for number in range(_WARM_UP):
         await store.put(str(number), stored)
     vault = await Vault.create(store, secret=Secret(os.urandom(32)), kdf=CHEAP, meta_store=MemoryStore())
-    await recode(store, migration(SealedTarget.of(vault), [codec], vault=vault))
+    await recode(store, plan_migration(SealedTarget.of(vault), [codec], vault=vault))
     await vault.close()
 
 

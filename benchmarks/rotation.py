@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from key_value.aio.stores.redis import RedisStore
 from redis import Redis
+from tests.wrapping import wrapped
 
 from benchmarks.peers import CHEAP, COLLECTION, token
 from benchmarks.ratio import Goal, Ratio
@@ -99,7 +100,7 @@ async def _rotate(client: Redis, vault: Vault) -> tuple[float, int]:
 
 async def _check(vault: Vault, records: int) -> None:
     """A rotation that lost a record would be fast, too."""
-    kv = vault.wrap()
+    kv = wrapped(vault)
     for number in (0, records - 1):
         assert token(64) == await kv.get(f"user-{number:08}")
 

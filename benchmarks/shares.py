@@ -21,7 +21,7 @@ from key_value.aio.wrappers.encryption.fernet import FernetEncryptionWrapper
 from kvseal.drivers import driver_for
 from kvseal.drivers.delegate import DelegatingDriver
 from kvseal.legacy import FernetCodec
-from kvseal.recode import SealedTarget, migration, recode, walk
+from kvseal.recoding import SealedTarget, plan_migration, recode, walk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -56,7 +56,7 @@ async def of_recode(contest: Contest) -> dict[str, float]:
     async with contest.sealing() as (store, vault):
         driver = _Driver(driver_for(store), watch)
         codec, target = _Codec(contest.key, watch), _Target(SealedTarget.of(vault), watch)
-        plan = migration(target, [codec], vault=vault, verify=False)
+        plan = plan_migration(target, [codec], vault=vault, verify=False)
         with patch.object(walk, "PAGES_IN_FLIGHT", 1):
             started = perf_counter()
             await recode(driver, plan)

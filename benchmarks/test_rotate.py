@@ -11,10 +11,10 @@ from key_value.aio.stores.disk import DiskStore
 from key_value.aio.stores.memory import MemoryStore
 
 from benchmarks.peers import CHEAP, token
-from kvseal import Secret, Vault
+from kvseal import EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.drivers import driver_for
 from kvseal.drivers.base import PAGE_SIZE
-from kvseal.keys.meta import COLLECTION
+from kvseal.keys.meta import META_COLLECTION
 
 if TYPE_CHECKING:
     import asyncio
@@ -29,7 +29,7 @@ _SHORT, _LONG = 2 * PAGE_SIZE, 10 * PAGE_SIZE
 
 async def fill(vault: Vault, store: AsyncKeyValue, records: int) -> None:
     """Put *records* sealed values."""
-    kv, value = vault.wrap(store), token(64)
+    kv, value = EnvelopeEncryptionWrapper(store, vault=vault), token(64)
     for start in range(0, records, _BATCH):
         keys = [f"user-{number}" for number in range(start, min(records, start + _BATCH))]
         await kv.put_many(keys, [value] * len(keys))
@@ -61,7 +61,7 @@ def test_rotate(benchmark: Any, loop: asyncio.AbstractEventLoop, records: int) -
     changed = {names for names in before if before[names] != after[names]}
     benchmark.extra_info["entries"], benchmark.extra_info["changed"] = len(after), len(changed)
     assert before.keys() == after.keys()
-    assert {(COLLECTION, "__dek__")} == changed
+    assert {(META_COLLECTION, "__dek__")} == changed
     assert records + 1 == len(after)
 
 

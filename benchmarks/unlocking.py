@@ -17,7 +17,7 @@ from key_value.aio.stores.disk import DiskStore
 from benchmarks import peers
 from benchmarks.ratio import Goal, Ratio
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret
-from kvseal.keys import unlock
+from kvseal.observe import counters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,10 +97,10 @@ async def _first_gets(store: DiskStore, secret: Secret, wrappers: int) -> tuple[
     """Return the seconds until every wrapper has read its first value, and the derivations that it took."""
     # What others have unlocked is shared for as long as anybody holds it.
     gc.collect()
-    before, started = unlock.derivations, perf_counter()
+    before, started = counters.derivations.number, perf_counter()
     everyone = [EnvelopeEncryptionWrapper(store, secret=secret) for _ in range(wrappers)]
     values = await asyncio.gather(*(kv.get(peers.KEY) for kv in everyone))
-    seconds, derived = perf_counter() - started, unlock.derivations - before
+    seconds, derived = perf_counter() - started, counters.derivations.number - before
     assert [peers.token(1024)] * wrappers == values
     assert derived == 1, f"{wrappers} wrappers took {derived} derivations"
     await asyncio.gather(*(kv.release() for kv in everyone))

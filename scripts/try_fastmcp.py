@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kvseal.drivers.base import Entry
-    from kvseal.recode import Report
+    from kvseal.recoding import Report
 
 ACCEPTED, REFUSED = 200, 401
 
@@ -128,7 +128,7 @@ async def migrate(home: Path, secret: bytes) -> tuple[str, Report]:
     from kvseal.legacy.fastmcp import key_of_client_secret  # noqa: PLC0415
     from kvseal.legacy.fastmcp_places import existing, proxy_places  # noqa: PLC0415
     from kvseal.legacy.fernet import parse_key  # noqa: PLC0415
-    from kvseal.recode import migrate as migrate_store  # noqa: PLC0415
+    from kvseal.recoding import migrate as migrate_store  # noqa: PLC0415
 
     key = key_of_client_secret(secret)
     (place,) = existing(proxy_places(home, key))

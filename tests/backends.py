@@ -19,7 +19,7 @@ from key_value.aio.stores.memory import MemoryStore
 from key_value.aio.stores.postgresql import PostgreSQLStore
 from key_value.aio.stores.redis import RedisStore
 from redis.asyncio import Redis
-from tests.drivers.postgresql_server import running
+from tests.drivers.postgresql.server import running
 from tests.servers import RedisServer
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import Any
 
 from key_value.aio.stores.disk import DiskStore
 from key_value.aio.stores.memory import MemoryStore
+from tests import wrapping
 from tests.fakes import BareStore, flipped, put_raw_meta, raw_meta
 
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
@@ -33,7 +34,7 @@ from kvseal.errors import (
     VaultNotFoundError,
     WrongSecretError,
 )
-from kvseal.keys.meta import COLLECTION, KEY
+from kvseal.keys.meta import META_COLLECTION, META_KEY
 
 RIGHT = Secret(b"correct horse battery staple")
 CHEAP = Argon2idParams(time_cost=1, memory_cost=8, parallelism=1)
@@ -70,7 +71,7 @@ async def with_vault(directory: Path) -> DiskStore:
     """Return a disk store with a vault and one record."""
     store = DiskStore(directory=directory)
     vault = await Vault.create(store, secret=RIGHT, kdf=CHEAP)
-    await vault.wrap().put("k", {"v": PLAINTEXT})
+    await wrapping.wrapped(vault).put("k", {"v": PLAINTEXT})
     await vault.close()
     return store
 
@@ -120,7 +121,7 @@ def raw(body: str) -> Prepare:
 
     async def prepare(directory: Path) -> DiskStore:
         store = await with_vault(directory)
-        store._cache.set(f"{COLLECTION}::{KEY}", body)
+        store._cache.set(f"{META_COLLECTION}::{META_KEY}", body)
         return store
 
     return prepare
@@ -129,7 +130,7 @@ def raw(body: str) -> Prepare:
 async def without_meta(directory: Path) -> DiskStore:
     """Return a store with a sealed record whose vault meta somebody deleted."""
     store = await with_vault(directory)
-    await store.delete(KEY, collection=COLLECTION)
+    await store.delete(META_KEY, collection=META_COLLECTION)
     return store
 
 
@@ -275,7 +276,7 @@ CASES: dict[str, Case] = {
     "reserved name": Case(
         with_vault,
         lambda store: EnvelopeEncryptionWrapper(key_value=store, secret=RIGHT).get(
-            KEY, collection=COLLECTION
+            META_KEY, collection=META_COLLECTION
         ),
         ReservedNameError,
         2,

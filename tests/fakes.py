@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import aclosing, closing
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from key_value.aio.stores.disk import DiskStore
@@ -18,7 +17,7 @@ from key_value.aio.stores.memory import MemoryStore
 
 from kvseal.drivers import driver_for
 from kvseal.drivers.base import Capabilities, Count, Driver, Entry, Page, Purged, Replacement, replace
-from kvseal.keys.meta import COLLECTION, KEY
+from kvseal.keys.meta import META_COLLECTION, META_KEY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -126,14 +125,11 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.milliseconds = 1_900_000_000_000
-        monkeypatch.setattr("kvseal.expiry.time", SimpleNamespace(time_ns=self._time_ns))
+        monkeypatch.setattr("kvseal.clock.wall_ms", lambda: self.milliseconds)
 
     def advance(self, seconds: float) -> None:
         """Let time pass for the wrapper alone: the store below sees nothing of it."""
         self.milliseconds += round(seconds * 1000)
-
-    def _time_ns(self) -> int:
-        return self.milliseconds * 1_000_000
 
 
 class MetaClock:
@@ -141,11 +137,14 @@ class MetaClock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seconds = 1_900_000_000.0
-        monkeypatch.setattr("kvseal.keys.meta.time", SimpleNamespace(time=lambda: self.seconds))
+        monkeypatch.setattr("kvseal.clock.utc_seconds", self._now)
 
     def advance(self, **duration: float) -> None:
         """Let time pass, given as to `timedelta`."""
         self.seconds += timedelta(**duration).total_seconds()
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(int(self.seconds), timezone.utc)
 
 
 class HookedDriver:
@@ -292,14 +291,14 @@ def dump(store: MemoryStore | DiskStore) -> Any:
 
 async def raw_meta(store: Any) -> Stored:
     """Return the stored vault meta."""
-    value = await store.get(KEY, collection=COLLECTION)
+    value = await store.get(META_KEY, collection=META_COLLECTION)
     assert value is not None
     return value
 
 
 async def put_raw_meta(store: Any, value: Mapping[str, Any]) -> None:
     """Put *value* where the vault meta is, as somebody who writes to the store could."""
-    await store.put(KEY, value, collection=COLLECTION)
+    await store.put(META_KEY, value, collection=META_COLLECTION)
 
 
 async def flipped(store: Any, *path: str | int) -> None:
@@ -318,9 +317,9 @@ async def rewrite_policy(vault: Vault, store: Any, policy: Any) -> None:
     """Give the vault in *store* another policy, as only a holder of its root key can."""
     from dataclasses import replace as with_fields
 
-    root = vault._unlocked()
+    root = vault.way_in().root
     driver = driver_for(store)
-    entry = await driver.get(COLLECTION, KEY)
+    entry = await driver.get(META_COLLECTION, META_KEY)
     assert entry is not None
     meta = with_fields(vault._meta, policy=policy, revision=vault._meta.revision + 1).authenticated(root)
     await replace(driver, entry, meta.as_value())

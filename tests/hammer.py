@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 from tests.backends import Place
 from tests.processes import NEW
-from tests.recode.worlds import old
+from tests.recoding.worlds import old
 
 from kvseal import EnvelopeEncryptionWrapper
 from kvseal.errors import RecordError
-from kvseal.policy_reads import MAX_AGE, PolicyReads
+from kvseal.records.legacy_window import MAX_AGE, LegacyWindow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -207,7 +207,7 @@ class Fast:
 def new(store: Any) -> EnvelopeEncryptionWrapper:
     """Return the new application's view of *store*, for which every old record is long after the last."""
     kv = EnvelopeEncryptionWrapper(key_value=store, secret=NEW, create=False)
-    kv._reader._policy_reads = PolicyReads(clock=Fast())
+    kv._reader._policy_reads = LegacyWindow(clock=Fast())
     return kv
 
 

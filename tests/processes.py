@@ -21,11 +21,12 @@ from key_value.aio.stores.disk import DiskStore
 from key_value.aio.stores.postgresql import PostgreSQLStore
 from key_value.aio.stores.redis import RedisStore
 from tests.fakes import Death, PagedDriver
+from tests.wrapping import wrapped
 
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.cli import connect
 from kvseal.cli.app import run
-from kvseal.drivers import disk
+from kvseal.drivers.disk import driver
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -95,7 +96,7 @@ def _vaultctl(
     for name, stream in (("printed", sys.stdout), ("errors", sys.stderr)):
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(descriptor, stream.fileno())
-    disk.PAGE_SIZE = ENTRIES_IN_A_PAGE  # type: ignore[misc]
+    driver.PAGE_SIZE = ENTRIES_IN_A_PAGE  # type: ignore[misc]
     death = Death(moment.at, of=moment.of, after=moment.after, die=kill_myself)
     open_driver = connect._opened
 
@@ -201,7 +202,7 @@ async def _join(
         if (number + round_) % 2:
             way = "vault"
             vault = await Vault.open_or_create(store, secret=OLD, kdf=CHEAP)
-            kv = vault.wrap()
+            kv = wrapped(vault)
         else:
             way = "wrapper"
             kv = EnvelopeEncryptionWrapper(store, secret=OLD, kdf=CHEAP)

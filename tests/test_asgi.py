@@ -21,7 +21,7 @@ from tests.watched import Watched, ask, lasting
 from kvseal import EnvelopeEncryptionWrapper, Vault
 from kvseal.asgi import health_app
 from kvseal.errors import StaleKeyringError
-from kvseal.keys.freshness import REFRESH_AFTER
+from kvseal.vault.freshness import REFRESH_AFTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,7 +160,7 @@ async def test_a_stale_vault_recovers_by_its_probe(*, wrapped: bool) -> None:
     """Out of service nobody writes, so the probe reads the vault meta, seldom, and brings the vault back."""
     watched = Watched()
     vault = await watched.opened()
-    app = health_app(vault.wrap(watched.data) if wrapped else vault)
+    app = health_app(EnvelopeEncryptionWrapper(watched.data, vault=vault) if wrapped else vault)
     watched.is_cut = True
     watched.let_pass()
     with pytest.raises(StaleKeyringError):

@@ -18,13 +18,13 @@ from key_value.aio.stores.disk import DiskStore
 from key_value.aio.stores.postgresql import PostgreSQLStore
 from key_value.aio.stores.redis import RedisStore
 from key_value.aio.wrappers.encryption import FernetEncryptionWrapper
-from tests.drivers.postgresql_server import running
+from tests.drivers.postgresql.server import running
 from tests.servers import RedisServer
 
-from kvseal import Vault
+from kvseal import EnvelopeEncryptionWrapper, Vault
 from kvseal.errors import VaultMetaLostError, WrongSecretError
-from kvseal.keys.meta import COLLECTION, KEY
-from kvseal.pin import Pin
+from kvseal.keys.meta import META_COLLECTION, META_KEY
+from kvseal.vault.pin import Pin
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -115,7 +115,7 @@ class Story:
     async def expect(self, store: AsyncKeyValue, secret: str) -> None:
         """Both records read what the old application wrote, and the first one expires as it should."""
         vault = await Vault.open(store, secret=f"file:{self.work / secret}")
-        kv = vault.wrap(store)
+        kv = EnvelopeEncryptionWrapper(store, vault=vault)
         one, ttl = await kv.ttl("legacy-1", collection="sessions")
         two = await kv.get("legacy-2", collection="sessions")
         await vault.close()
@@ -140,7 +140,7 @@ class Story:
 async def lose_meta(story: Story) -> None:
     """Lose the vault meta, after which the application reads nothing and creates nothing."""
     async with story.disk("kv") as store:
-        assert await store.delete(KEY, collection=COLLECTION)
+        assert await store.delete(META_KEY, collection=META_COLLECTION)
         with pytest.raises(VaultMetaLostError):
             await Vault.open_or_create(store, secret=f"file:{story.work / 'master.key'}")
 
@@ -149,7 +149,7 @@ async def notice(story: Story) -> None:
     """Keep a sealed record and the vault meta of before the leak, which then are in the store's files."""
     async with story.disk("kv") as store:
         record = await store.get("legacy-2", collection="sessions")
-        meta = await store.get(KEY, collection=COLLECTION)
+        meta = await store.get(META_KEY, collection=META_COLLECTION)
     story.seen["record"] = str((record or {})["__encrypted_data__"])[:64].encode()
     story.seen["meta"] = str((meta or {})["mac"]).encode()
 
@@ -200,13 +200,13 @@ async def root_replaced(story: Story) -> None:
     for secret in ("new.key", "recovery.key"):
         await story.expect_in("kv", secret)
     async with story.disk("kv") as store:
-        assert "handover" in (await store.get(KEY, collection=COLLECTION) or {})
+        assert "handover" in (await store.get(META_KEY, collection=META_COLLECTION) or {})
 
 
 async def limited(story: Story) -> None:
     """The vault has its policy, and its newest meta is the one that is pinned."""
     async with story.disk("kv") as store:
-        meta = await store.get(KEY, collection=COLLECTION) or {}
+        meta = await store.get(META_KEY, collection=META_COLLECTION) or {}
     pinned = Pin(story.work / "pins" / "kv.pin").load()
 
     assert (7_776_000, 10_000_000) == (meta["policy"]["max_dek_age"], meta["policy"]["max_dek_records"])

@@ -14,6 +14,7 @@ import pytest
 from cryptography.fernet import Fernet
 from tests.bad_input import CASES, ENVIRONMENT, PLAINTEXT, RIGHT
 from tests.fakes import dump
+from tests.wrapping import wrapped
 
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.drivers import driver_for
@@ -102,7 +103,7 @@ def _everything_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 async def busy_vault(store: MemoryStore, cheap: Argon2idParams) -> tuple[Vault, EnvelopeEncryptionWrapper]:
     """Return a vault and wrapper that have done everything once."""
     vault = await Vault.create(store, secret=RIGHT, kdf=cheap)
-    kv = vault.wrap()
+    kv = wrapped(vault)
     await kv.put("k", {"v": PLAINTEXT}, ttl=1000)
     await vault.rotate_dek()
     await vault.read_legacy_with([LEGACY])
@@ -121,7 +122,7 @@ async def test_nothing_shows_of_what_works(
 ) -> None:
     """Neither reprs nor logs nor the status of a vault in full use, nor the bytes that it stores."""
     vault, kv = await busy_vault(store, cheap)
-    root = vault._unlocked()
+    root = vault.way_in().root
 
     parts = [vault, kv, vault.keyring, root, RIGHT, vault._meta, vault._meta.slots[0], vault.keyring.codec()]
     parts += [LEGACY, vault.keyring.legacy, vault.status(), vault.status().as_dict(), vars(vault), vars(kv)]
@@ -134,7 +135,7 @@ async def test_nothing_shows_of_what_works(
 async def test_the_watch_sees(watch: Watch, store: MemoryStore, cheap: Argon2idParams) -> None:
     """The check is worth something: it finds a key, a secret and a plaintext in each of their forms."""
     vault, _ = await busy_vault(store, cheap)
-    root = vault._unlocked().reveal()
+    root = vault.way_in().root.reveal()
 
     for text in (
         f"key {root!r}",
@@ -151,7 +152,7 @@ async def test_the_watch_sees(watch: Watch, store: MemoryStore, cheap: Argon2idP
 async def test_nothing_is_pickled_or_copied(watch: Watch, store: MemoryStore, cheap: Argon2idParams) -> None:
     """What holds a key refuses; what does not may be pickled, and shows nothing."""
     vault, kv = await busy_vault(store, cheap)
-    root, keyring = vault._unlocked(), vault.keyring
+    root, keyring = vault.way_in().root, vault.keyring
 
     for part in (RIGHT, root, keyring, vault, kv, keyring.codec()):
         for attempt in (pickle.dumps, copy.deepcopy):
@@ -221,7 +222,7 @@ async def test_nothing_shows_of_a_broken_record(
     """Neither in the error of one read nor of many, nor in the log where errors read as missing."""
     vault = await Vault.create(store, secret=RIGHT, kdf=cheap)
     await vault.read_legacy_with([LEGACY])
-    kv = vault.wrap(raise_on_decryption_error=raising)
+    kv = wrapped(vault, raise_on_decryption_error=raising)
     await kv.put("k", {"v": PLAINTEXT}, ttl=1000)
     stored = await store.get("k")
     assert stored is not None
@@ -255,7 +256,7 @@ async def test_nothing_shows_of_an_unsealable_value(
     name: str, watch: Watch, store: MemoryStore, cheap: Argon2idParams, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The error says where in the value and of which type, never what."""
-    kv = (await Vault.create(store, secret=RIGHT, kdf=cheap)).wrap()
+    kv = wrapped(await Vault.create(store, secret=RIGHT, kdf=cheap))
 
     for put in (kv.put("k", UNSEALABLE[name]), kv.put_many(["k"], [UNSEALABLE[name]])):
         with pytest.raises(KvsealError) as caught:

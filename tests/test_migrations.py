@@ -22,10 +22,10 @@ from key_value.aio.stores.filetree import (
     FileTreeV1KeySanitizationStrategy,
 )
 from migrations.freezing import CHECKSUMS, checksums
-from tests.recode.worlds import adds_up
+from tests.recoding.worlds import adds_up
 
 from kvseal import EnvelopeEncryptionWrapper, Vault
-from kvseal.cli.recipe import AuthsomeKeys, FastMCPKeys, FernetKeys, Recipe, read_recipe
+from kvseal.cli.migration.recipe import AuthsomeKeys, FastMCPKeys, FernetKeys, Recipe, read_recipe
 from kvseal.drivers import driver_from_url
 from kvseal.drivers.manifest import Manifest, NamedDriver
 from kvseal.envelope.record import Header
@@ -33,20 +33,20 @@ from kvseal.envelope.stored import from_stored, is_sealed
 from kvseal.errors import RecordError
 from kvseal.expiry import milliseconds
 from kvseal.keys.keyring import LegacyKey
-from kvseal.keys.meta import COLLECTION as META
-from kvseal.keys.sources import read_key_file, resolve
+from kvseal.keys.meta import META_COLLECTION as META
 from kvseal.legacy import FERNET, FastMCPCodec, FernetCodec
 from kvseal.legacy.authsome_keys import read_master_key_file, read_master_secret
 from kvseal.legacy.fastmcp import key_of_client_secret, key_of_text_signing_key
 from kvseal.legacy.fernet import derive_key, parse_key
-from kvseal.recode import PlaintextRule, import_keys, migrate, take_over_authsome, verify
+from kvseal.recoding import PlaintextRule, import_keys, migrate, take_over_authsome, verify
+from kvseal.secrets.sources import read_key_file, resolve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from kvseal.drivers.base import Driver, Entry
     from kvseal.legacy import LegacyCodec
-    from kvseal.recode import Report
+    from kvseal.recoding import Report
 
 ROOT = Path(__file__).parent.parent / "migrations"
 FOLDERS = sorted(path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0].isdigit())

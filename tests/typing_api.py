@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kvseal import (
-    Argon2idParams,
-    EnvelopeEncryptionWrapper,
-    KvsealError,
-    Policy,
-    RecordError,
-    Secret,
-    Vault,
-)
+from tests.wrapping import wrapped
+
+from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, KvsealError, Policy, RecordError, Secret, Vault
 from kvseal.drivers import driver_for
 from kvseal.errors import UnreadableRecordsError
 from kvseal.wrapkeys import AwsKmsKey, TransitKey
@@ -24,7 +18,7 @@ if TYPE_CHECKING:
     from key_value.aio.stores.memory import MemoryStore
 
     from kvseal.drivers.base import Driver
-    from kvseal.status import VaultStatus
+    from kvseal.vault.status import VaultStatus
 
 
 async def as_a_store(store: AsyncKeyValue) -> None:
@@ -73,8 +67,8 @@ async def as_an_operator(store: AsyncKeyValue) -> VaultStatus:
     vault = await Vault.open_or_create(store)
     vault = await Vault.open(store, secret=TransitKey("kvseal"))
     await vault.slots.add(AwsKmsKey("alias/kvseal"), label="kms")
-    kv: AsyncKeyValue = vault.wrap(store)
-    kv = vault.wrap(context="tenant-7")
+    kv: AsyncKeyValue = EnvelopeEncryptionWrapper(store, vault=vault)
+    kv = wrapped(vault, context="tenant-7")
     status: VaultStatus = await vault.rotate(new_secret="file:new.key")
     status = await vault.rotate(kdf=Argon2idParams.RFC_9106_LOW_MEMORY)
     status = (await vault.rotate_root(["file:recovery.key"], drop_slots=["laptop"])).status

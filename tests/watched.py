@@ -13,7 +13,7 @@ from tests.keys.made import CHEAP, SECRET
 from kvseal import Vault
 from kvseal.drivers import driver_for
 from kvseal.errors import StoreUnreachableError
-from kvseal.keys.freshness import LIMIT, REFRESH_AFTER, Freshness
+from kvseal.vault.freshness import LIMIT, REFRESH_AFTER, Freshness
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

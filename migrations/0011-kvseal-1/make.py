@@ -23,7 +23,7 @@ import freezing
 from key_value.aio.stores.disk import DiskStore
 from key_value.aio.stores.filetree import FileTreeStore
 
-from kvseal import Argon2idParams, Secret, Vault
+from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.drivers import driver_for
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ async def main(folder: Path, store: AsyncKeyValue, more: list[tuple[str, str, di
     async with AsyncExitStack() as stack:
         vault = await Vault.create(store, secret=secret, kdf=KDF)
         stack.push_async_callback(vault.close)
-        kv = vault.wrap(store)
+        kv = EnvelopeEncryptionWrapper(store, vault=vault)
         await put(kv, FIRST)
         await vault.rotate_dek()
         await put(kv, [*SECOND, *more])

@@ -7,15 +7,15 @@ Envelope encryption over any py-key-value store, with key rotation and migration
 Backwards compatibility: whatever a released kvseal has written, every later one reads.
 """
 
+from kvseal.drivers.purging import purge
 from kvseal.envelope.kdf import Argon2idParams
 from kvseal.errors import KvsealError, RecordError
 from kvseal.keys.policy import Policy
-from kvseal.keys.secret import Secret
-from kvseal.purging import purge
-from kvseal.recode.engine import recode
-from kvseal.recode.verify import verify
-from kvseal.vault import Vault
-from kvseal.wrapper import EnvelopeEncryptionWrapper
+from kvseal.recoding.census import verify
+from kvseal.recoding.engine import recode
+from kvseal.records.wrapper import EnvelopeEncryptionWrapper
+from kvseal.secrets.secret import Secret
+from kvseal.vault.vault import Vault
 
 __all__ = [
     "Argon2idParams",

@@ -12,14 +12,14 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from kvseal.vault import Vault
+from kvseal.vault.vault import Vault
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
     from datetime import timedelta
 
-    from kvseal.health import Health
-    from kvseal.wrapper import EnvelopeEncryptionWrapper
+    from kvseal.records.wrapper import EnvelopeEncryptionWrapper
+    from kvseal.vault.health import Health
 
     Message = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[Message]]
@@ -39,7 +39,7 @@ class HealthApp:
     Answers 200 while the vault can serve and 503 while it cannot, with `Health.as_dict()` as JSON.
 
     A probe opens nothing and derives nothing.  Only a stale vault is told to read its meta again, within the
-    limits of `kvseal.keys.freshness`: without traffic nobody else would, and it would stay stale.
+    limits of `kvseal.vault.freshness`: without traffic nobody else would, and it would stay stale.
     """
 
     def __init__(self, watched: Vault | EnvelopeEncryptionWrapper, max_dek_age: timedelta | None) -> None:

@@ -6,11 +6,12 @@ Times are Unix milliseconds of the wall clock, because they have to mean the sam
 
 from __future__ import annotations
 
-import time
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 from key_value.aio.errors import InvalidTTLError
+
+from kvseal import clock
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -18,11 +19,6 @@ if TYPE_CHECKING:
 
 _MILLISECONDS: Final = 1000
 _MICROSECONDS_PER_MILLISECOND: Final = 1000
-
-
-def now() -> int:
-    """Return the present time."""
-    return time.time_ns() // 1_000_000
 
 
 def expiry_of(ttl: SupportsFloat) -> int:
@@ -33,7 +29,7 @@ def expiry_of(ttl: SupportsFloat) -> int:
         seconds = 0.0
     if not (seconds > 0 and isfinite(seconds)):
         raise InvalidTTLError(ttl=ttl, extra_info={"type": type(ttl).__name__})
-    return now() + max(1, round(seconds * _MILLISECONDS))
+    return clock.wall_ms() + max(1, round(seconds * _MILLISECONDS))
 
 
 def milliseconds(moment: datetime) -> int:
@@ -44,7 +40,7 @@ def milliseconds(moment: datetime) -> int:
 
 def unexpired(value: dict[str, Any], expires_at: int | None) -> tuple[dict[str, Any] | None, int | None]:
     """Return value and expiry, or two `None` where it has passed."""
-    return (value, expires_at) if expires_at is None or expires_at > now() else (None, None)
+    return (value, expires_at) if expires_at is None or expires_at > clock.wall_ms() else (None, None)
 
 
 def live(
@@ -53,7 +49,7 @@ def live(
     """Return value and remaining seconds, or two `None` where the sealed expiry has passed."""
     if value is None or expires_at is None:
         return value, ttl if value is not None else None
-    remaining = (expires_at - now()) / _MILLISECONDS
+    remaining = (expires_at - clock.wall_ms()) / _MILLISECONDS
     if remaining <= 0:
         return None, None
     return value, remaining if ttl is None else min(ttl, remaining)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from key_value.aio.stores.memory import MemoryStore
 from tests.backup.made import CREATED, FUTURE, LARGE, entry, everything, put_all
-from tests.drivers.postgresql_server import Server, running
+from tests.drivers.postgresql.server import Server, running
 
 from kvseal import Argon2idParams, Secret, Vault
 from kvseal.backup import backup, restore
 from kvseal.drivers import driver_for, driver_from_url
-from kvseal.records import get_record, put_record
+from kvseal.records.by_name import get_record, put_record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from kvseal.drivers.base import Driver
 
-pytest_plugins = ["tests.drivers.redis_server"]
+pytest_plugins = ["tests.drivers.redis.server"]
 
 KINDS = ["memory", "disk", "filetree", "filetree v1", "redis", "postgresql"]
 PLAINTEXT = [

@@ -20,7 +20,7 @@ from kvseal.backup.file import BATCH_ENTRIES, BackupReader, new_file
 from kvseal.backup.lines import Trailer, entry_line
 from kvseal.drivers.base import Entry
 from kvseal.errors import BackupFileError, MalformedBackupError, TruncatedBackupError
-from kvseal.keys.meta import COLLECTION, KEY
+from kvseal.keys.meta import META_COLLECTION, META_KEY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ENTRIES = [entry(f"k{n}", {"n": n}) for n in range(3)]
 WHOLE = backup_bytes(*ENTRIES)
 LINE = entry_line(entry())[0]
-META_LINE = entry_line(Entry(COLLECTION, KEY, {}))[0]
+META_LINE = entry_line(Entry(META_COLLECTION, META_KEY, {}))[0]
 
 
 def digest(*lines: bytes, more: int = 0) -> bytes:

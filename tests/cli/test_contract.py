@@ -18,7 +18,7 @@ from tests.cli.harness import (
     old_store,
     with_store,
 )
-from tests.recode.worlds import damage
+from tests.recoding.worlds import damage
 
 from kvseal.cli.app import cli
 from kvseal.errors import EXIT_CODES

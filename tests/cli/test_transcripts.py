@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.cli.harness import Terminalless, old_store, with_store
-from tests.recode.worlds import damage
+from tests.recoding.worlds import damage
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,18 +9,14 @@ from typing import TYPE_CHECKING, Any
 from tests.fakes import Death, HookedDriver, Killed, put_raw_meta
 from tests.legacy.test_authsome import VALUE, envelope, flat, key_record
 from tests.processes import CHEAP, NEW, OLD, SPARE
-from tests.recode.worlds import KEY, damage, old
+from tests.recoding.worlds import KEY, damage, old
 
-from kvseal import Vault
+from kvseal import EnvelopeEncryptionWrapper, Vault
 from kvseal.drivers import driver_for
 from kvseal.keys.keyring import LegacyKey
 from kvseal.legacy import FERNET
 from kvseal.legacy.fernet import parse_key
-from kvseal.recode import (
-    import_keys,
-    recode,
-    reencryption,
-)
+from kvseal.recoding import import_keys, plan_reencryption, recode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -50,7 +46,7 @@ async def nothing(_: Any) -> None:
 async def two_deks(store: Any) -> None:
     """Begin with records under two DEKs, of which one expires."""
     vault = await Vault.create(store, secret=OLD, kdf=CHEAP)
-    kv = vault.wrap(store)
+    kv = EnvelopeEncryptionWrapper(store, vault=vault)
     for number, ((collection, key), value) in enumerate(RECORDS.items()):
         if number == 2:
             await vault.rotate_dek()
@@ -62,7 +58,7 @@ async def one_dek_too_many(store: Any) -> None:
     """Begin with a DEK that nothing needs any more."""
     await two_deks(store)
     vault = await Vault.open(store, secret=OLD)
-    await recode(store, reencryption(vault))
+    await recode(store, plan_reencryption(vault))
     await vault.close()
 
 
@@ -114,7 +110,9 @@ async def imported(store: Any) -> None:
     await fernet_records(store)
     await import_keys(store, [LEGACY], secret=OLD, kdf=CHEAP)
     vault = await Vault.open(store, secret=OLD)
-    await vault.wrap(store).put("k0", RECORDS[COLLECTION, "k0"], collection=COLLECTION)
+    await EnvelopeEncryptionWrapper(store, vault=vault).put(
+        "k0", RECORDS[COLLECTION, "k0"], collection=COLLECTION
+    )
     await vault.close()
 
 

@@ -102,6 +102,9 @@ _OPEN = "get "
 
 _CHANGE = "get replace_many get "
 
+_ROTATION = "get " + 2 * "replace_many get "
+"""What is read back after the first write is what the second one replaces."""
+
 _PAGES = 4 * "page "
 """A scan of six entries or five, two to a page; the last one finds the end."""
 
@@ -142,7 +145,7 @@ COMMANDS = {
         by_the_old=by_authsome,
     ),
     "rotate the secret": Command(
-        steps=_OPEN + 2 * _CHANGE,
+        steps=_OPEN + _ROTATION,
         begin=two_deks,
         run=rotated,
         vaultctl="rotate --new-secret env:NEW --secret env:OLD",
@@ -150,14 +153,14 @@ COMMANDS = {
         exits=(0, 12),
     ),
     "rotate the cost": Command(
-        steps=_OPEN + 2 * _CHANGE,
+        steps=_OPEN + _ROTATION,
         begin=two_deks,
         run=opened_and(lambda vault: vault.rotate(kdf=COSTLIER)),
         vaultctl="rotate --argon2 2,16,1 --secret env:OLD",
         check=costs_more,
     ),
     "rotate both": Command(
-        steps=_OPEN + 2 * _CHANGE,
+        steps=_OPEN + _ROTATION,
         begin=two_deks,
         run=opened_and(lambda vault: vault.rotate(new_secret=NEW, kdf=COSTLIER)),
         vaultctl="rotate --new-secret env:NEW --argon2 2,16,1 --secret env:OLD",
@@ -166,7 +169,7 @@ COMMANDS = {
         exits=(0, 12),
     ),
     "rotate, and keep the old secret": Command(
-        steps=_OPEN + 2 * _CHANGE,
+        steps=_OPEN + _ROTATION,
         begin=two_deks,
         run=opened_and(lambda vault: vault.rotate(new_secret=NEW, keep_old_for=DAY)),
         vaultctl="rotate --new-secret env:NEW --keep-old-for 24h --secret env:OLD",
@@ -223,7 +226,7 @@ COMMANDS = {
         exits=(0, 2),
     ),
     "add a recovery key": Command(
-        steps=_OPEN + 2 * _CHANGE,
+        steps=_OPEN + _ROTATION,
         begin=two_deks,
         run=recovery_key_added,
         vaultctl="slot add --recovery --argon2 1,8,1 --secret env:OLD",

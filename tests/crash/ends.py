@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 from tests.crash.beginnings import DAMAGED, LEGACY, RECORDS, Names
 from tests.crash.runs import PRINTED
 from tests.legacy.test_authsome import DEK, FLAT_KEY
-from tests.recode.worlds import adds_up, failed, formats_of
+from tests.recoding.worlds import adds_up, failed, formats_of
 
 from kvseal import Secret, Vault
 from kvseal.backup.file import BackupReader, open_file
 from kvseal.legacy import AUTHSOME, AUTHSOME_FLAT
-from kvseal.recode import (
-    verify,
-)
+from kvseal.recoding import verify
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

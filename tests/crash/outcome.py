@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from tests.legacy.test_authsome import MASTER, OLD_MASTER
 from tests.processes import NEW, OLD, SPARE
-from tests.recode.worlds import entries_of, old
+from tests.recoding.worlds import entries_of, old
 
-from kvseal import Secret, Vault, seen
+from kvseal import EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.errors import (
     ForeignVaultError,
     LegacyRecordError,
@@ -17,12 +17,11 @@ from kvseal.errors import (
     VaultNotFoundError,
     WrongSecretError,
 )
-from kvseal.keys import unlock
-from kvseal.keys.defaults import default_key_file
-from kvseal.legacy.merged import merged
-from kvseal.recode import (
-    take_over_authsome,
-)
+from kvseal.keys import unlocking
+from kvseal.legacy.base import merged
+from kvseal.recoding import take_over_authsome
+from kvseal.secrets.defaults import default_key_file
+from kvseal.vault import newest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,7 +70,9 @@ async def value_of(command: Command, world: World, vault: Vault | None, names: N
         raise AssertionError(names)
     if vault is not None:
         try:
-            return await vault.wrap(world.store).get(names[1], collection=names[0])
+            return await EnvelopeEncryptionWrapper(world.store, vault=vault).get(
+                names[1], collection=names[0]
+            )
         except (LegacyRecordError, PlaintextRecordError):
             if command.by_the_old is None:
                 raise
@@ -117,5 +118,5 @@ def times_of(entries: Mapping[Names, Entry]) -> dict[Names, tuple[Any, Any]]:
 
 def be_a_new_process() -> None:
     """Forget which revisions were seen, and the keys that are held."""
-    seen._revisions.clear()
-    unlock._held.clear()
+    newest._revisions.clear()
+    unlocking._held.clear()

@@ -11,26 +11,26 @@ import pytest
 from tests.crash.beginnings import LEGACY
 from tests.legacy.test_authsome import DEK, FLAT_KEY, MASTER, OLD_MASTER, key_record
 from tests.processes import CHEAP, NEW, OLD
-from tests.recode.worlds import fernet
+from tests.recoding.worlds import fernet
 
 from kvseal import Vault
 from kvseal.backup import backup
 from kvseal.cli.output import Output
 from kvseal.cli.settings import Settings
-from kvseal.cli.slot import _add_recovery
-from kvseal.keys.adoption import Adoption
+from kvseal.cli.vault.slot import _add_recovery
 from kvseal.keys.keyring import LegacyKey
 from kvseal.legacy import AUTHSOME, AUTHSOME_FLAT
-from kvseal.recode import (
+from kvseal.recoding import (
     engine,
     import_keys,
     migrate,
+    plan_reencryption,
     recode,
-    reencryption,
     retire,
     take_over_authsome,
 )
-from kvseal.recode.lease import Lease
+from kvseal.recoding.lease import Lease
+from kvseal.vault.creation import Adoption
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -97,7 +97,7 @@ async def recovery_key_added(driver: Driver, directory: Path) -> None:
 
 async def reencrypted(driver: Driver, _: Path) -> Any:
     """Bring every record to the active DEK."""
-    return await recode(driver, reencryption(await Vault.open(driver, secret=OLD)))
+    return await recode(driver, plan_reencryption(await Vault.open(driver, secret=OLD)))
 
 
 class BusyLease(Lease):

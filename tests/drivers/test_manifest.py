@@ -20,8 +20,8 @@ from tests.drivers.contract import ODD_NAMES, SMALL, Backend, DriverContract, fe
 from kvseal.drivers import base, driver_for, driver_from_url
 from kvseal.drivers.base import Driver
 from kvseal.drivers.delegate import DelegatingDriver
+from kvseal.drivers.factory import OwnedStoreDriver
 from kvseal.drivers.manifest import MAX_LINE, Manifest, NamedDriver
-from kvseal.drivers.python import OwnedStoreDriver
 from kvseal.errors import ManifestError
 
 if TYPE_CHECKING:

@@ -19,16 +19,16 @@ from key_value.aio.stores.memory import MemoryStore
 from key_value.aio.stores.postgresql import PostgreSQLStore
 from key_value.aio.stores.rocksdb import RocksDBStore
 from tests.drivers.contract import entry, fetched
-from tests.drivers.postgresql_server import Server, running
+from tests.drivers.postgresql.server import Server, running
 from tests.servers import RedisServer
 
 from kvseal import backup
 from kvseal.drivers import base, driver_for, driver_from_url
 from kvseal.drivers.base import GRACE
-from kvseal.drivers.cache_db import CacheDB
-from kvseal.drivers.disk import DiskDriver
-from kvseal.drivers.resp_purge import purge_server
-from kvseal.drivers.value_files import ValueFiles
+from kvseal.drivers.disk.database import CacheDB
+from kvseal.drivers.disk.driver import DiskDriver
+from kvseal.drivers.disk.value_files import ValueFiles
+from kvseal.drivers.redis.purge import purge_server
 from kvseal.errors import StoreNotFoundError, StoreUnreachableError
 
 if TYPE_CHECKING:
@@ -503,7 +503,7 @@ class TestPostgreSQL:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Somebody who holds on to the table does not keep everybody else waiting for ever."""
-        monkeypatch.setattr("kvseal.drivers.postgresql_purge.LOCK_TIMEOUT", "50ms")
+        monkeypatch.setattr("kvseal.drivers.postgresql.purge.LOCK_TIMEOUT", "50ms")
         await driver.put_if_absent(entry())
         async with sql.transaction():
             await sql.fetch("SELECT * FROM kv_store")

@@ -16,8 +16,8 @@ from key_value.aio.wrappers.statistics import StatisticsWrapper
 from tests.drivers.contract import SMALL, Backend, DriverContract, entry, fetched
 
 from kvseal.drivers import SCHEMES, STORES, driver_for, driver_from_url, strip_password
+from kvseal.drivers.factory import OwnedStoreDriver
 from kvseal.drivers.memory import MemoryDriver
-from kvseal.drivers.python import OwnedStoreDriver
 from kvseal.errors import UnsupportedStoreError
 
 if TYPE_CHECKING:

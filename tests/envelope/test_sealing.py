@@ -455,7 +455,7 @@ def test_reprs_of_what_is_kept_show_nothing() -> None:
     one, reader = sealer(), opener()
     reader.open(one.seal(b"{}", "c", "k"), "c", "k")
 
-    assert ("<Memo of 1>", "<Memo of 1>") == (repr(one._prefixes), repr(reader._prepared))
+    assert ("<BoundedCache of 1>", "<BoundedCache of 1>") == (repr(one._prefixes), repr(reader._prepared))
 
 
 def test_forged_records_do_not_grow_the_reader() -> None:

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from kvseal import Argon2idParams, Policy, Secret
 from kvseal.keys import changes
-from kvseal.keys.handover import Handover
 from kvseal.keys.keyring import Keyring, LegacyKey
 from kvseal.keys.keyslot import Keyslot
 from kvseal.keys.meta import VaultMeta
-from kvseal.keys.rootkey import RootKey
+from kvseal.keys.rootkey import Handover, RootKey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -38,7 +38,7 @@ def test_wrong_secret(good: Keyslot) -> None:
 
 def test_generated_secret_in_any_spelling() -> None:
     """A generated secret opens its slot however it was typed."""
-    from kvseal.keys.secret import generate
+    from kvseal.secrets.secret import generate
 
     secret = generate()
 

@@ -36,7 +36,7 @@ from kvseal.errors import (
     VaultMetaError,
     WrongLegacyKeyError,
 )
-from kvseal.keys.meta import COLLECTION, KEY
+from kvseal.keys.meta import META_COLLECTION, META_KEY
 from kvseal.legacy import (
     AUTHSOME,
     AUTHSOME_FLAT,
@@ -49,8 +49,8 @@ from kvseal.legacy import (
     codecs_for,
 )
 from kvseal.legacy.authsome_keys import AuthsomeKeyRecord, read_master_key_file, read_master_secret
-from kvseal.legacy.merged import merged
-from kvseal.recode import take_over_authsome
+from kvseal.legacy.base import merged
+from kvseal.recoding import take_over_authsome
 
 if TYPE_CHECKING:
     from kvseal.legacy import LegacyCodec
@@ -115,7 +115,7 @@ async def test_what_the_real_software_wrote(folder: str, tmp_path: Path) -> None
     await driver.close()
     store._cache.close()
 
-    assert expected.keys() == found.keys() - {(COLLECTION, KEY)}
+    assert expected.keys() == found.keys() - {(META_COLLECTION, META_KEY)}
     for names, line in expected.items():
         stored = found[names]
         assert stored is not None
@@ -435,7 +435,7 @@ async def store_with(*records: dict[str, Any], record: dict[str, Any] | None = N
     for number, stored in enumerate(records):
         await store.put(f"k{number}", stored, collection="c")
     if record is not None:
-        await store.put(KEY, record, collection=COLLECTION)
+        await store.put(META_KEY, record, collection=META_COLLECTION)
     return store
 
 

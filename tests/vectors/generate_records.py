@@ -25,11 +25,10 @@ from kvseal.envelope.sealing import Associations, Opener, Sealer
 from kvseal.envelope.stored import DATA_FIELD, VERSION_FIELD, to_stored
 from kvseal.envelope.wrapping import WrappedKey, wrap_key
 from kvseal.keys import keyslot, rootkey
-from kvseal.keys.handover import Handover
 from kvseal.keys.keyslot import Keyslot
 from kvseal.keys.meta import VaultMeta, WrappedDEK, WrappedLegacyKey
-from kvseal.keys.rootkey import RootKey
-from kvseal.keys.secret import generate
+from kvseal.keys.rootkey import Handover, RootKey
+from kvseal.secrets.secret import generate
 
 HERE = Path(__file__).parent
 PROVENANCE = {

@@ -24,7 +24,7 @@ from kvseal.errors import KvsealError, RecordError
 from kvseal.keys.keyring import Keyring
 from kvseal.keys.meta import VaultMeta
 from kvseal.keys.rootkey import RootKey
-from kvseal.keys.unlock import unlock
+from kvseal.keys.unlocking import unlock
 
 HERE = Path(__file__).parent
 VERIFIER = HERE / "verify_records.py"

@@ -26,16 +26,17 @@ from kvseal.errors import (
     WrongSecretError,
 )
 from kvseal.keys import changes
-from kvseal.keys import unlock as unlocking
 from kvseal.keys.external_slot import ExternalSlot
 from kvseal.keys.keyring import Keyring
 from kvseal.keys.meta import VaultMeta
 from kvseal.keys.policy import Policy
 from kvseal.keys.rootkey import RootKey
-from kvseal.keys.unlock import unlock
+from kvseal.keys.unlocking import unlock
+from kvseal.observe import counters
 
 if TYPE_CHECKING:
-    from kvseal.keys.unlocker import Slot, Unlocker
+    from kvseal.keys.making_slots import Slot
+    from kvseal.secrets.sources import Unlocker
 
 ROOT = RootKey.generate(VAULT_ID)
 
@@ -198,13 +199,13 @@ async def test_only_slots_of_its_kind_and_name_are_tried() -> None:
     """A wrap key is asked for its own slots, a secret is derived for the others, and neither for both."""
     key, other = LocalKey(), LocalKey("other")
     slots: list[Slot] = [slot_of(other), secret_slot(ROOT, SECRET), slot_of(key)]
-    before, derived = (key.unwraps, other.unwraps), unlocking.derivations
+    before, derived = (key.unwraps, other.unwraps), counters.derivations.number
 
     assert slots[2] == (await opened(slots, key))[1]
     assert (1, 0, 0) == (
         key.unwraps - before[0],
         other.unwraps - before[1],
-        unlocking.derivations - derived,
+        counters.derivations.number - derived,
     )
     assert slots[1] == (await opened(slots, SECRET))[1]
     assert (1, 0) == (key.unwraps - before[0], other.unwraps - before[1])

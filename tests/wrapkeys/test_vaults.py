@@ -10,6 +10,7 @@ import pytest
 from key_value.aio.stores.memory import MemoryStore
 from tests.fakes import Death, HookedDriver, Killed, dump, put_raw_meta, raw_meta
 from tests.wrapkeys.local_key import LocalKey
+from tests.wrapping import wrapped
 
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.drivers import driver_for
@@ -23,7 +24,7 @@ from kvseal.errors import (
     WrapKeyUnreachableError,
     WrongSecretError,
 )
-from kvseal.keys import unlock as unlocking
+from kvseal.observe import counters
 from kvseal.wrapkeys import AwsKmsKey, TransitKey
 
 if TYPE_CHECKING:
@@ -46,11 +47,11 @@ def reference(request: pytest.FixtureRequest) -> str:
 async def test_a_vault_of_a_service(reference: str, store: MemoryStore) -> None:
     """It is created and opened by reference, its records are sealed, and its one slot names the key."""
     vault = await Vault.create(store, secret=reference)
-    await vault.wrap().put("k", {"v": 1})
+    await wrapped(vault).put("k", {"v": 1})
 
     again = await Vault.open(store, secret=reference)
 
-    assert {"v": 1} == await again.wrap().get("k")
+    assert {"v": 1} == await wrapped(again).get("k")
     kind, _, name = reference.partition(":")
     (slot,) = again.slots.list()
     assert (kind, name, None, None, None, True) == (slot.kind, slot.key, slot.t, slot.m, slot.p, slot.opened)
@@ -72,18 +73,18 @@ async def test_from_a_secret_to_a_service_and_back(
 ) -> None:
     """A rotation leads from one to the other, what was rotated away opens no more, records stay."""
     vault = await Vault.create(store, secret=secret, kdf=CHEAP)
-    await vault.wrap().put("k", {"v": 1})
+    await wrapped(vault).put("k", {"v": 1})
 
     await vault.rotate(new_secret=reference)
     with pytest.raises(WrongSecretError, match="no keyslot for a secret"):
         await Vault.open(store, secret=secret)
     vault = await Vault.open(store, secret=reference)
-    assert {"v": 1} == await vault.wrap().get("k")
+    assert {"v": 1} == await wrapped(vault).get("k")
 
     await vault.rotate(new_secret=secret, kdf=CHEAP)
     with pytest.raises(WrongSecretError, match="no keyslot of the"):
         await Vault.open(store, secret=reference)
-    assert {"v": 1} == await (await Vault.open(store, secret=secret)).wrap().get("k")
+    assert {"v": 1} == await wrapped(await Vault.open(store, secret=secret)).get("k")
 
 
 async def test_a_rotation_to_the_same_key(transit: TransitServer, store: MemoryStore) -> None:
@@ -130,7 +131,7 @@ async def test_once_per_process(transit: TransitServer, store: MemoryStore) -> N
     """Fifty wrappers that start at once, and ten thousand operations, ask the service once."""
     await Vault.create(store, secret="transit:transit/kv")
     transit.requests.clear()
-    unwrappings = unlocking.unwrappings
+    unwrappings = counters.unwrappings.number
 
     wrappers = [EnvelopeEncryptionWrapper(store, secret="transit:transit/kv") for _ in range(50)]
     await asyncio.gather(*(kv.put(f"k{n}", {"n": n}) for n, kv in enumerate(wrappers)))
@@ -140,13 +141,13 @@ async def test_once_per_process(transit: TransitServer, store: MemoryStore) -> N
         assert {"n": number} == await kv.get(f"k{number % 50}")
 
     assert ["/v1/transit/decrypt/kv"] == transit.requests
-    assert 1 == unlocking.unwrappings - unwrappings
+    assert 1 == counters.unwrappings.number - unwrappings
 
 
 async def test_the_service_goes_away(transit: TransitServer, store: MemoryStore) -> None:
     """Open vaults go on, nobody else opens one, and what was refused or away is told apart by its exit code."""
     vault = await Vault.create(store, secret="transit:transit/kv")
-    await vault.wrap().put("k", {"v": 1})
+    await wrapped(vault).put("k", {"v": 1})
     await vault.close()
     del vault
     kv = EnvelopeEncryptionWrapper(store, secret="transit:transit/kv")
@@ -255,12 +256,12 @@ async def test_a_new_root_key(store: MemoryStore, secret: Secret) -> None:
     vault = await Vault.create(store, secret=key)
     await vault.slots.add(secret, label="recovery", kdf=CHEAP)
     await vault.slots.add(other, label="other")
-    await vault.wrap().put("k", {"v": 1})
+    await wrapped(vault).put("k", {"v": 1})
 
     await vault.rotate_root(secrets=[secret, other, key])
 
     for unlocker in (key, secret, other):
-        assert {"v": 1} == await (await Vault.open(store, secret=unlocker)).wrap().get("k")
+        assert {"v": 1} == await wrapped(await Vault.open(store, secret=unlocker)).get("k")
 
 
 async def test_wrap_key_errors_are_secret_errors() -> None:

@@ -1,9 +1,9 @@
 """Backup and restore: stored entries as they are, still sealed, in one checksummed file."""
 
 from kvseal.backup.report import BackupReport, RestoreReport
-from kvseal.backup.restore import restore
-from kvseal.backup.take import backup
-from kvseal.events import Event, Failure, Listener, Progress
+from kvseal.backup.restoring import restore
+from kvseal.backup.taking import backup
+from kvseal.observe.events import Event, Failure, Listener, Progress
 
 __all__ = [
     "BackupReport",

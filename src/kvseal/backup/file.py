@@ -22,7 +22,7 @@ from zstandard import FLUSH_FRAME, ZstdCompressor, ZstdDecompressor, ZstdError
 
 from kvseal.backup.lines import MAX_LINE, Header, Trailer, entry_line, parse_line
 from kvseal.errors import BackupFileError, MalformedBackupError, TruncatedBackupError
-from kvseal.keys.meta import COLLECTION, KEY
+from kvseal.keys.meta import META_COLLECTION, META_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -144,7 +144,7 @@ class BackupReader:
 
 def is_meta(entry: Entry) -> bool:
     """Whether *entry* has the names of the vault meta."""
-    return (entry.collection, entry.key) == (COLLECTION, KEY)
+    return (entry.collection, entry.key) == (META_COLLECTION, META_KEY)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kvseal.events import Failure
+    from kvseal.observe.events import Failure
 
 FAILURES_KEPT: Final = 1000
 """A report keeps so many failures; all of them went to the listener."""

@@ -1,0 +1,1 @@
+"""vaultctl: each command calls one library function."""

@@ -9,25 +9,25 @@ from typing import Any, Final
 
 import click
 
-from kvseal.cli.backup import backup, restore
-from kvseal.cli.bench import bench
+from kvseal.cli.bench.bench import bench
 from kvseal.cli.completion import completion
-from kvseal.cli.dek import dek
 from kvseal.cli.help import help_command
-from kvseal.cli.keygen import keygen
-from kvseal.cli.migrate import migrate_from_authsome, migrate_from_fernet
+from kvseal.cli.migration.migrate import migrate_from_authsome, migrate_from_fernet
+from kvseal.cli.migration.reencrypt import reencrypt
+from kvseal.cli.migration.rollback import migrate_to_fernet
 from kvseal.cli.options import global_options
 from kvseal.cli.output import json_line, printable
-from kvseal.cli.policy import policy
-from kvseal.cli.purge import purge
-from kvseal.cli.records import delete, get, inspect, list_, put
-from kvseal.cli.reencrypt import reencrypt
-from kvseal.cli.rollback import migrate_to_fernet
-from kvseal.cli.rotate import rotate
 from kvseal.cli.settings import Settings
-from kvseal.cli.slot import slot
-from kvseal.cli.vault import init, status
-from kvseal.cli.verify import verify
+from kvseal.cli.store.backup import backup, restore
+from kvseal.cli.store.purge import purge
+from kvseal.cli.store.records import delete, get, inspect, list_, put
+from kvseal.cli.store.verify import verify
+from kvseal.cli.vault.dek import dek
+from kvseal.cli.vault.keygen import keygen
+from kvseal.cli.vault.policy import policy
+from kvseal.cli.vault.rotate import rotate
+from kvseal.cli.vault.slot import slot
+from kvseal.cli.vault.status import init, status
 from kvseal.errors import KvsealError
 
 INTERRUPTED: Final = 130

@@ -11,19 +11,19 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from kvseal.cli.output import interruptible
-from kvseal.drivers import driver_from_url, python
+from kvseal.drivers import driver_from_url, factory
 from kvseal.drivers.manifest import Manifest, NamedDriver
 from kvseal.errors import StoreNotFoundError, UsageError, VaultNotFoundError
-from kvseal.keys.defaults import secret_for_opening
-from kvseal.keys.sources import check_unlocker, resolve, resolve_unlocker
-from kvseal.vault import Vault
+from kvseal.secrets.defaults import secret_for_opening
+from kvseal.secrets.sources import check_unlocker, resolve, resolve_unlocker
+from kvseal.vault.vault import Vault
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
     from kvseal.cli.settings import Settings
     from kvseal.drivers.base import Driver
-    from kvseal.keys.unlocker import Unlocker
+    from kvseal.secrets.sources import Unlocker
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def require_offline(driver: Driver, settings: Settings) -> None:
 async def _opened(url: str, *, create: bool, offline_names: Manifest | None) -> Driver:
     scheme, _, location = url.partition(":")
     if offline_names is not None and scheme.lower() == "python":
-        return await python.from_location(location, offline_names=offline_names)
+        return await factory.from_location(location, offline_names=offline_names)
     return await driver_from_url(url, create=create)
 
 

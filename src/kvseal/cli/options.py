@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from kvseal.calibration.goal import PROFILES
 from kvseal.cli.output import Output
 from kvseal.cli.settings import Settings
 from kvseal.envelope.kdf import Argon2idParams
 from kvseal.errors import KDFParametersError
-from kvseal.keys.goal import PROFILES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import sys
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -20,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kvseal import clock
 from kvseal.errors import UsageError
-from kvseal.events import Failure, Progress
+from kvseal.observe.events import Failure, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from kvseal.cli.settings import Settings
-    from kvseal.recode import Event, Report
+    from kvseal.recoding import Event, Report
 
 _SECONDS_BETWEEN_LINES: Final = 5.0
 _SECONDS_BETWEEN_DRAWINGS: Final = 0.1
@@ -50,7 +50,7 @@ class Output:
     def __init__(self, *, as_json: bool, quiet: bool) -> None:
         self.as_json = as_json
         self.quiet = quiet
-        self._told = time.monotonic()
+        self._told = clock.monotonic()
         self._drawn = False
 
     def result(self, data: Printable, *tables: RenderableType) -> None:
@@ -156,7 +156,7 @@ class Output:
             click.echo(line, err=True)
 
     def _due(self, interval: float) -> bool:
-        now = time.monotonic()
+        now = clock.monotonic()
         if now - self._told < interval:
             return False
         self._told = now

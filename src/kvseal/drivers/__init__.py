@@ -25,30 +25,30 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMES", "STORES", "driver_for", "driver_from_url", "strip_password"]
 
 STORES: Final = {
-    "key_value.aio.stores.disk.multi_store.MultiDiskStore": "kvseal.drivers.multi_disk",
-    "key_value.aio.stores.disk.store.DiskStore": "kvseal.drivers.disk",
-    "key_value.aio.stores.duckdb.store.DuckDBStore": "kvseal.drivers.duckdb",
-    "key_value.aio.stores.filetree.store.FileTreeStore": "kvseal.drivers.filetree",
+    "key_value.aio.stores.disk.multi_store.MultiDiskStore": "kvseal.drivers.disk.multi",
+    "key_value.aio.stores.disk.store.DiskStore": "kvseal.drivers.disk.driver",
+    "key_value.aio.stores.duckdb.store.DuckDBStore": "kvseal.drivers.duckdb.driver",
+    "key_value.aio.stores.filetree.store.FileTreeStore": "kvseal.drivers.filetree.driver",
     "key_value.aio.stores.memory.store.MemoryStore": "kvseal.drivers.memory",
-    "key_value.aio.stores.postgresql.store.PostgreSQLStore": "kvseal.drivers.postgresql",
-    "key_value.aio.stores.redis.store.RedisStore": "kvseal.drivers.redis",
-    "key_value.aio.stores.rocksdb.store.RocksDBStore": "kvseal.drivers.rocksdb",
-    "key_value.aio.stores.valkey.store.ValkeyStore": "kvseal.drivers.valkey",
+    "key_value.aio.stores.postgresql.store.PostgreSQLStore": "kvseal.drivers.postgresql.driver",
+    "key_value.aio.stores.redis.store.RedisStore": "kvseal.drivers.redis.redis",
+    "key_value.aio.stores.rocksdb.store.RocksDBStore": "kvseal.drivers.rocksdb.driver",
+    "key_value.aio.stores.valkey.store.ValkeyStore": "kvseal.drivers.redis.valkey",
 }
 """Module of the driver by the qualified class name of the store, subclasses included."""
 
 SCHEMES: Final = {
-    "disk": "kvseal.drivers.disk",
-    "duckdb": "kvseal.drivers.duckdb",
-    "filetree": "kvseal.drivers.filetree",
-    "multidisk": "kvseal.drivers.multi_disk",
-    "postgres": "kvseal.drivers.postgresql",
-    "postgresql": "kvseal.drivers.postgresql",
-    "python": "kvseal.drivers.python",
-    "redis": "kvseal.drivers.redis",
-    "rediss": "kvseal.drivers.rediss",
-    "rocksdb": "kvseal.drivers.rocksdb",
-    "valkey": "kvseal.drivers.valkey",
+    "disk": "kvseal.drivers.disk.driver",
+    "duckdb": "kvseal.drivers.duckdb.driver",
+    "filetree": "kvseal.drivers.filetree.driver",
+    "multidisk": "kvseal.drivers.disk.multi",
+    "postgres": "kvseal.drivers.postgresql.driver",
+    "postgresql": "kvseal.drivers.postgresql.driver",
+    "python": "kvseal.drivers.factory",
+    "redis": "kvseal.drivers.redis.redis",
+    "rediss": "kvseal.drivers.redis.rediss",
+    "rocksdb": "kvseal.drivers.rocksdb.driver",
+    "valkey": "kvseal.drivers.redis.valkey",
 }
 """Module of the driver by the scheme of the URL."""
 

@@ -23,12 +23,13 @@ import json
 import threading
 import zlib
 from contextlib import asynccontextmanager, contextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from key_value.aio.errors import KeyValueOperationError
 
+from kvseal import clock
 from kvseal.drivers.base import PAGE_SIZE, Capabilities, Count, Entry, Page, content, refuse_problem
 from kvseal.drivers.chain import Chain
 from kvseal.errors import KvsealError, StoreUnreachableError, UnsealableValueError, UnsupportedStoreError
@@ -161,7 +162,7 @@ class GenericDriver:
                 value, ttl = await self._store.ttl(key, collection=collection)
             if value is None or (ttl is not None and ttl <= 0):
                 return None
-            expires_at = None if ttl is None else datetime.now(timezone.utc) + timedelta(seconds=ttl)
+            expires_at = None if ttl is None else clock.utc_now() + timedelta(seconds=ttl)
             return Entry(*names, value, None, expires_at, locator=names, stored=_stored(value))
         except _REFUSALS as exc:
             problem = f"the store cannot read it: {type(exc).__name__}"
@@ -192,7 +193,7 @@ class GenericDriver:
     async def _write(self, names: Names, value: Mapping[str, Any], expires_at: datetime | None) -> None:
         """Put *value*; what has expired already is what must not be there."""
         collection, key = names
-        ttl = None if expires_at is None else (expires_at - datetime.now(timezone.utc)).total_seconds()
+        ttl = None if expires_at is None else (expires_at - clock.utc_now()).total_seconds()
         if ttl is not None and ttl <= 0:
             await self._delete(names)
             return

@@ -13,13 +13,14 @@ import json
 import sys
 import threading
 import zlib
-from datetime import datetime, timezone
+from datetime import datetime
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from cachetools import Cache
 from key_value.aio.stores.memory.store import MemoryCacheEntry
 
+from kvseal import clock
 from kvseal.drivers.base import (
     PAGE_SIZE,
     Capabilities,
@@ -162,7 +163,7 @@ class MemoryDriver:
             held: MemoryCacheEntry = Cache.__getitem__(collection._cache, names[1])  # noqa: SLF001
         except KeyError:
             return None
-        has_expired = held.expires_at is not None and held.expires_at <= datetime.now(timezone.utc)
+        has_expired = held.expires_at is not None and held.expires_at <= clock.utc_now()
         return None if has_expired else held
 
     def _names(self) -> Iterator[Names]:

@@ -1,0 +1,1 @@
+"""Envelope encryption without I/O: key derivation, key wrapping, records."""

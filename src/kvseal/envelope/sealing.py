@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from cryptography.exceptions import InvalidTag
 
-from kvseal.counters import steps
 from kvseal.envelope.aead import DERIVATION_SIZE, NONCE_SIZE, XAES256GCM
-from kvseal.envelope.memo import Memo
+from kvseal.envelope.bounded_cache import BoundedCache
 from kvseal.envelope.record import (
     AAD_LABEL,
     BINDING_MASK,
@@ -39,13 +38,13 @@ from kvseal.envelope.record import (
     pack_length,
 )
 from kvseal.errors import TamperedRecordError, UnknownDEKError
+from kvseal.observe.counters import Count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    from kvseal.counters import Steps
 
 RECORDS_PER_DERIVED_KEY: Final = 2**20
 """A writer draws a new derived key at the latest after so many records."""
@@ -116,21 +115,21 @@ class Sealer:
         associations: Associations,
         *,
         binding: Binding = Binding.COLLECTION_AND_KEY,
-        counts: Steps | None = None,
+        counts: Count | None = None,
         urandom: Callable[[int], bytes] = _os_urandom,
     ) -> None:
         self._xaes = XAES256GCM(dek)
         self._dek = number
         self._associations = associations
         self._context = associations.context
-        self._sealed = steps() if counts is None else counts
+        self._sealed = Count() if counts is None else counts
         self._urandom = urandom
         self._start = Header(dek=number, nonce=b"", binding=binding).start()
         self._flags = self._start[2]
         self._expiring_start = self._start_with(self._flags | EXPIRES)
-        self._prefixes = Memo(partial(associations.prefix, self._start), _COLLECTIONS)
-        self._expiring = Memo(partial(associations.around_expiry, self._expiring_start), _COLLECTIONS)
-        self._starts = Memo(self._start_with, _FLAGS)
+        self._prefixes = BoundedCache(partial(associations.prefix, self._start), _COLLECTIONS)
+        self._expiring = BoundedCache(partial(associations.around_expiry, self._expiring_start), _COLLECTIONS)
+        self._starts = BoundedCache(self._start_with, _FLAGS)
         self._run = self._begin_run()
 
     @property
@@ -152,8 +151,7 @@ class Sealer:
         except StopIteration:
             self._run = head, encrypt, budget = self._begin_run()
             next(budget)
-        for _ in self._sealed:
-            break
+        self._sealed.number += 1
         nonce_rest = self._urandom(_NONCE_REST)
         if encoding or self._flags:
             flags = self._flags | encoding | (EXPIRES if expires_at is not None else 0)
@@ -201,15 +199,15 @@ class Opener:
         associations: Associations,
         *,
         weakest: Binding = Binding.COLLECTION_AND_KEY,
-        counts: Mapping[int, Steps] | None = None,
+        counts: Mapping[int, Count] | None = None,
     ) -> None:
         self._keys = {number: XAES256GCM(dek) for number, dek in deks.items()}
         self._associations = associations
         self._context = associations.context
-        self._opened = {number: steps() for number in deks} if counts is None else counts
+        self._opened = {number: Count() for number in deks} if counts is None else counts
         self._weakest = weakest
         self._derived = lru_cache(maxsize=_DERIVED_KEYS)(self._derive)
-        self._prepared = Memo(self._prepare, _DERIVED_KEYS)
+        self._prepared = BoundedCache(self._prepare, _DERIVED_KEYS)
 
     def open(self, record: bytes, collection: str, key: str) -> bytes:
         """
@@ -241,8 +239,7 @@ class Opener:
             payload = decrypt(record[_DERIVATION_END:NONCE_END], record[body:], aad)
         except InvalidTag:
             raise _tampered() from None
-        for _ in opened:
-            break
+        opened.number += 1
         return payload
 
     def _open_uncommon(self, record: bytes, collection: str, key: str) -> bytes:
@@ -258,13 +255,12 @@ class Opener:
             payload = aes_gcm.decrypt(record[_DERIVATION_END:NONCE_END], record[body:], aad)
         except InvalidTag:
             raise _tampered() from None
-        for _ in self._opened[header.dek]:
-            break
+        self._opened[header.dek].number += 1
         return payload
 
     def _prepare(
         self, start_and_collection: tuple[bytes, str]
-    ) -> tuple[Callable[[bytes, bytes, bytes], bytes], bytes, bytes | None, Steps] | None:
+    ) -> tuple[Callable[[bytes, bytes, bytes], bytes], bytes, bytes | None, Count] | None:
         """
         Return what opens records that start like this, their AAD up to the key, and who counts; or `None`.
 

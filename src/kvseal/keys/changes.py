@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kvseal.envelope.aead import KEY_SIZE
 from kvseal.errors import LastSlotError, VaultError
-from kvseal.keys.handover import Handover
 from kvseal.keys.meta import MAX_SLOTS, VaultMeta, WrappedDEK, WrappedLegacyKey
+from kvseal.keys.rootkey import Handover
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from kvseal.keys.keyring import LegacyKey
+    from kvseal.keys.making_slots import Slot
     from kvseal.keys.policy import Policy
     from kvseal.keys.rootkey import RootKey
-    from kvseal.keys.unlocker import Slot
 
 _ID_SIZE: Final = 8
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from kvseal.counters import operations
+from kvseal.envelope.bounded_cache import BoundedCache
 from kvseal.envelope.codec import RecordCodec
-from kvseal.envelope.memo import Memo
 from kvseal.envelope.sealing import Associations, Opener, Sealer
 from kvseal.errors import VaultLockedError
+from kvseal.observe.counters import operations
 
 if TYPE_CHECKING:
     from kvseal.keys.meta import VaultMeta
@@ -61,7 +61,7 @@ class Keyring:
             if dek.wrapped is not None
         }
         # Kept here and not by wrappers, so that no key outlives the keyring.
-        self.codecs: Memo[str, RecordCodec] = Memo(self._build_codec, _CONTEXTS)
+        self.codecs: BoundedCache[str, RecordCodec] = BoundedCache(self._build_codec, _CONTEXTS)
         self.legacy = tuple(
             LegacyKey(key.kind, root.unwrap_legacy(key.wrapped, key.kind, key.id)) for key in meta.legacy
         )

@@ -20,7 +20,7 @@ from kvseal.keys.rootkey import RootKey
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from kvseal.keys.secret import Secret
+    from kvseal.secrets.secret import Secret
 
 KIND: Final = "argon2id"
 MAX_LABEL: Final = 128

@@ -9,7 +9,6 @@ nothing in it is to be believed but the slots, which prove themselves.
 
 from __future__ import annotations
 
-import time
 from binascii import Error as Base64Error
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -24,24 +23,25 @@ from kvseal.envelope.record import MAX_DEK, VAULT_ID_SIZE
 from kvseal.envelope.wrapping import WrappedKey
 from kvseal.errors import (
     KDFParametersError,
+    ReservedNameError,
     TamperedMetaError,
     UnknownMetaVersionError,
     UnknownSlotKindError,
     VaultMetaError,
 )
 from kvseal.keys.external_slot import ExternalSlot, is_external_kind
-from kvseal.keys.handover import Handover
 from kvseal.keys.keyslot import ID_SIZE, KIND, Keyslot, is_label
 from kvseal.keys.policy import Policy
+from kvseal.keys.rootkey import Handover
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from kvseal.keys.making_slots import Slot
     from kvseal.keys.rootkey import RootKey
-    from kvseal.keys.unlocker import Slot
 
-COLLECTION: Final = "__vault_meta__"
-KEY: Final = "__dek__"
+META_COLLECTION: Final = "__vault_meta__"
+META_KEY: Final = "__dek__"
 FORMAT: Final = 1
 MAX_SLOTS: Final = 32
 
@@ -172,14 +172,18 @@ class VaultMeta:
         }
 
 
+def refuse_reserved(collection: str | None) -> None:
+    """Raise `ReservedNameError` for the collection of the vault meta."""
+    if collection == META_COLLECTION:
+        msg = f"the collection {META_COLLECTION} belongs to the vault itself"
+        raise ReservedNameError(
+            msg, hint="use vaultctl status to look at it, and another name for your own data"
+        )
+
+
 def is_vault_meta(value: Mapping[str, Any]) -> bool:
     """Whether kvseal wrote *value*, readable or not; other programs use the same name for theirs."""
     return _FORMAT_FIELD in value
-
-
-def present() -> datetime:
-    """Return the present in UTC, in the whole seconds that a vault meta keeps."""
-    return datetime.fromtimestamp(int(time.time()), timezone.utc)
 
 
 def time_text(moment: datetime) -> str:

@@ -7,6 +7,8 @@ For each use it derives a key of its own, so that no two purposes share one.
 from __future__ import annotations
 
 import hmac
+from dataclasses import dataclass
+from hmac import compare_digest
 from os import urandom
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -23,6 +25,7 @@ _LEGACY_PURPOSE: Final = b"kvseal/legacy-key/v1"
 _MAC_PURPOSE: Final = b"kvseal/meta-mac/v1"
 _IDENTITY_PURPOSE: Final = b"kvseal/root-id/v1"
 _HANDOVER_PURPOSE: Final = b"kvseal/root-handover/v1"
+_HANDOVER_SIZE: Final = 32
 
 
 class RootKey:
@@ -106,3 +109,30 @@ class RootKey:
 
     def _legacy_aad(self, kind: str, identifier: str) -> bytes:
         return self._vault_id + b"\x00".join((kind.encode(), identifier.encode()))
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """The identity of a new root key, and the MAC of the one before over it: 32 bytes each."""
+
+    successor: bytes
+    mac: bytes
+
+    def __post_init__(self) -> None:
+        sizes = (len(self.successor), len(self.mac))
+        if sizes != (_HANDOVER_SIZE, _HANDOVER_SIZE):
+            msg = f"a handover has {_HANDOVER_SIZE} and {_HANDOVER_SIZE} bytes, not {sizes}"
+            raise ValueError(msg)
+
+    @classmethod
+    def between(cls, root: RootKey, successor: RootKey) -> Handover:
+        """Return the word of *root* for *successor*."""
+        return cls(successor.identity, root.vouch(successor.identity))
+
+    def is_by(self, root: RootKey) -> bool:
+        """Whether *root* has given it; nothing is derived from a secret for this."""
+        return compare_digest(self.mac, root.vouch(self.successor))
+
+    def is_to(self, root: RootKey) -> bool:
+        """Whether *root* is the one that it names."""
+        return compare_digest(self.successor, root.identity)

@@ -1,0 +1,127 @@
+"""Take a backup: every live entry as it is stored, the vault meta first, into one new file."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from kvseal import clock
+from kvseal.backup.file import BackupReader, BackupWriter, new_file, writing
+from kvseal.backup.lines import Header
+from kvseal.backup.report import BackupReport, Failures
+from kvseal.drivers.reach import recodable_driver
+from kvseal.errors import Conflict, MalformedBackupError
+from kvseal.keys.meta import META_COLLECTION, META_KEY
+from kvseal.observe.events import Failure, Progress, ignore
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from key_value.aio.protocols.key_value import AsyncKeyValue
+
+    from kvseal.backup.lines import Trailer
+    from kvseal.drivers.base import Driver, Entry
+    from kvseal.observe.events import Listener, Phase
+
+
+async def backup(
+    store: AsyncKeyValue | Driver, path: Path | str, *, listener: Listener = ignore
+) -> BackupReport:
+    """
+    Write every live entry of *store* into the new file *path*, as it is stored: no secret is needed.
+
+    Once it returns, the file is whole, durable and read back; before that, and if anything goes
+    wrong, there is no such file.  An entry that cannot be read is kept as the bytes that are
+    stored, and is a failure.  Memory is that of one page.
+
+    Entries are those of a scan: what others write meanwhile may be in it or not, and what they
+    change may be in it twice.  Stop them for a backup of one moment.
+
+    Raises:
+        BackupFileError: there is a file of that name, or it cannot be written.
+        Conflict: the vault meta was changed meanwhile, so that it might not open the records.
+        StoreError: the backend failed.
+    """
+    driver = recodable_driver(store, writes=False)
+    try:
+        return await _Backup(driver, Path(path), listener).run()
+    finally:
+        if driver is not store:
+            await driver.close()
+
+
+@dataclass(slots=True)
+class _Backup:
+    driver: Driver
+    path: Path
+    listener: Listener
+    scanned: int = 0
+    failures: Failures = field(default_factory=Failures)
+    started: float = field(default_factory=clock.monotonic)
+
+    async def run(self) -> BackupReport:
+        with new_file(self.path) as file:
+            meta, trailer = await self._write(file)
+            await self._check(file, trailer)
+            size = file.tell()
+        return BackupReport(
+            file=self.path,
+            scanned=self.scanned,
+            saved=self.scanned - self.failures.count,
+            failed=self.failures.count,
+            has_vault_meta=meta is not None,
+            sha256=trailer.sha256,
+            bytes=size,
+            seconds=clock.monotonic() - self.started,
+            failures=tuple(self.failures.kept),
+        )
+
+    async def _write(self, file: BinaryIO) -> tuple[Entry | None, Trailer]:
+        meta = await self.driver.get(META_COLLECTION, META_KEY)
+        header = Header(f"kvseal {version('kvseal')}", self.driver.location, clock.utc_now())
+        with writing(self.path):
+            writer = BackupWriter(file, header)
+        await self._add(writer, [] if meta is None else [meta])
+        async for page in self.driver.scan():
+            # Beside the vault meta there is only how far a recode came, which holds for this very store.
+            await self._add(writer, [entry for entry in page.entries if entry.collection != META_COLLECTION])
+        await self._refuse_changed(meta)
+        with writing(self.path):
+            return meta, await asyncio.to_thread(writer.finish)
+
+    async def _add(self, writer: BackupWriter, entries: Sequence[Entry]) -> None:
+        with writing(self.path):
+            failed = await asyncio.to_thread(writer.add, entries)
+        self.scanned += len(entries)
+        for entry, problem in failed:
+            failure = Failure(entry.collection, entry.key, problem)
+            self.failures.add(failure)
+            self.listener(failure)
+        self._tell("backup", self.scanned)
+
+    async def _refuse_changed(self, meta: Entry | None) -> None:
+        """A DEK that came or went during the scan is one that the backup's records may need and not have."""
+        now = await self.driver.get(META_COLLECTION, META_KEY)
+        if (None if now is None else now.stored) != (None if meta is None else meta.stored):
+            msg = "the vault meta was changed during the backup, and might not open the records in it"
+            raise Conflict(msg, hint="no file was written; take the backup again")
+
+    async def _check(self, file: BinaryIO, trailer: Trailer) -> None:
+        """Read back what was written, as a restore would."""
+        file.seek(0)
+        reader = await asyncio.to_thread(BackupReader, file)
+        batches = reader.batches()
+        while await asyncio.to_thread(next, batches, None) is not None:
+            self._tell("check", reader.entries)
+        if reader.trailer != trailer:
+            msg = f"{self.path} does not give back what was written"
+            raise MalformedBackupError(msg, hint="no file is left; check the disk")
+
+    def _tell(self, phase: Phase, done: int) -> None:
+        total = self.scanned if phase == "check" else None
+        saved = done - self.failures.count if phase == "backup" else done
+        seconds = clock.monotonic() - self.started
+        self.listener(Progress(phase, done, total, saved, self.failures.count, seconds))

@@ -1,0 +1,1 @@
+"""Argon2id costs: measure them on this machine and choose one."""

@@ -1,0 +1,115 @@
+"""From options and recipes to what opens an old vault: codecs, and keys that the new vault can hold."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from kvseal.cli import connect
+from kvseal.errors import SecretReferenceError, UsageError
+from kvseal.keys.keyring import LegacyKey
+from kvseal.legacy import FERNET, FastMCPCodec, FernetCodec
+from kvseal.legacy.authsome_keys import read_master_key_file, read_master_secret
+from kvseal.legacy.fastmcp import key_of_bytes_signing_key, key_of_client_secret, key_of_text_signing_key
+from kvseal.legacy.fastmcp_places import cli_places, existing, fastmcp_home, proxy_places
+from kvseal.legacy.fernet import derive_key, parse_key
+from kvseal.secrets.secret import Secret
+from kvseal.secrets.sources import read_key_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from kvseal.cli.migration.recipe import AuthsomeKeys, FastMCPKeys, FernetKeys
+    from kvseal.cli.settings import Settings
+    from kvseal.legacy import LegacyCodec
+    from kvseal.legacy.authsome_keys import AuthsomeMasterKey
+    from kvseal.legacy.fastmcp_places import Place
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Origin:
+    """What opens the old records; *store* is where they lie, where that is known without being told."""
+
+    codecs: tuple[LegacyCodec, ...] = ()
+    keys: tuple[LegacyKey, ...] = ()
+    store: str | None = field(default=None)
+
+
+async def fernet_origin(keys: FernetKeys, settings: Settings) -> Origin:
+    """Return what opens the records of py-key-value's Fernet wrapper; nothing where no key was named."""
+    if (keys.source_material is None) != (keys.salt is None):
+        msg = "--source-material and --salt belong together"
+        raise UsageError(msg, hint="give both, as the old wrapper was given both")
+    found = [parse_key(await read(reference, settings)) for reference in keys.keys]
+    if keys.source_material is not None and keys.salt is not None:
+        material, salt = await read(keys.source_material, settings), await read(keys.salt, settings)
+        found.append(await asyncio.to_thread(derive_key, material, salt))
+    return Origin((FernetCodec(found),) if found else (), _held(found))
+
+
+async def fastmcp_origin(keys: FastMCPKeys, settings: Settings) -> Origin:
+    """
+    Return what opens a store of FastMCP's, and where that store is unless one was named.
+
+    Raises:
+        StoreNotFoundError: no store is named after this key.
+    """
+    texts, places = await _fastmcp_keys(keys, settings)
+    found = [parse_key(text) for text in texts]
+    codec = FastMCPCodec(found, server_urls=keys.server_urls)
+    store = None if settings.store is not None else _place(places, texts).url
+    return Origin((codec,), _held(found), store)
+
+
+async def authsome_masters(keys: AuthsomeKeys, settings: Settings) -> list[AuthsomeMasterKey]:
+    """Return the master keys of authsome that were named."""
+    masters = []
+    if keys.key_file is not None:
+        masters.append(read_master_key_file(await asyncio.to_thread(read_key_file, keys.key_file)))
+    if keys.secret is not None:
+        masters.append(read_master_secret(await read(keys.secret, settings)))
+    return masters
+
+
+async def read(reference: str, settings: Settings) -> bytes:
+    """Return the bytes that *reference* points at."""
+    secret = await connect.given_secret(reference, settings)
+    if not isinstance(secret, Secret):
+        msg = "what old records are read with is a secret, and a key service holds none"
+        raise SecretReferenceError(msg, hint="give a reference such as env:NAME or file:PATH")
+    return secret.reveal()
+
+
+async def _fastmcp_keys(
+    keys: FastMCPKeys, settings: Settings
+) -> tuple[list[bytes], Callable[[Path, bytes], tuple[Place, ...]]]:
+    """Return every key that the secret can stand for, and where a store under one of them would be."""
+    if keys.encryption_key is not None:
+        return [await read(keys.encryption_key, settings)], cli_places
+    if keys.client_secret is not None:
+        return [key_of_client_secret(await read(keys.client_secret, settings))], proxy_places
+    if keys.signing_key is None:
+        raise AssertionError
+    signing_key = await read(keys.signing_key, settings)
+    # Whether the server was given it as text or as bytes, nobody can see in the secret.
+    text = await asyncio.to_thread(key_of_text_signing_key, signing_key)
+    return [text, key_of_bytes_signing_key(signing_key)], proxy_places
+
+
+def _place(places: Callable[[Path, bytes], tuple[Place, ...]], texts: Sequence[bytes]) -> Place:
+    home = fastmcp_home(os.environ)
+    candidates = [place for text in texts for place in places(home, text)]
+    # The store that is named after the key comes before the one that all servers shared.
+    candidates.sort(key=lambda place: not place.fingerprint)
+    first, *others = existing(candidates)
+    if others:
+        msg = f"FastMCP has several stores that may be meant: {', '.join(p.url for p in (first, *others))}"
+        raise UsageError(msg, hint="migrate them one by one, each with --store URL")
+    return first
+
+
+def _held(keys: Sequence[bytes]) -> tuple[LegacyKey, ...]:
+    return tuple(LegacyKey(FERNET, key) for key in keys)

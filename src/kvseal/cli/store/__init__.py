@@ -1,0 +1,1 @@
+"""The commands on records and stored entries."""

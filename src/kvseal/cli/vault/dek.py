@@ -1,0 +1,163 @@
+"""`rotate --dek` and `dek list|retire`: the keys that seal records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kvseal.cli import connect
+from kvseal.cli.options import Duration, command_options, global_options
+from kvseal.cli.output import table
+from kvseal.recoding.retirement import GRACE, retire, take_needs
+
+if TYPE_CHECKING:
+    from kvseal.cli.output import Output
+    from kvseal.cli.settings import Settings
+    from kvseal.recoding.retirement import Needs
+    from kvseal.vault.status import VaultStatus
+
+
+async def rotate_dek(output: Output, settings: Settings, *, dry_run: bool) -> None:
+    """Make a new DEK the active one, and say what is left to be done."""
+    async with connect.vault(settings) as (found, vault):
+        if dry_run:
+            output.note(f"nothing was written; DEK {len(vault.status().deks) + 1} would become active")
+            output.result(_Listed(vault.status()), _table(vault.status()))
+            return
+        now = await vault.rotate_dek()
+        count = await found.data.count()
+    output.result(_Listed(now), _table(now))
+    entries = max(0, count.entries - (found.meta is None))
+    output.note(
+        f"DEK {now.active_dek} is active; {'up to' if count.exact else 'about'} {entries:,} records still use"
+        f" {_older(now)}: vaultctl reencrypt"
+    )
+
+
+@click.group(no_args_is_help=False)
+@global_options
+def dek() -> None:
+    """
+    List the keys that seal records, and retire what nothing needs any more.
+
+    \b
+    Examples:
+      vaultctl rotate --dek
+      vaultctl reencrypt --yes
+      vaultctl dek list --count
+      vaultctl dek retire 1 --yes
+    """
+
+
+@dek.command("list")
+@click.option("--count", is_flag=True, help="Count the records of each: reads the whole store.")
+@command_options
+@connect.synchronous
+async def list_deks(output: Output, settings: Settings, *, count: bool) -> None:
+    """
+    Show every DEK: its number, its state, and with --count how many records need it.
+
+    \b
+    Examples:
+      vaultctl dek list
+      vaultctl dek list --count --json
+    """
+    needs = None
+    async with connect.vault(settings) as (found, vault):
+        if count:
+            needs = await take_needs(found.data, listener=output.event)
+        now = vault.status()
+    output.result(_Listed(now, needs), _table(now, needs))
+    if needs is not None and needs.opaque:
+        output.note(f"{needs.opaque:,} entries cannot be counted: they are none of kvseal's, or damaged")
+
+
+@dek.command("retire")
+@click.argument("number", type=click.IntRange(min=1))
+@click.option(
+    "--grace",
+    type=Duration(zero=True),
+    default=f"{GRACE.total_seconds():.0f}s",
+    show_default=True,
+    metavar="DURATION",
+    help="How long ago the DEK must have been replaced; 0 if every process was restarted since.",
+)
+@click.option("--dry-run", is_flag=True, help="Find out whether anything needs it, and drop nothing.")
+@command_options
+@connect.synchronous
+async def retire_dek(output: Output, settings: Settings, *, number: int, grace: float, dry_run: bool) -> None:
+    """
+    Drop a DEK that nothing needs, for ever.
+
+    \b
+    Examples:
+      vaultctl dek retire 1 --dry-run
+      vaultctl dek retire 1 --yes
+
+    Looks at every entry of the store, and refuses while one record needs the DEK.  Processes
+    read the vault meta again every minute before they seal, unless they were told otherwise:
+    the grace has to be ten times as long as the longest of these intervals.
+
+    What is not in this store is not seen: other stores that share the vault meta, caches,
+    and backups.  A backup from before is restored into a place of its own, vault meta
+    included.
+    """
+    async with connect.vault(settings) as (found, vault):
+        if not dry_run:
+            output.confirm(
+                f"Drop DEK {number} for ever, if no record of {found.data.location} needs it?"
+                " Records in other stores of this vault are not seen.",
+                settings,
+            )
+        done = await retire(
+            found.data,
+            vault,
+            number,
+            grace=timedelta(seconds=grace),
+            dry_run=dry_run,
+            listener=output.event,
+        )
+    entries = f"{done.scanned:,} {'entry' if done.scanned == 1 else 'entries'}"
+    if done.changed:
+        line = f"DEK {number} is retired: none of {entries} needed it"
+    elif done.state == "retired":
+        line = f"DEK {number} was retired before"
+    else:
+        line = f"DEK {number} is {done.state}, and none of {entries} needs it"
+    output.ended(done, line)
+    if done.changed:
+        output.note("next: vaultctl purge, for what the store keeps of overwritten records")
+    elif done.state != "retired":
+        output.note(f"nothing was written; next: vaultctl dek retire {number}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """The DEKs, and the records of each where they were counted."""
+
+    status: VaultStatus
+    needs: Needs | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        deks: list[dict[str, Any]] = self.status.as_dict()["deks"]
+        if self.needs is None:
+            return {"deks": deks}
+        counted = [{**one, "records": self.needs.deks[one["id"]]} for one in deks]
+        return {"deks": counted, "uncounted": self.needs.opaque}
+
+
+def _table(now: VaultStatus, needs: Needs | None = None) -> Any:
+    columns = ["number", "state", "created"]
+    rows: list[list[object]] = [[d.id, d.state, d.created_at] for d in now.deks]
+    if needs is not None:
+        columns.append("records")
+        rows = [[*row, f"{needs.deks[d.id]:,}"] for row, d in zip(rows, now.deks, strict=True)]
+    return table("DEKs", columns, rows)
+
+
+def _older(now: VaultStatus) -> str:
+    older = [str(d.id) for d in now.deks if d.state == "readable"]
+    return f"DEK {older[0]}" if len(older) == 1 else f"DEKs {', '.join(older)}"

@@ -1,0 +1,159 @@
+"""`policy show|set`: when a rotation of the DEK is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from kvseal.cli import connect
+from kvseal.cli.options import Duration, command_options, global_options
+from kvseal.cli.output import table
+from kvseal.errors import UsageError
+from kvseal.keys.policy import DEFAULT_MAX_DEK_AGE, LONGEST_DEK_AGE, MOST_DEK_RECORDS
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from kvseal.cli.output import Output
+    from kvseal.cli.settings import Settings
+    from kvseal.vault.status import VaultStatus
+
+_DAY = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """The policy, and the revision of the vault meta that it is from."""
+
+    revision: int
+    policy: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"type": "policy", "schema": 1, "revision": self.revision, "policy": self.policy}
+
+
+@click.group(no_args_is_help=False)
+@global_options
+def policy() -> None:
+    """
+    Show and set after what age, and how many records, a rotation of the DEK is asked for.
+
+    \b
+    Examples:
+      vaultctl policy show
+      vaultctl policy set --max-dek-age 90d
+      vaultctl policy set --max-dek-records 10000000
+      vaultctl policy set --no-max-dek-age
+    """
+
+
+@policy.command("show")
+@command_options
+@connect.synchronous
+async def show(output: Output, settings: Settings) -> None:
+    """
+    Show the policy that the vault meta holds.
+
+    \b
+    Examples:
+      vaultctl policy show
+      vaultctl policy show --json
+    """
+    async with connect.vault(settings) as (_, vault):
+        _tell(output, vault.status())
+
+
+@policy.command("set")
+@click.option(
+    "--max-dek-age", type=Duration(), metavar="DURATION", help="Ask once the active DEK is as old as that."
+)
+@click.option("--no-max-dek-age", is_flag=True, help="Ask at the default age, 365d.")
+@click.option(
+    "--max-dek-records",
+    type=click.IntRange(1, MOST_DEK_RECORDS),
+    metavar="N",
+    help="Ask once the active DEK seals more records.",
+)
+@click.option("--no-max-dek-records", is_flag=True, help="Do not ask because of their number.")
+@click.option("--dry-run", is_flag=True, help="Open the vault, and change nothing.")
+@command_options
+@connect.synchronous
+async def set_(
+    output: Output,
+    settings: Settings,
+    *,
+    max_dek_age: float | None,
+    no_max_dek_age: bool,
+    max_dek_records: int | None,
+    no_max_dek_records: bool,
+    dry_run: bool,
+) -> None:
+    """
+    Set the policy; what is not named stays.
+
+    \b
+    Examples:
+      vaultctl policy set --max-dek-age 90d --max-dek-records 10000000
+      vaultctl policy set --no-max-dek-records
+
+    The limits are soft: nothing is refused once they are passed, but vaultctl status asks for a
+    rotation, and vaultctl status --check exits with 4.  They are part of the vault meta, which whoever
+    writes to the store cannot change.
+    """
+    age = _one_of("--max-dek-age", max_dek_age, no_max_dek_age)
+    records = _one_of("--max-dek-records", max_dek_records, no_max_dek_records)
+    if age == records == "keep":
+        msg = "there is no policy to set"
+        raise UsageError(msg, hint="give --max-dek-age, --max-dek-records or both")
+    async with connect.vault(settings) as (_, vault):
+        if dry_run:
+            _tell(output, vault.status())
+            output.note("nothing was written")
+            return
+        now = await vault.set_policy(
+            max_dek_age=age_of(age) if isinstance(age, float) else age, max_dek_records=records
+        )
+    _tell(output, now)
+    output.note("next: vaultctl status --check, from cron or CI")
+
+
+def age_of(seconds: float) -> timedelta:
+    """Return the age that a duration names, or raise `UsageError` where a policy cannot keep it."""
+    if seconds % 1 or seconds > LONGEST_DEK_AGE:
+        msg = "the age of a DEK is a whole number of seconds, and no more than a hundred years"
+        raise UsageError(msg, hint="give --max-dek-age as in 90d")
+    return timedelta(seconds=seconds)
+
+
+def _one_of(option: str, value: Any, none: bool) -> Any | Literal["keep"] | None:
+    if value is not None and none:
+        msg = f"{option} goes not with --no-{option.removeprefix('--')}"
+        raise UsageError(msg, hint="give one of them")
+    if none:
+        return None
+    return "keep" if value is None else value
+
+
+def _tell(output: Output, now: VaultStatus) -> None:
+    output.result(_Shown(now.revision, now.policy), _table(now.policy))
+
+
+def _table(policy: dict[str, Any]) -> Table:
+    return table("", ("", ""), rows_of(policy))
+
+
+def rows_of(policy: dict[str, Any]) -> list[tuple[str, object]]:
+    """Show each part of a policy, as a person reads it."""
+    age, records = policy.get("max_dek_age"), policy.get("max_dek_records")
+    return [
+        *((name.replace("_", " "), policy[name]) for name in ("read_legacy", "read_plaintext", "binding")),
+        ("max dek age", f"{_duration(DEFAULT_MAX_DEK_AGE)} (default)" if age is None else _duration(age)),
+        ("max dek records", "none" if records is None else f"{records:,}"),
+    ]
+
+
+def _duration(seconds: int) -> str:
+    return f"{seconds}s" if seconds % _DAY else f"{seconds // _DAY}d"

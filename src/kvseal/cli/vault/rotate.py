@@ -1,0 +1,164 @@
+"""`rotate`: a new secret or cost, a new DEK, or a new root key."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import click
+
+from kvseal.cli import connect
+from kvseal.cli.options import Duration, argon2_option, command_options
+from kvseal.cli.vault.dek import rotate_dek
+from kvseal.cli.vault.slot import slots_table, told_after_rotation
+from kvseal.cli.vault.status import tables_of
+from kvseal.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from kvseal.cli.output import Output
+    from kvseal.cli.settings import Settings
+    from kvseal.envelope.kdf import Argon2idParams
+    from kvseal.vault.root_rotation import RootRotated
+    from kvseal.vault.status import SlotStatus
+
+
+@click.command()
+@click.option("--new-secret", metavar="REF", help="The secret that opens the vault from now on.")
+@click.option(
+    "--keep-old-for", type=Duration(), metavar="DURATION", help="Let the old secret open for so long: 24h."
+)
+@click.option("--dek", is_flag=True, help="Leave the secret, and make a new DEK for new records.")
+@click.option("--root", is_flag=True, help="Leave the secrets, and make a new root key.")
+@click.option(
+    "--slot-secret",
+    "slot_secrets",
+    metavar="REF",
+    multiple=True,
+    help="With --root: the secret of another keyslot that is to stay. Repeatable.",
+)
+@click.option("--drop-slots", is_flag=True, help="With --root: drop the keyslots whose secret is not given.")
+@click.option("--dry-run", is_flag=True, help="Check the secrets, and change nothing.")
+@argon2_option
+@command_options
+@connect.synchronous
+async def rotate(
+    output: Output,
+    settings: Settings,
+    *,
+    new_secret: str | None,
+    keep_old_for: float | None,
+    dek: bool,
+    root: bool,
+    slot_secrets: Sequence[str],
+    drop_slots: bool,
+    dry_run: bool,
+    kdf: Argon2idParams | None,
+) -> None:
+    """
+    Re-wrap the root key for a new secret and/or a new Argon2id cost.
+
+    \b
+    Examples:
+      vaultctl rotate --new-secret file:new.key
+      vaultctl rotate --new-secret file:new.key --keep-old-for 24h
+      vaultctl rotate --argon2 3,262144,4
+      vaultctl rotate --dek
+      vaultctl rotate --root --slot-secret file:recovery.key
+
+    Touches one entry, whatever the number of records.  It does not undo a leak: a copy of
+    the old vault meta still opens with the old secret.  With --keep-old-for, the old secret opens
+    for so long, while a rolling deployment gives every process the new one; then it is refused,
+    and the next change of the vault drops its slot.  With --dek, new records get a new key,
+    and vaultctl reencrypt brings the others under it.
+
+    With --root, after somebody may have seen the root key, a new one wraps every DEK.  A keyslot
+    stays if its secret is given: --secret for one of them, --slot-secret for each other one.
+    """
+    _check_options(
+        one=new_secret is not None or kdf is not None or keep_old_for is not None,
+        dek=dek,
+        root=root,
+        of_root=bool(slot_secrets) or drop_slots,
+    )
+    if dek:
+        await rotate_dek(output, settings, dry_run=dry_run)
+        return
+    if root:
+        await _rotate_root(output, settings, slot_secrets, drop_slots=drop_slots, dry_run=dry_run)
+        return
+    if new_secret is None and kdf is None:
+        msg = "there is nothing to rotate to"
+        raise UsageError(msg, hint="give --new-secret REF, --argon2 T,M,P or both, or --dek, or --root")
+    async with connect.vault(settings) as (_, vault):
+        secret = await connect.given_secret(new_secret, settings, confirm=True)
+        if dry_run:
+            output.result(vault.status(), *tables_of(vault.status()))
+            output.note("nothing was written; the slot that opened now would be replaced")
+            return
+        kept = None if keep_old_for is None else timedelta(seconds=keep_old_for)
+        now = await vault.rotate(new_secret=secret, kdf=kdf, keep_old_for=kept)
+    output.result(now, *tables_of(now))
+    for line in told_after_rotation(now, new_secret=secret is not None):
+        output.note(line)
+
+
+def _check_options(*, one: bool, dek: bool, root: bool, of_root: bool) -> None:
+    """Raise `UsageError` for options of different rotations: each is a change of its own."""
+    if dek and (one or root):
+        msg = "--dek goes with neither --new-secret, --keep-old-for, --argon2 nor --root"
+        raise UsageError(msg, hint="run one after the other")
+    if root and one:
+        msg = "--root goes with neither --new-secret, --keep-old-for nor --argon2"
+        raise UsageError(
+            msg, hint="run one after the other, --root first: the new secret then never led to the old key"
+        )
+    if of_root and not root:
+        msg = "--slot-secret and --drop-slots are for --root: nothing else drops slots"
+        raise UsageError(msg, hint="add --root, or leave them out")
+
+
+async def _rotate_root(
+    output: Output, settings: Settings, references: Sequence[str], *, drop_slots: bool, dry_run: bool
+) -> None:
+    """Make a new root key; no slot goes but those that somebody has been shown."""
+    async with connect.vault(settings) as (_, vault):
+        secrets = []
+        for reference in references:
+            secret = await connect.given_secret(reference, settings)
+            if secret is not None:
+                secrets.append(secret)
+        agreed: list[str] = []
+        if drop_slots or dry_run:
+            plan = await vault.rotate_root(secrets, dry_run=True)
+            if dry_run:
+                output.result(plan, *tables_of(plan.status))
+                output.note(f"nothing was written; the root key would be replaced{_would_go(plan)}")
+                return
+            agreed = [slot.id for slot in plan.dropped]
+            if agreed:
+                output.confirm(f"Drop the slots {_names(plan.dropped)}, whose secrets are missing?", settings)
+        done = await vault.rotate_root(secrets, drop_slots=agreed)
+    dropped = [slots_table(done.dropped, title="Dropped keyslots")] if done.dropped else []
+    output.result(done, *tables_of(done.status), *dropped)
+    for line in _told(done):
+        output.note(line)
+
+
+def _told(done: RootRotated) -> Iterator[str]:
+    """Yield what a rotation of the root key did, what it does not undo, and the next commands."""
+    yield "the root key is new; the old one opens no vault meta that is written from now on"
+    yield "a copy of the old vault meta still gives the old DEKs, and they open every record sealed so far"
+    if done.dropped:
+        yield "a process that opened the vault through a dropped slot seals nothing more after a while"
+    yield "next: vaultctl rotate --new-secret REF, with each secret that opens the vault; restart processes"
+    yield "then: vaultctl rotate --dek, reencrypt and dek retire, then purge: see docs/operations.md"
+
+
+def _would_go(plan: RootRotated) -> str:
+    return f", and the slots {_names(plan.dropped)} dropped" if plan.dropped else ""
+
+
+def _names(slots: Sequence[SlotStatus]) -> str:
+    return ", ".join(f"{slot.id} ({slot.label})" for slot in slots)

@@ -1,0 +1,36 @@
+"""
+What time it is: the only module of kvseal that reads a clock.
+
+Every other module calls these functions late (`clock.monotonic()`, never a copy of the function that
+`time` has), so that a test or a simulation can give a process a time of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+
+
+def wall() -> float:
+    """Return Unix seconds of the wall clock."""
+    return time.time()
+
+
+def wall_ms() -> int:
+    """Return Unix milliseconds of the wall clock, rounded down."""
+    return time.time_ns() // 1_000_000
+
+
+def utc_now() -> datetime:
+    """Return the wall clock's time, aware, in UTC."""
+    return datetime.now(timezone.utc)
+
+
+def utc_seconds() -> datetime:
+    """Return the wall clock's time in UTC, in the whole seconds that a vault meta keeps."""
+    return datetime.fromtimestamp(int(time.time()), timezone.utc)
+
+
+def monotonic() -> float:
+    """Return seconds of a clock that never goes back; only differences mean something."""
+    return time.monotonic()

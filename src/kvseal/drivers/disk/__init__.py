@@ -1,0 +1,1 @@
+"""`DiskStore` and `MultiDiskStore`: diskcache's SQLite files."""

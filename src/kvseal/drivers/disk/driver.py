@@ -1,0 +1,329 @@
+"""
+The driver of `DiskStore`: diskcache's `cache.db` and the value files beside it.
+
+It works on a directory, whether or not this process has the store open, and beside
+any number of processes that have.  A row is `collection::key` and a body that names
+both; the two must agree, because a row that somebody moved under another key would
+otherwise be taken for what it is not.  Where they disagree, or where a body from
+before py-key-value-aio 0.3 has no names and the row key can be split in several ways,
+the entry is a problem and stays as it is.  Who knows the names still gets it by them, and
+what is written in its place says them.
+
+What is live is what diskcache takes for live: a row whose expiry column is empty or
+lies ahead.
+
+A scan goes by rowid, up to the highest that there was when it began.  diskcache keeps
+the rowid of an entry that is written again, and gives the highest one away a second
+time after that entry was deleted.  So a resumed scan can miss an entry that was written
+into such a gap while nobody scanned; whoever must see every record ends with a scan
+from the beginning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from typing_extensions import ParamSpec
+
+from kvseal import clock
+from kvseal.drivers.base import (
+    PAGE_SIZE,
+    Capabilities,
+    Count,
+    Entry,
+    Page,
+    Replacement,
+    content,
+    refuse_problem,
+)
+from kvseal.drivers.body import patch_body, write_body
+from kvseal.drivers.chain import DEFAULT_COLLECTION
+from kvseal.drivers.disk.database import FILE_NAME, CacheDB
+from kvseal.drivers.disk.purge import purged, sweep
+from kvseal.drivers.disk.rows import TEXT_FILE_MODE, Row, entry_of, problem_entry, row_problem
+from kvseal.drivers.disk.value_files import UnsafeFileNameError, ValueFiles
+from kvseal.drivers.disk.writes import Placed, delete, insert, update
+from kvseal.drivers.joined import JOINED, NameRule, names_to_write
+from kvseal.errors import StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from key_value.aio.stores.disk import DiskStore
+
+    from kvseal.drivers.base import Purged
+    from kvseal.drivers.disk.purge import Swept
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_MIN_FILE_SIZE: Final = 2**15
+"""diskcache's own default for `disk_min_file_size`, in characters."""
+
+
+class DiskDriver:
+    """
+    The entries of a `DiskStore` in *directory*.
+
+    diskcache cannot tell `("a", "b::c")` from `("a::b", "c")`.  `get` of either answers with the
+    one entry there is, under the names that it was stored with, and `put_if_absent` of one is
+    refused while the other is there.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        evicts: bool,
+        default_collection: str = DEFAULT_COLLECTION,
+        db: CacheDB | None = None,
+        names: NameRule = JOINED,
+    ) -> None:
+        directory = directory.absolute()
+        self.location = f"disk:{directory}"
+        self.default_collection = default_collection
+        self.capabilities = Capabilities(
+            atomic_replace=True,
+            recovers_names=True,
+            partitions=True,
+            exact_count=True,
+            evicts=evicts,
+            in_process_only=False,
+        )
+        self._db = db or CacheDB(directory)
+        self._names = names
+        self._files = ValueFiles(directory)
+
+    async def scan(
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+    ) -> AsyncIterator[Page]:
+        """Yield every live entry in pages, in rowid order; the cursor is a rowid."""
+        position = None if after is None else int(after)
+        last = await self._blocking(self._db.last_rowid)
+        while last is not None:
+            page = await self._blocking(self._page, position, last, partition)
+            if page is None:
+                return
+            position = int(page.cursor)
+            if page.entries:
+                yield page
+
+    async def get(self, collection: str, key: str) -> Entry | None:
+        """Return the entry as it is stored, with a `problem` where the store would read nothing or fail."""
+        return await self._blocking(self._get, collection, key)
+
+    async def put_if_absent(self, entry: Entry) -> bool:
+        """Store *entry* in a row of its own, if no live row has its key."""
+        collection, key, value = content(entry)
+        names = (collection, key)
+        body = write_body(value, created_at=entry.created_at, expires_at=entry.expires_at, names=names)
+        return await self._blocking(
+            self._put_if_absent, self._names.stored_key(*names), body, entry.expires_at
+        )
+
+    async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
+        """Store each value whose row is unchanged; after a crash, all of them are there or none."""
+        for replacement in replacements:
+            refuse_problem(replacement.entry)
+        return await self._blocking(self._replace_many, replacements) if replacements else []
+
+    async def delete_if_unchanged(self, entry: Entry) -> bool:
+        """Delete the row, and its value file, if it is unchanged."""
+        refuse_problem(entry)
+        return await self._blocking(self._delete, entry)
+
+    def proves(self, entry: Entry, key: str) -> bool:
+        """Whether *key* is the name that came back from the row."""
+        return entry.key == key
+
+    async def count(self) -> Count:
+        """Count the live rows."""
+        return Count(await self._blocking(self._db.count), exact=True)
+
+    async def purge(self, *, dry_run: bool = False) -> Purged:
+        """Write the database anew, and remove value files that no row names."""
+        return purged([await self.sweep(dry_run=dry_run)], dry_run=dry_run)
+
+    async def sweep(self, *, dry_run: bool) -> Swept:
+        """Purge the directory, and return what was found in it."""
+        return await self._blocking(sweep, self._db, self._files, dry_run=dry_run)
+
+    async def close(self) -> None:
+        """Close the driver's own connections; the store's stay open."""
+        await asyncio.to_thread(self._db.close)
+
+    async def _blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await asyncio.to_thread(function, *args, **kwargs)
+        except OSError as exc:
+            msg = f"{self.location}: {exc}"
+            raise StoreUnreachableError(msg, hint="check the free space and the permissions there") from exc
+
+    def _get(self, collection: str, key: str) -> Entry | None:
+        row = self._db.row_of_key(self._names.stored_key(collection, key))
+        return None if row is None else self._entry(row, (collection, key))
+
+    def _page(self, after: int | None, last: int, partition: tuple[int, int]) -> Page | None:
+        rows = self._db.page(after=after, last=last, partition=partition, limit=PAGE_SIZE)
+        entries = [entry for entry in map(self._entry, rows) if entry is not None]
+        return Page(entries, str(rows[-1].rowid)) if rows else None
+
+    def _entry(self, row: Row, names: tuple[str, str] | None = None) -> Entry | None:
+        """Read what *row* says, or what it says by now; `None` if it is gone."""
+        while True:
+            if problem := row_problem(row):
+                return problem_entry(row, problem, rule=self._names)
+            try:
+                return entry_of(row, self._stored(row), names, rule=self._names)
+            except UnsafeFileNameError as exc:
+                return problem_entry(row, str(exc), rule=self._names)
+            except FileNotFoundError:
+                # A writer removes the old file after its commit, so the row may name another by now.
+                current = self._db.row(row.rowid)
+            if current == row:
+                return problem_entry(row, f"value file {row.value_file!r} is missing", rule=self._names)
+            if current is None or current.key != row.key:
+                return None
+            row = current
+
+    def _body(self, replacement: Replacement) -> str:
+        entry = replacement.entry
+        names = names_to_write(entry, rule=self._names)
+        return patch_body(entry.stored, replacement.value, replacement.expires_at, names=names)
+
+    def _stored(self, row: Row) -> bytes:
+        return self._files.read(row.value_file) if row.value_file else row.value or b""
+
+    def _put_if_absent(self, key: str, body: str, expires_at: datetime | None) -> bool:
+        with contextlib.ExitStack() as undo:
+            placed = self._place(body, self._min_file_size(), undo)
+            with self._db.writing() as con:
+                old = self._db.any_row_of_key(con, key)
+                if old is not None and not old.has_expired(clock.wall()):
+                    return False
+                if old is not None:
+                    con.execute("DELETE FROM Cache WHERE rowid = ?", (old.rowid,))
+                insert(con, key, placed, expire_time=_epoch(expires_at))
+            undo.pop_all()
+        if old is not None:
+            self._remove(old.value_file)
+        return True
+
+    def _replace_many(self, replacements: Sequence[Replacement]) -> list[bool]:
+        min_file_size = self._min_file_size()
+        with contextlib.ExitStack() as undo:
+            bodies = [self._body(replacement) for replacement in replacements]
+            placed = [self._place(body, min_file_size, undo) for body in bodies]
+            with self._db.writing() as con:
+                done = [
+                    self._is_unchanged_file(r.entry)
+                    and update(con, r.entry.locator, new, expire_time=_expire_time(r))
+                    for r, new in zip(replacements, placed, strict=True)
+                ]
+            undo.pop_all()
+        for replacement, new, swapped in zip(replacements, placed, done, strict=True):
+            self._remove(replacement.entry.locator.value_file if swapped else new.filename)
+        return done
+
+    def _delete(self, entry: Entry) -> bool:
+        with self._db.writing() as con:
+            done = self._is_unchanged_file(entry) and delete(con, entry.locator)
+        if done:
+            self._remove(entry.locator.value_file)
+        return done
+
+    def _is_unchanged_file(self, entry: Entry) -> bool:
+        """Whether the value file of *entry*, if it has one, holds what was read."""
+        name = entry.locator.value_file
+        try:
+            return name is None or self._files.read(name) == entry.stored
+        except (FileNotFoundError, UnsafeFileNameError):
+            return False
+
+    def _min_file_size(self) -> int:
+        size = self._db.settings().get("disk_min_file_size")
+        return size if isinstance(size, int) else _MIN_FILE_SIZE
+
+    def _place(self, body: str, min_file_size: int, undo: contextlib.ExitStack) -> Placed:
+        """Place *body* where diskcache would; *undo* removes the file if no row comes to name it."""
+        if len(body) < min_file_size:
+            return Placed(body)
+        content = body.encode()
+        name = self._files.write(content)
+        undo.callback(self._files.remove, name)
+        return Placed(None, TEXT_FILE_MODE, name, len(content))
+
+    def _remove(self, name: str | None) -> None:
+        if name is not None:
+            self._files.remove(name)
+
+
+def for_store(store: DiskStore) -> DiskDriver:
+    """Return the driver of an open store; it goes to the store's files on connections of its own."""
+    cache: Any = store._cache  # noqa: SLF001
+    disk = type(cache.disk)
+    if f"{disk.__module__}.{disk.__qualname__}" != "diskcache.core.Disk":
+        msg = f"no driver for a DiskStore whose cache keeps its values with {disk.__qualname__}"
+        raise UnsupportedStoreError(msg, hint="use diskcache's default Disk, or give the vault a meta_store=")
+    return DiskDriver(
+        Path(cache.directory),
+        evicts=cache.eviction_policy != "none",
+        default_collection=store.default_collection,
+    )
+
+
+async def from_location(location: str, *, create: bool = False) -> DiskDriver:
+    """Return the driver of the store in the directory *location*; only with *create* may it be new."""
+    directory = _directory(location)
+    if create:
+        await asyncio.to_thread(_create, directory)
+    db = CacheDB(directory)
+    settings = await asyncio.to_thread(db.settings)
+    return DiskDriver(directory, evicts=settings.get("eviction_policy") != "none", db=db)
+
+
+def _directory(location: str) -> Path:
+    # `disk:///abs` is how other URLs write an absolute path.
+    path = location[2:] if location.startswith("///") else location
+    if not path:
+        msg = "disk: needs the path of the store's directory"
+        raise UnsupportedStoreError(msg, hint="write disk:PATH")
+    return Path(path).expanduser().absolute()
+
+
+def _create(directory: Path) -> None:
+    """Build an empty store with DiskStore itself, for nobody but its owner to enter."""
+    if (directory / FILE_NAME).exists():
+        return
+    if directory.is_dir() and any(directory.iterdir()):
+        msg = f"{directory} is not empty and holds no disk store"
+        raise StoreNotFoundError(msg, hint="name an empty or a new directory")
+    if os.path.expandvars(directory) != str(directory):
+        msg = f"diskcache takes the $ in {directory} for a variable"
+        raise UnsupportedStoreError(msg, hint="name a directory without $")
+    from key_value.aio.stores.disk import DiskStore  # noqa: PLC0415 - an extra, needed here alone
+
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        msg = f"a disk store cannot be created at {directory}: {exc.strerror}"
+        raise StoreNotFoundError(msg, hint="name a directory that can be made") from exc
+    store = DiskStore(directory=directory)
+    store._cache.close()  # noqa: SLF001 - DiskStore.close() closes nothing before its first use
+
+
+def _expire_time(replacement: Replacement) -> float | None:
+    expires_at = replacement.expires_at
+    if expires_at is None or isinstance(expires_at, datetime):
+        return _epoch(expires_at)
+    kept: float | None = replacement.entry.locator.expire_time
+    return kept
+
+
+def _epoch(time: datetime | None) -> float | None:
+    return None if time is None else time.timestamp()

@@ -1,0 +1,1 @@
+"""`FileTreeStore`: a folder for each collection, a file for each entry."""

@@ -1,0 +1,1 @@
+"""`RedisStore` and `ValkeyStore`: servers that speak Redis' protocol."""

@@ -1,0 +1,251 @@
+"""
+The driver of stores on a Redis or Valkey server, beside any number of applications that use them.
+
+What `kvseal.drivers.joined` says about keys and bodies holds here.  Three things are
+particular to these servers:
+
+* A scan is the server's own SCAN: it visits every key that lives throughout, however often the
+  server grows or shrinks its tables meanwhile, and may visit one twice.  Each step leaves part of
+  the key space behind for good, so the scan ends; keys that are added faster than it goes make it
+  longer.  Pages hold at most `PAGE_SIZE` entries and, unless a single one is larger, `PAGE_BYTES`.
+* A cursor holds while the server runs.  After a restart or a failover a resumed scan begins at the
+  beginning, and one that is under way raises `StoreUnreachableError` instead of missing half.
+* `count` counts whatever is in the database, expired and foreign keys too: an estimate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from datetime import datetime, timedelta, timezone
+from itertools import compress
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from typing_extensions import ParamSpec
+
+from kvseal.drivers.base import (
+    PAGE_SIZE,
+    Capabilities,
+    Count,
+    Entry,
+    Page,
+    Replacement,
+    content,
+    refuse_problem,
+)
+from kvseal.drivers.body import patch_body, write_body
+from kvseal.drivers.chain import DEFAULT_COLLECTION
+from kvseal.drivers.joined import JOINED, entry_of, has_expired, problem_entry
+from kvseal.drivers.redis.address import Address
+from kvseal.drivers.redis.purge import purge_server
+from kvseal.drivers.redis.server import DELETE, PUT, OtherType, RespServer
+from kvseal.errors import StoreUnreachableError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from kvseal.drivers.base import Purged, _Keep
+    from kvseal.drivers.redis.server import Batch
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+PAGE_BYTES: Final = 8 * 2**20
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_END: Final = "end"
+
+
+class RespDriver:
+    """
+    The entries in one database of a server.
+
+    It has connections of its own and works in threads, so it may be used from any event loop, and
+    the application's client is never touched.  `("a", "b::c")` and `("a::b", "c")` are one key: `get`
+    of either answers with the one entry there is, under the names that it was stored with.
+
+    `capabilities.evicts` is a setting of the server: known after the first operation, `True` until then.
+    """
+
+    def __init__(self, server: RespServer, *, default_collection: str = DEFAULT_COLLECTION) -> None:
+        self.location = server.location
+        self.default_collection = default_collection
+        self._server = server
+        self._evicts: bool | None = None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the server can promise, as far as it has been asked."""
+        return Capabilities(
+            atomic_replace=True,
+            recovers_names=True,
+            partitions=True,
+            exact_count=False,
+            evicts=self._evicts is not False,
+            in_process_only=False,
+        )
+
+    async def scan(
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+    ) -> AsyncIterator[Page]:
+        """Yield every live entry in pages, in the server's order; a cursor holds for one run of it."""
+        cursor, batch = await self._start(after)
+        run = None if batch is None else batch.run
+        while batch is not None:
+            if batch.run != run:
+                msg = f"{self.location} was restarted during the scan"
+                raise StoreUnreachableError(msg, hint="run the same command again")
+            async for page in self._pages(batch, cursor, partition):
+                yield page
+            cursor = batch.cursor
+            batch = await self._blocking(self._server.scan, cursor) if cursor else None
+
+    async def get(self, collection: str, key: str) -> Entry | None:
+        """Return the entry as it is stored, with a `problem` where the store would read nothing or fail."""
+        name = JOINED.stored_key(collection, key).encode()
+        stored = await self._blocking(self._server.get, name)
+        if isinstance(stored, OtherType):
+            return problem_entry(name, "it is not a string")
+        return None if stored is None else _live(entry_of(name, stored, (collection, key)))
+
+    async def put_if_absent(self, entry: Entry) -> bool:
+        """Store *entry*, with the server's expiry as its own rounded up to the millisecond."""
+        collection, key, value = content(entry)
+        names = (collection, key)
+        body = write_body(value, created_at=entry.created_at, expires_at=entry.expires_at, names=names)
+        return await self._blocking(
+            self._put_if_absent, JOINED.stored_key(*names).encode(), body.encode(), _expiry(entry.expires_at)
+        )
+
+    async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
+        """Store each value whose body is unchanged, all in one round trip."""
+        for replacement in replacements:
+            refuse_problem(replacement.entry)
+        return await self._blocking(self._replace_many, replacements) if replacements else []
+
+    async def delete_if_unchanged(self, entry: Entry) -> bool:
+        """Delete the key if its body is unchanged."""
+        refuse_problem(entry)
+        if has_expired(entry):
+            return False
+        return await self._blocking(self._server.run, DELETE, entry.locator, entry.stored)
+
+    def proves(self, entry: Entry, key: str) -> bool:
+        """Whether *key* is the name that came back with the entry."""
+        return entry.key == key
+
+    async def count(self) -> Count:
+        """Count the keys of the database: an estimate."""
+        return Count(await self._blocking(self._server.count), exact=False)
+
+    async def purge(self, *, dry_run: bool = False) -> Purged:
+        """Let the server write its append-only file and its snapshot anew, those of all its databases."""
+
+        async def ask(*command: str) -> Any:
+            return await self._blocking(self._server.command, *command)
+
+        return await purge_server(ask, self.location, dry_run=dry_run)
+
+    async def close(self) -> None:
+        """Close the driver's own connections; the store's stay open."""
+        await asyncio.to_thread(self._server.close)
+
+    async def _blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        def call() -> T:
+            if self._evicts is None:
+                self._evicts = self._server.evicts()
+            return function(*args, **kwargs)
+
+        return await asyncio.to_thread(call)
+
+    async def _start(self, after: str | None) -> tuple[int, Batch | None]:
+        """Return where the scan begins and its first batch, `None` behind the end."""
+        run, _, text = (after or ":0").rpartition(":")
+        if text == _END:
+            return 0, None
+        batch = await self._blocking(self._server.scan, int(text))
+        if int(text) == 0 or (run and run == batch.run):
+            return int(text), batch
+        return 0, await self._blocking(self._server.scan, 0)
+
+    async def _pages(self, batch: Batch, start: int, partition: tuple[int, int]) -> AsyncIterator[Page]:
+        """Yield what is live of *batch*, which begins at the cursor *start*."""
+        keys = [key for key in batch.keys if _is_in(partition, key)]
+        while keys:
+            read, entries = await self._blocking(self._entries, keys[:PAGE_SIZE])
+            keys = keys[read:]
+            # Until a batch is done, whoever resumes has to see all of it again.
+            position = start if keys else (batch.cursor or _END)
+            if entries:
+                yield Page(entries, f"{batch.run}:{position}")
+
+    def _entries(self, keys: Sequence[bytes]) -> tuple[int, list[Entry]]:
+        """Return how many of *keys* were read, and their live entries."""
+        values = self._server.values(keys, PAGE_BYTES)
+        found = zip(keys, values, strict=False)
+        entries = (_live(entry_of(key, stored)) for key, stored in found if stored is not None)
+        return len(values), [entry for entry in entries if entry is not None]
+
+    def _put_if_absent(self, key: bytes, body: bytes, expiry: bytes) -> bool:
+        while True:
+            if self._server.run(PUT, key, body, expiry):
+                return True
+            held = self._server.get(key)
+            if isinstance(held, OtherType):
+                return False
+            if held is None:
+                continue
+            if _live(entry_of(key, held)) is not None:
+                return False
+            # The server lets go of an expired entry only when its own time has come.
+            if self._server.swap([(key, held, body, expiry)]) == [True]:
+                return True
+
+    def _replace_many(self, replacements: Sequence[Replacement]) -> list[bool]:
+        live = [not has_expired(r.entry) for r in replacements]
+        done = iter(self._server.swap([_swap(r) for r in compress(replacements, live)]))
+        return [is_live and next(done) for is_live in live]
+
+
+async def open_url(scheme: str, location: str) -> RespDriver:
+    """
+    Return the driver of the database that the URL *scheme*:*location* names, once it has answered.
+
+    A database is there or not by its number, and one that holds nothing is there: nothing is created.
+
+    Raises:
+        UnsupportedStoreError: the URL says something that would go unheeded.
+        StoreNotFoundError: the server has no database of that number.
+        StoreUnreachableError: it does not answer, or does not let us in.
+    """
+    driver = RespDriver(RespServer.at(Address.of_url(scheme, location), scheme))
+    try:
+        await driver.count()
+    except BaseException:
+        await driver.close()
+        raise
+    return driver
+
+
+def _swap(replacement: Replacement) -> tuple[bytes, bytes, bytes, bytes]:
+    entry, expires_at = replacement.entry, replacement.expires_at
+    body = patch_body(entry.stored, replacement.value, expires_at)
+    return entry.locator, entry.stored, body.encode(), _expiry(expires_at)
+
+
+def _live(entry: Entry) -> Entry | None:
+    return None if has_expired(entry) else entry
+
+
+def _expiry(time: datetime | _Keep | None) -> bytes:
+    """Return the expiry as a script takes it: rounded up, so that the server never drops a live entry."""
+    if time is None:
+        return b""
+    if not isinstance(time, datetime):
+        return b"keep"
+    return b"%d" % -((_EPOCH - time) // timedelta(milliseconds=1))
+
+
+def _is_in(partition: tuple[int, int], key: bytes) -> bool:
+    part, parts = partition
+    return parts == 1 or zlib.crc32(key) % parts == part

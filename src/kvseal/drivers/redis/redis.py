@@ -1,0 +1,95 @@
+"""
+The driver of `RedisStore`, and of `redis://host:port/database`.
+
+From a store it takes where its client connects to and how it is let in, not the client: an
+asynchronous client belongs to the event loop that first used it, and the driver is used from
+any.  So a client that connects in a way of its own (through a sentinel, or to a fake) has no
+driver, rather than one that would talk to another server.
+
+How the client decodes what it reads makes no difference to the driver.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from kvseal.drivers.redis.address import Address
+from kvseal.drivers.redis.driver import RespDriver, open_url
+from kvseal.drivers.redis.server import RespServer
+from kvseal.errors import UnsupportedStoreError
+
+# Behind kvseal's own modules, which say in their words that the library is missing.
+import redis  # isort: skip
+from redis.asyncio import connection as aio  # isort: skip
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from key_value.aio.stores.redis import RedisStore
+
+_CONNECTIONS: Final[dict[Any, type[redis.Connection | redis.UnixDomainSocketConnection]]] = {
+    aio.Connection: redis.Connection,
+    aio.SSLConnection: redis.SSLConnection,
+    aio.UnixDomainSocketConnection: redis.UnixDomainSocketConnection,
+}
+"""Exactly these classes: a class derived from one may lead anywhere."""
+
+_OPTIONS: Final = frozenset(
+    {
+        "credential_provider",
+        "db",
+        "host",
+        "password",
+        "path",
+        "port",
+        "socket_connect_timeout",
+        "socket_keepalive",
+        "socket_keepalive_options",
+        "socket_timeout",
+        "socket_type",
+        "username",
+    }
+)
+"""What a connection of either kind takes and means the same by, beside `ssl_…`."""
+
+
+def for_store(store: RedisStore) -> RespDriver:
+    """
+    Return the driver of *store*, with connections of its own to the same database.
+
+    Raises:
+        UnsupportedStoreError: the store's client does not connect straight to one server.
+    """
+    pool: Any = store._client.connection_pool  # noqa: SLF001
+    given: Mapping[str, Any] = pool.connection_kwargs
+    connection_class = _CONNECTIONS.get(pool.connection_class)
+    if connection_class is None or given.get("redis_connect_func") is not None:
+        msg = f"no driver for a RedisStore whose client connects through {pool.connection_class.__qualname__}"
+        raise UnsupportedStoreError(
+            msg, hint="name the server itself with redis://, or give the vault a meta_store="
+        )
+    options = {k: v for k, v in given.items() if k in _OPTIONS or k.startswith("ssl_")}
+    server = RespServer(_location(options, connection_class), options, connection_class)
+    return RespDriver(server, default_collection=store.default_collection)
+
+
+async def from_location(location: str, *, create: bool = False) -> RespDriver:  # noqa: ARG001 - see below
+    """
+    Return the driver of the database that the URL `redis:`*location* names, once it has answered.
+
+    With or without *create*: a database is there or not by its number, and an empty one is one.
+
+    Raises:
+        UnsupportedStoreError: the URL says something that would go unheeded.
+        StoreNotFoundError: the server has no database of that number.
+        StoreUnreachableError: it does not answer, or does not let us in.
+    """
+    return await open_url("redis", location)
+
+
+def _location(options: Mapping[str, Any], connection_class: type) -> str:
+    db = int(options.get("db") or 0)
+    if connection_class is redis.UnixDomainSocketConnection:
+        return f"unix://{options.get('path')}?db={db}"
+    scheme = "rediss" if connection_class is redis.SSLConnection else "redis"
+    return Address(options.get("host") or "localhost", int(options.get("port") or 6379), db).location(scheme)

@@ -1,0 +1,247 @@
+"""
+The driver of `RocksDBStore`: text keys `collection::key`, and bodies that name both.
+
+RocksDB admits one process at a time.  The driver works in the application's own process on the
+store object's database, or, from a URL, on one that no other process has open.
+
+RocksDB has no compare-and-swap, and the store takes no lock.  The driver compares and writes
+without an `await` in between, under a lock that all drivers of the process share.  So it is atomic
+among drivers in any threads, and against the application's own writers as long as those run in
+the event loop in which the driver is used: there nothing runs in between.  A store that the
+application writes to from other threads at the same time is not safe with this driver.
+
+A database may have more in it than the store.  Keys that are not text, and text without `::`,
+are somebody else's: the store can have written neither.  A value that is not bytes, such as a
+pickle, is a problem of its entry, and never loaded.
+
+A scan shows the store as it was when it began.  What lives throughout the scan is in it; what was
+written since is found unchanged by nobody, because a replacement compares what is there by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import zlib
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from kvseal.drivers.base import (
+    FILE_SYSTEM,
+    PAGE_SIZE,
+    Capabilities,
+    Count,
+    Entry,
+    Page,
+    Purged,
+    Replacement,
+    content,
+    refuse_problem,
+)
+from kvseal.drivers.body import patch_body, write_body
+from kvseal.drivers.chain import DEFAULT_COLLECTION
+from kvseal.drivers.joined import JOINED, SEPARATOR, entry_of, has_expired, names_to_write, problem_entry
+from kvseal.drivers.rocksdb.handle import Handle, NotBytesError, close, create, open_existing
+from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    from key_value.aio.stores.rocksdb import RocksDBStore
+    from rocksdict import Rdict
+
+PAGE_BYTES: Final = 8 * 2**20
+"""A page ends with the entry that takes it past this many bytes."""
+
+_HELD: Final = "files that an iteration or a snapshot of the application holds: end it and purge again"
+
+_LOCK: Final = threading.Lock()
+"""Held over each compare and its write; one for all databases, as it is never held for long."""
+
+
+class RocksDBDriver:
+    """
+    The entries of the store in *db*, which the driver closes only if it *owns* it.
+
+    RocksDB cannot tell `("a", "b::c")` from `("a::b", "c")`.  `get` of either answers with the
+    one entry there is, under the names that it was stored with.
+    """
+
+    capabilities = Capabilities(
+        atomic_replace=True,
+        recovers_names=True,
+        partitions=True,
+        exact_count=True,
+        evicts=False,
+        in_process_only=True,
+    )
+
+    def __init__(self, db: Rdict, *, owns: bool, default_collection: str = DEFAULT_COLLECTION) -> None:
+        self.location = f"rocksdb:{db.path()}"
+        self.default_collection = default_collection
+        self._db = db
+        self._owns = owns
+        self._handle: Handle | None = Handle(db, location=self.location)
+
+    async def scan(
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+    ) -> AsyncIterator[Page]:
+        """Yield every live entry in the order of keys, as it was at the start; the cursor is a key."""
+        entries = self._entries(after, partition)
+        while page := await asyncio.to_thread(_page, entries):
+            yield Page(page, page[-1].locator.decode())
+
+    async def get(self, collection: str, key: str) -> Entry | None:
+        """Return the entry as it is stored, with a `problem` where the store would fail."""
+        return self._entry(JOINED.stored_key(collection, key), (collection, key))
+
+    async def put_if_absent(self, entry: Entry) -> bool:
+        """Put *entry* if no live one has its key."""
+        collection, name, value = content(entry)
+        names = (collection, name)
+        body = write_body(value, created_at=entry.created_at, expires_at=entry.expires_at, names=names)
+        key = JOINED.stored_key(*names)
+        with _LOCK:
+            if self._entry(key, names) is not None:
+                return False
+            self._opened().write({key: body.encode()})
+        await self._sync()
+        return True
+
+    async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
+        """Put each value whose entry is unchanged; after a crash, all of them are there or none."""
+        for replacement in replacements:
+            refuse_problem(replacement.entry)
+        if not replacements:
+            return []
+        bodies = await asyncio.to_thread(lambda: [_patched(r) for r in replacements])
+        changes: dict[str, bytes | None] = {}
+        done = []
+        with _LOCK:
+            for replacement, body in zip(replacements, bodies, strict=True):
+                key = replacement.entry.locator.decode()
+                done.append(self._is_unchanged(replacement.entry, key, changes))
+                if done[-1]:
+                    changes[key] = body
+            self._opened().write(changes)
+        await self._sync()
+        return done
+
+    async def delete_if_unchanged(self, entry: Entry) -> bool:
+        """Delete the key if its entry is unchanged."""
+        refuse_problem(entry)
+        key = entry.locator.decode()
+        with _LOCK:
+            if not self._is_unchanged(entry, key, {}):
+                return False
+            self._opened().write({key: None})
+        await self._sync()
+        return True
+
+    def proves(self, entry: Entry, key: str) -> bool:
+        """Whether *key* is the name that came back with the entry."""
+        return entry.key == key
+
+    async def count(self) -> Count:
+        """Count the live entries, which reads them all."""
+        entries = self._entries(None, (0, 1))
+        return Count(await asyncio.to_thread(lambda: sum(1 for _ in entries)), exact=True)
+
+    async def purge(self, *, dry_run: bool = False) -> Purged:
+        """Write every file anew, without what was overwritten or deleted."""
+        done, left = ("flush, and a compaction of every level",), (FILE_SYSTEM,)
+        if dry_run or await asyncio.to_thread(self._opened().compact):
+            return Purged(done, left)
+        return Purged(done, (_HELD, *left), complete=False)
+
+    async def close(self) -> None:
+        """Close the database if the driver has opened it; the application's stays open."""
+        handle, self._handle = self._handle, None
+        if self._owns and handle is not None:
+            await asyncio.to_thread(close, self._db)
+
+    def _opened(self) -> Handle:
+        if self._handle is None:
+            msg = f"the driver of {self.location} is closed"
+            raise StoreError(msg)
+        return self._handle
+
+    async def _sync(self) -> None:
+        await asyncio.to_thread(self._opened().sync)
+
+    def _entries(self, after: str | None, partition: tuple[int, int]) -> Iterator[Entry]:
+        part, parts = partition
+        for text, stored in self._opened().entries(after):
+            key = text.encode()
+            if SEPARATOR not in text or zlib.crc32(key) % parts != part:
+                continue
+            if isinstance(stored, NotBytesError):
+                yield problem_entry(key, str(stored))
+            elif not has_expired(entry := entry_of(key, stored)):
+                yield entry
+
+    def _entry(self, key: str, names: tuple[str, str]) -> Entry | None:
+        try:
+            stored = self._opened().get(key)
+        except NotBytesError as exc:
+            return problem_entry(key.encode(), str(exc))
+        entry = None if stored is None else entry_of(key.encode(), stored, names)
+        return None if entry is None or has_expired(entry) else entry
+
+    def _is_unchanged(self, entry: Entry, key: str, changes: dict[str, bytes | None]) -> bool:
+        """Whether *entry* is live and what is stored, once these *changes* are."""
+        try:
+            stored = changes[key] if key in changes else self._opened().get(key)
+        except NotBytesError:
+            return False
+        return stored == entry.stored and not has_expired(entry)
+
+
+def for_store(store: RocksDBStore) -> RocksDBDriver:
+    """Return the driver of *store*, whose own database object it uses."""
+    return RocksDBDriver(store._db, owns=False, default_collection=store.default_collection)  # noqa: SLF001
+
+
+async def from_location(location: str, *, create: bool = False) -> RocksDBDriver:
+    """Return the driver of the store in the directory *location*; only with *create* may it be new."""
+    path = _path(location)
+    try:
+        return RocksDBDriver(await asyncio.to_thread(_open, path, is_new=create), owns=True)
+    except OSError as exc:
+        msg = f"cannot open the RocksDB store at {path}: {exc.strerror}"
+        if isinstance(exc, FileExistsError | NotADirectoryError):
+            raise StoreNotFoundError(msg, hint="name a directory") from exc
+        raise StoreUnreachableError(msg, hint="check the path and its permissions") from exc
+
+
+def _open(path: Path, *, is_new: bool) -> Rdict:
+    if is_new:
+        create(path)
+    return open_existing(path)
+
+
+def _path(location: str) -> Path:
+    # `rocksdb:///abs` is how other URLs write an absolute path.
+    path = location[2:] if location.startswith("///") else location
+    if not path:
+        msg = "rocksdb: needs the path of the store's directory"
+        raise UnsupportedStoreError(msg, hint="write rocksdb:PATH")
+    return Path(path).expanduser().absolute()
+
+
+def _page(entries: Iterator[Entry]) -> list[Entry]:
+    page: list[Entry] = []
+    held = 0
+    for entry in islice(entries, PAGE_SIZE):
+        page.append(entry)
+        held += len(entry.stored)
+        if held >= PAGE_BYTES:
+            break
+    return page
+
+
+def _patched(replacement: Replacement) -> bytes:
+    entry: Any = replacement.entry
+    names = names_to_write(entry)
+    return patch_body(entry.stored, replacement.value, replacement.expires_at, names=names).encode()

@@ -1,0 +1,88 @@
+"""What opens a slot, a master secret or a wrap key, and the slot that is made for it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, TypeAlias
+
+from kvseal.envelope.kdf import DEFAULT_MEMORY_CEILING, Argon2idParams, check_memory
+from kvseal.errors import UsageError
+from kvseal.keys.external_slot import ExternalSlot
+from kvseal.keys.keyslot import Keyslot, cost_for
+from kvseal.secrets.secret import Secret
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from kvseal.keys.rootkey import RootKey
+    from kvseal.secrets.sources import Unlocker
+
+Slot: TypeAlias = Keyslot | ExternalSlot
+
+
+async def new_slot(
+    root: RootKey,
+    unlocker: Unlocker,
+    cost: Argon2idParams | None,
+    *,
+    label: str,
+    now: datetime,
+    expires_at: datetime | None = None,
+    memory_ceiling: int = DEFAULT_MEMORY_CEILING,
+) -> Slot:
+    """
+    Return a slot of *root* that *unlocker* opens; *cost* is what `cost_of` says.
+
+    A secret is derived from, and a service asked, in a thread.
+
+    Raises:
+        WrapKeyError: the service did not wrap the root key.
+        KDFParametersError, VaultError: see `Keyslot.create`.
+    """
+    if isinstance(unlocker, Secret):
+        return await asyncio.to_thread(
+            Keyslot.create,
+            root,
+            unlocker,
+            cost or cost_for(unlocker),
+            label=label,
+            now=now,
+            expires_at=expires_at,
+            memory_ceiling=memory_ceiling,
+        )
+    return await asyncio.to_thread(
+        ExternalSlot.create, root, unlocker, label=label, now=now, expires_at=expires_at
+    )
+
+
+def cost_of(
+    unlocker: Unlocker,
+    kdf: Argon2idParams | None,
+    *,
+    replaces: Slot | None = None,
+    memory_ceiling: int = DEFAULT_MEMORY_CEILING,
+) -> Argon2idParams | None:
+    """
+    Return the Argon2id cost of a new slot: *kdf* or, where nobody chose one, what `cost_for` says.
+
+    A wrap key derives nothing, and has none.
+
+    Raises:
+        UsageError: *kdf* was given for a wrap key.
+        KDFParametersError: it is more than *memory_ceiling* KiB, or than there is.
+    """
+    if isinstance(unlocker, Secret):
+        cost = kdf or cost_for(unlocker, present=replaces.params if isinstance(replaces, Keyslot) else None)
+        check_memory(cost, memory_ceiling)
+        return cost
+    if kdf is not None:
+        msg = f"an Argon2id cost is for a secret, and {unlocker.kind} key {unlocker.name} derives nothing"
+        raise UsageError(msg, hint="leave the cost out")
+    return None
+
+
+def is_such_a_slot(slot: Slot, unlocker: Unlocker, cost: Argon2idParams | None) -> bool:
+    """Whether *slot* has the kind, and the key or the *cost*, of one that was made for *unlocker*."""
+    if isinstance(unlocker, Secret):
+        return isinstance(slot, Keyslot) and slot.params == cost
+    return isinstance(slot, ExternalSlot) and slot.is_of(unlocker)

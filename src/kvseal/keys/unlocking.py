@@ -1,0 +1,275 @@
+"""
+From a vault meta and a secret or wrap key to the root key, deriving or asking at most once per process.
+
+Argon2id costs memory and time on purpose, and a key service is asked over a network, so all
+who unlock one vault with one secret, or one wrap key, share a single run: those who ask
+while it goes on wait for it, across threads and event loops, and those who ask later get
+the same root key for as long as anybody still holds it.
+
+Slots are read before anything in a vault meta can be authenticated, so whoever writes
+to the store can plant some.  The cheapest is tried first: planted ones cost whoever has
+the secret no more than its own slot does, for each.  And all that are tried together
+stay within a budget, so a wrong secret has its end too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
+
+from kvseal.envelope.kdf import DEFAULT_MEMORY_CEILING, check_memory
+from kvseal.envelope.wrapping import WrongKeyError
+from kvseal.errors import (
+    DamagedSlotError,
+    KDFParametersError,
+    VaultError,
+    VaultMetaError,
+    WrapKeyRefusedError,
+    WrongSecretError,
+)
+from kvseal.keys.external_slot import ExternalSlot
+from kvseal.keys.keyring import Keyring
+from kvseal.keys.keyslot import Keyslot
+from kvseal.keys.meta import VaultMeta
+from kvseal.observe import counters
+from kvseal.secrets.secret import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from kvseal.keys.making_slots import Slot
+    from kvseal.keys.rootkey import RootKey
+    from kvseal.secrets.sources import Unlocker
+    from kvseal.wrapkeys import WrapKey
+
+_PROCESS_KEY: Final = os.urandom(32)
+"""Keys the cache, so that it holds no secret and nothing that could be tested offline."""
+
+_PASSES: Final = 96
+"""What one unlocking may cost, in passes over all memory below the ceiling: 32 slots of three passes each."""
+
+_lock = threading.Lock()
+_held: WeakValueDictionary[bytes, RootKey] = WeakValueDictionary()
+_running: dict[bytes, Future[RootKey]] = {}
+
+
+async def unlock(
+    slots: Sequence[Slot],
+    unlocker: Unlocker,
+    vault_id: bytes,
+    *,
+    now: datetime,
+    memory_ceiling: int,
+    anew: bool = False,
+) -> tuple[RootKey, Slot]:
+    """
+    Return the root key and the usable slot that *unlocker* opens, for a secret the cheapest.
+
+    A wrap key is tried on the slots of its kind and name alone.  With *anew* its service is asked
+    even where this process holds the root key already.
+
+    Raises:
+        WrongSecretError: it opens none.
+        DamagedSlotError: it is the secret or wrap key of one that is damaged.
+        KDFParametersError: it opens none of those that were tried; others are too dear.
+        WrapKeyError: the service does not answer, or refuses.
+        VaultMetaError: there is no usable slot.
+    """
+    usable = [slot for slot in slots if slot.usable(now)]
+    if not usable:
+        msg = "the vault meta has no usable keyslot"
+        raise VaultMetaError(msg, hint="restore the vault meta from a backup")
+    if not isinstance(unlocker, Secret):
+        return await _with_wrap_key(usable, unlocker, vault_id, anew=anew)
+    own = [slot for slot in usable if isinstance(slot, Keyslot)]
+    if not own:
+        msg = f"the vault has no keyslot for a secret: {_keys(usable)}"
+        raise WrongSecretError(msg, hint="name the key instead, such as --secret KIND:KEY")
+    return await _with_secret(own, unlocker, vault_id, memory_ceiling)
+
+
+async def _with_secret(
+    slots: Sequence[Keyslot], secret: Secret, vault_id: bytes, memory_ceiling: int
+) -> tuple[RootKey, Keyslot]:
+    # A slot that is damaged, or too dear for this machine, does not keep another one from opening.
+    tried: list[Keyslot] = []
+    damaged: list[DamagedSlotError] = []
+    refused: list[tuple[Keyslot, KDFParametersError]] = []
+    budget = memory_ceiling * _PASSES
+    for slot in sorted(slots, key=_cost):
+        try:
+            check_memory(slot.params, memory_ceiling)
+            budget -= _cost(slot)
+            _check_budget(budget)
+            return await _derive_once(slot, secret, vault_id, memory_ceiling), slot
+        except WrongKeyError:
+            tried.append(slot)
+        except DamagedSlotError as exc:
+            damaged.append(exc)
+        except KDFParametersError as exc:
+            refused.append((slot, exc))
+    if damaged:
+        raise damaged[0]
+    raise _refusal(tried, refused) if refused else _wrong_secret(tried)
+
+
+async def _with_wrap_key(
+    slots: Sequence[Slot], wrap_key: WrapKey, vault_id: bytes, *, anew: bool
+) -> tuple[RootKey, ExternalSlot]:
+    # A service may refuse one slot and not another: its policy sees the context.  One that cannot be
+    # reached ends it, because each further slot would wait as long.
+    failed: list[DamagedSlotError | WrapKeyRefusedError] = []
+    for slot in slots:
+        if not isinstance(slot, ExternalSlot) or not slot.is_of(wrap_key):
+            continue
+        try:
+            return await _unwrap_once(slot, wrap_key, vault_id, anew=anew), slot
+        except (DamagedSlotError, WrapKeyRefusedError) as exc:
+            failed.append(exc)
+    if failed:
+        raise failed[0]
+    msg = f"the vault has no keyslot of the {wrap_key.kind} key {wrap_key.name}: {_keys(slots)}"
+    raise WrongSecretError(msg, hint="name the key as its slot does, or use another slot's secret")
+
+
+def _keys(slots: Sequence[Slot]) -> str:
+    return ", ".join(
+        f"{slot.id} ({slot.label}) is of "
+        + (f"the {slot.kind} key {slot.key}" if isinstance(slot, ExternalSlot) else "a secret")
+        for slot in slots
+    )
+
+
+def _cost(slot: Keyslot) -> int:
+    return slot.params.time_cost * slot.params.memory_cost
+
+
+def _check_budget(left: int) -> None:
+    if left < 0:
+        msg = "the vault's keyslots together cost more than one unlocking may"
+        raise KDFParametersError(msg, hint="remove slots that nobody needs, or raise the memory ceiling")
+
+
+def _refusal(
+    tried: Sequence[Keyslot], refused: Sequence[tuple[Keyslot, KDFParametersError]]
+) -> KDFParametersError:
+    """Name both: what the secret does not open, and what nobody knows of because it was not tried."""
+    slots, (first, *_) = [slot for slot, _ in refused], [error for _, error in refused]
+    opens = f"this secret opens none of the keyslots {_names(tried)}, and " if tried else ""
+    msg = f"{opens}{_names(slots)} could not be tried: {first}"
+    return KDFParametersError(msg, hint=first.hint)
+
+
+def _wrong_secret(tried: Sequence[Keyslot]) -> WrongSecretError:
+    msg = f"this secret opens none of the vault's keyslots: {_names(tried)}"
+    return WrongSecretError(msg, hint="check which secret this process was given; was the vault rotated?")
+
+
+def _names(slots: Sequence[Keyslot]) -> str:
+    return ", ".join(f"{slot.id} ({slot.label})" for slot in slots)
+
+
+async def _derive_once(slot: Keyslot, secret: Secret, vault_id: bytes, memory_ceiling: int) -> RootKey:
+    # Before joining a derivation that another caller, with another ceiling, may have started.
+    check_memory(slot.params, memory_ceiling)
+
+    def derive() -> RootKey:
+        counters.derivations.number += 1
+        return slot.open(secret, vault_id, memory_ceiling=memory_ceiling)
+
+    wrapped = slot.wrapped
+    parts = (slot.params.encode(), slot.salt, wrapped.commitment, wrapped.nonce, wrapped.ciphertext)
+    return await _once(_cache_name(vault_id, slot, *parts, secret.reveal()), derive)
+
+
+async def _unwrap_once(slot: ExternalSlot, wrap_key: WrapKey, vault_id: bytes, *, anew: bool) -> RootKey:
+    def unwrap() -> RootKey:
+        counters.unwrappings.number += 1
+        return slot.open(wrap_key, vault_id)
+
+    key = (wrap_key.kind.encode(), wrap_key.name.encode(), wrap_key.address.encode())
+    return await _once(_cache_name(vault_id, slot, *key, slot.wrapped), unwrap, anew=anew)
+
+
+async def _once(name: bytes, work: Callable[[], RootKey], *, anew: bool = False) -> RootKey:
+    """Return the root key that is held under *name*, or what *work* returns to all who ask meanwhile."""
+    with _lock:
+        held, running = None if anew else _held.get(name), _running.get(name)
+        counters.hits.number += held is not None or running is not None
+        if held is not None:
+            return held
+        future = running or _running.setdefault(name, Future())
+    if running is None:
+        _start(future, name, work)
+    # Shielded, because a caller who gives up must not cancel it for the others.
+    return await asyncio.shield(asyncio.wrap_future(future))
+
+
+def _start(future: Future[RootKey], name: bytes, work: Callable[[], RootKey]) -> None:
+    """Work in a thread of its own: it outlives the event loop and the task that happened to ask first."""
+
+    def fail(error: BaseException) -> None:
+        with _lock:
+            _running.pop(name, None)
+        future.set_exception(error)
+
+    def run() -> None:
+        try:
+            root = work()
+        except BaseException as exc:  # noqa: BLE001 - whatever it is, it belongs to those who wait
+            fail(exc)
+        else:
+            with _lock:
+                _held[name] = root
+                _running.pop(name, None)
+            future.set_result(root)
+
+    try:
+        threading.Thread(target=run, name="kvseal-unlock", daemon=True).start()
+    except RuntimeError as exc:
+        # No thread to be had: without this, all who ask later would wait for it for ever.
+        fail(exc)
+
+
+def _cache_name(vault_id: bytes, slot: Slot, *parts: bytes) -> bytes:
+    """Name exactly this slot's bytes and what opens it; a changed slot is opened anew."""
+    message = b"".join(len(part).to_bytes(4, "big") + part for part in (vault_id, slot.id.encode(), *parts))
+    return hmac.digest(_PROCESS_KEY, message, "sha256")
+
+
+def _forget_running() -> None:
+    """In a forked child nobody finishes what the parent's threads began."""
+    global _lock  # noqa: PLW0603 - another thread of the parent may have held it
+    _lock = threading.Lock()
+    _running.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_running)
+
+
+async def prove(
+    meta: VaultMeta, slot: Slot, unlocker: Unlocker, root: RootKey, *, now: datetime
+) -> tuple[RootKey, Keyring]:
+    """
+    Open the bytes that are about to be written with what will have to open them, in memory.
+
+    Returns the root key and the keyring that came out of them.
+
+    Raises:
+        VaultError: *slot* does not open to *root*; nothing may be written.
+    """
+    written = VaultMeta.from_value(meta.as_value())
+    slots = [candidate for candidate in written.slots if candidate.id == slot.id]
+    ceiling = slot.params.memory_cost if isinstance(slot, Keyslot) else DEFAULT_MEMORY_CEILING
+    opened, _ = await unlock(slots, unlocker, meta.vault_id, now=now, memory_ceiling=ceiling)
+    if opened.reveal() != root.reveal():
+        msg = "the new keyslot does not open to this vault's root key"
+        raise VaultError(msg, hint="nothing was written; report this")
+    return opened, Keyring(written, opened)

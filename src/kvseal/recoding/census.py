@@ -1,0 +1,192 @@
+"""
+Proof instead of hope: open every record and count what each one needs.
+
+A record that opens here is one that a `get` would return.  Formats and DEKs are
+counted over all records, so a format or a DEK that is not in the counts is no
+longer needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from kvseal import clock
+from kvseal.drivers.reach import recodable_driver
+from kvseal.errors import LegacyRecordError, PlaintextRecordError, RecordError, UnknownDEKError
+from kvseal.keys.meta import META_COLLECTION
+from kvseal.legacy import FERNET, FernetCodec, PlaintextCodec, codecs_for
+from kvseal.observe.events import Failure, Progress, ignore
+from kvseal.recoding.decision import classify, format_of
+from kvseal.recoding.formats import KVSEAL, LegacySource, RefusedSource, SealedTarget, dek_of
+from kvseal.recoding.report import FAILURES_KEPT, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from typing import TypeAlias
+
+    from key_value.aio.protocols.key_value import AsyncKeyValue
+
+    from kvseal.drivers.base import Driver, Entry
+    from kvseal.observe.events import Listener
+    from kvseal.recoding.formats import Source
+    from kvseal.recoding.pace import Pace
+    from kvseal.vault.vault import Vault
+
+    Refresh: TypeAlias = Callable[[], Awaitable[bool]]
+
+
+@dataclass(slots=True)
+class Census:
+    """Entries by format, sealed records by DEK, and what does not open; the vault meta is not counted."""
+
+    formats: Counter[str] = field(default_factory=Counter)
+    deks: Counter[int] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+    failed: int = 0
+    pending: int = 0
+    """Entries that a plan has yet to recode, where the census was taken for one."""
+    unknown_dek: bool = False
+
+    @property
+    def scanned(self) -> int:
+        """How many entries were looked at."""
+        return sum(self.formats.values())
+
+    def add(self, page: Census) -> None:
+        """Add what was found in one more page."""
+        self.formats += page.formats
+        self.deks += page.deks
+        self.failed += page.failed
+        self.pending += page.pending
+        self.unknown_dek |= page.unknown_dek
+        self.failures += page.failures[: FAILURES_KEPT - len(self.failures)]
+
+
+async def verify(
+    store: AsyncKeyValue | Driver, vault: Vault, *, context: str = "", listener: Listener = ignore
+) -> Report:
+    """
+    Open every record of *store* as a wrapper of *vault* and *context* would, and report what fails.
+
+    Raises:
+        StoreError: the backend failed; nothing is proven.
+    """
+    driver, started = recodable_driver(store, writes=False), clock.monotonic()
+    try:
+        readers = readers_of(vault, context=context)
+        census = await take_census(driver, readers, refresh=vault.refresh, listener=listener)
+    finally:
+        if driver is not store:
+            await driver.close()
+    return Report(
+        command="verify",
+        scanned=census.scanned,
+        changed=0,
+        already=census.scanned - census.failed,
+        skipped=0,
+        failed=census.failed,
+        conflicts=0,
+        seconds=clock.monotonic() - started,
+        failures=tuple(census.failures),
+        formats=dict(census.formats),
+        deks=dict(census.deks),
+    )
+
+
+def every(_: Entry) -> bool:
+    """Open every entry."""
+    return True
+
+
+def none(_: Entry) -> bool:
+    """Take no entry."""
+    return False
+
+
+async def take_census(
+    driver: Driver,
+    readers: Sequence[Source],
+    *,
+    opens: Callable[[Entry], bool] = every,
+    pends: Callable[[Entry], bool] = none,
+    partition: tuple[int, int] = (0, 1),
+    refresh: Refresh | None = None,
+    pace: Pace | None = None,
+    listener: Listener = ignore,
+) -> Census:
+    """
+    Count every entry of *partition*; *readers* open those that *opens* picks, the first that knows them.
+
+    What *pends* picks is counted as pending.  A page with records of an unknown DEK is looked at once
+    more after *refresh*: another process may have rotated the DEK meanwhile.
+    """
+    census, started = Census(), clock.monotonic()
+    async for page in driver.scan(partition=partition):
+        if pace is not None:
+            await pace.take(len(page.entries))
+        found = await asyncio.to_thread(_census_of, page.entries, readers, opens, pends)
+        if refresh is not None and found.unknown_dek and await refresh():
+            found = await asyncio.to_thread(_census_of, page.entries, readers, opens, pends)
+        for failure in found.failures:
+            listener(failure)
+        census.add(found)
+        seconds = clock.monotonic() - started
+        listener(Progress("verify", census.scanned, None, 0, census.failed, seconds))
+    return census
+
+
+def readers_of(vault: Vault, *, context: str = "") -> tuple[Source, ...]:
+    """Return what a wrapper of *vault* reads by its policy; other known formats are counted but refused."""
+    keyring = vault.keyring
+    held = codecs_for((key.kind, key.key) for key in keyring.legacy) if keyring.policy.read_legacy else ()
+    legacy: list[Source] = [LegacySource(codec) for codec in held]
+    if not any(source.format == FERNET for source in legacy):
+        legacy.append(
+            RefusedSource(FernetCodec(()), LegacyRecordError("this vault's policy reads no legacy records"))
+        )
+    plaintext: Source = LegacySource(PlaintextCodec())
+    if not keyring.policy.read_plaintext:
+        plaintext = RefusedSource(PlaintextCodec(), PlaintextRecordError("the record is not encrypted"))
+    return (SealedTarget.of(vault, context), *legacy, plaintext)
+
+
+def _census_of(
+    entries: Iterable[Entry],
+    readers: Sequence[Source],
+    opens: Callable[[Entry], bool],
+    pends: Callable[[Entry], bool],
+) -> Census:
+    census = Census()
+    for entry in entries:
+        if entry.collection == META_COLLECTION:
+            continue
+        reader = classify(entry, readers)
+        name = format_of(reader)
+        census.formats[name] += 1
+        census.pending += pends(entry)
+        if name == KVSEAL:
+            _count_dek(entry, census)
+        if opens(entry):
+            _judge(entry, reader, census)
+    return census
+
+
+def _count_dek(entry: Entry, census: Census) -> None:
+    """Count by the header: also a record that does not open today needs its DEK, if it ever will."""
+    with suppress(RecordError):
+        census.deks[dek_of(entry.value or {})] += 1
+
+
+def _judge(entry: Entry, reader: Source | None, census: Census) -> None:
+    try:
+        if reader is None:
+            raise RecordError(entry.problem or "the record is of no known format")  # noqa: TRY301
+        reader.open(entry)
+    except RecordError as exc:
+        census.failed += 1
+        census.unknown_dek |= isinstance(exc, UnknownDEKError)
+        census.failures.append(Failure(entry.collection, entry.key, f"{type(exc).__name__}: {exc.message}"))

@@ -1,0 +1,159 @@
+"""
+How far a recode came: one entry beside the vault meta, sealed like a record.
+
+A checkpoint is a hint.  It saves a run the pages that an earlier one has finished, and it
+carries the leases that keep two runs from doing the same work; that a record is done says
+its header alone.  It is sealed by the vault, so what somebody else writes there is ignored.
+
+    {"plan": hex, "command": "…", "started_at": ms, "prepared": false,
+     "parts": [{"holder": {…} | null, "until": ms, "cursor": "…" | null, "done": false,
+                "tally": {"scanned": n, …}}, …]}
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final
+
+from kvseal import clock, exact_json
+from kvseal.drivers.base import Entry, Replacement
+from kvseal.errors import RecordError, UnknownDEKError
+from kvseal.keys.meta import META_COLLECTION
+from kvseal.recoding.lease_holder import LeaseHolder
+from kvseal.recoding.report import Tally
+
+if TYPE_CHECKING:
+    from kvseal.drivers.base import Driver
+    from kvseal.vault.vault import Vault
+
+KEY: Final = "__recode__"
+CONTEXT: Final = "kvseal/recode"
+MAX_PARTS: Final = 1024
+LONGEST: Final = 5 * 60 * 1000
+"""How far ahead, in milliseconds, a lease may end, clocks that disagree a little included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One partition: who works on it and until when (Unix milliseconds), and how far it came."""
+
+    holder: LeaseHolder | None = None
+    until: int = 0
+    cursor: str | None = None
+    done: bool = False
+    tally: Tally = field(default_factory=Tally)
+
+    def is_free(self, now: int) -> bool:
+        """Whether nobody works on it."""
+        # A lease that ends later than any lease can is that of a clock which is wrong.
+        return self.holder is None or not now < self.until <= now + LONGEST or self.holder.is_gone()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as it stands in the checkpoint."""
+        return {
+            "holder": None if self.holder is None else self.holder.as_json(),
+            "until": self.until,
+            "cursor": self.cursor,
+            "done": self.done,
+            "tally": self.tally.as_json(),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Part:
+        """Read what `as_json` wrote."""
+        holder = None if value["holder"] is None else LeaseHolder.from_json(value["holder"])
+        tally = Tally.from_json(value["tally"])
+        return cls(holder, int(value["until"]), value["cursor"], bool(value["done"]), tally)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """An open recode: *plan* names what it does to which store."""
+
+    plan: str
+    command: str
+    started_at: int
+    parts: tuple[Part, ...]
+    prepared: bool = False
+    """Whether the run that began it has taken a backup first."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every part has come to its end."""
+        return all(part.done for part in self.parts)
+
+    def holders(self, now: int) -> tuple[LeaseHolder, ...]:
+        """Return those who work on it."""
+        return tuple(p.holder for p in self.parts if p.holder is not None and not p.is_free(now))
+
+    def with_part(self, index: int, part: Part) -> Checkpoint:
+        """Return it with another part at *index*."""
+        return replace(self, parts=(*self.parts[:index], part, *self.parts[index + 1 :]))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the value that is sealed."""
+        return {
+            "plan": self.plan,
+            "command": self.command,
+            "started_at": self.started_at,
+            "prepared": self.prepared,
+            "parts": [part.as_json() for part in self.parts],
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Checkpoint:
+        """Read what `as_json` wrote; raises `KeyError` or `TypeError` where it is something else."""
+        parts = tuple(Part.from_json(part) for part in value["parts"])
+        started_at, prepared = int(value["started_at"]), value.get("prepared") is True
+        return cls(value["plan"], value["command"], started_at, parts, prepared)
+
+
+def plan_id(*facts: str | None) -> str:
+    """Return the name of a plan: runs with the same *facts* go on where the other one stopped."""
+    return sha256(exact_json.dumps({"facts": list(facts)})[0]).hexdigest()[:32]
+
+
+class CheckpointStore:
+    """The one checkpoint of a vault, beside its meta."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        self._driver: Driver = vault.metastore.driver
+
+    async def load(self) -> tuple[Entry | None, Checkpoint | None]:
+        """Return what is stored, and the checkpoint in it, unless nobody could have sealed that."""
+        entry = await self._driver.get(META_COLLECTION, KEY)
+        if entry is None or entry.value is None:
+            return entry, None
+        try:
+            value = await self._open(entry)
+            return entry, Checkpoint.from_json(value)
+        except (RecordError, KeyError, TypeError, ValueError):
+            return entry, None
+
+    async def swap(self, entry: Entry | None, checkpoint: Checkpoint) -> bool:
+        """Store *checkpoint* if *entry* is still what lies there."""
+        sealed = self._vault.codecs[CONTEXT].seal(checkpoint.as_json(), META_COLLECTION, KEY, None)
+        if entry is None:
+            now = clock.utc_now()
+            return await self._driver.put_if_absent(Entry(META_COLLECTION, KEY, sealed, created_at=now))
+        (done,) = await self._driver.replace_many([Replacement(entry, sealed)])
+        return done
+
+    async def drop(self, entry: Entry) -> bool:
+        """Delete *entry* if it is still what lies there."""
+        return await self._driver.delete_if_unchanged(entry)
+
+    async def _open(self, entry: Entry) -> dict[str, Any]:
+        stored = entry.value or {}
+        try:
+            return self._vault.codecs[CONTEXT].open(stored, META_COLLECTION, KEY)[0]
+        except UnknownDEKError:
+            await self._vault.refresh()
+            return self._vault.codecs[CONTEXT].open(stored, META_COLLECTION, KEY)[0]
+
+
+async def open_recode(vault: Vault) -> Checkpoint | None:
+    """Return the recode that was begun and has not come to its end, or `None`."""
+    return (await CheckpointStore(vault).load())[1]

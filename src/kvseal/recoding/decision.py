@@ -1,0 +1,128 @@
+"""What becomes of one entry: decided by its bytes and the plan alone, without I/O and in any thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from kvseal import clock, expiry
+from kvseal.drivers.base import KEEP
+from kvseal.errors import RecordError, UnknownDEKError, UnsealableValueError
+from kvseal.observe.events import Failure
+from kvseal.recoding.formats import UNDECODABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import TypeAlias
+
+    from kvseal.drivers.base import Entry, _Keep
+    from kvseal.recoding.formats import Source
+    from kvseal.recoding.plan import Plan
+
+    Prover: TypeAlias = Callable[[Entry, str], bool]
+
+
+class Leave(Enum):
+    """Why an entry stays as it is."""
+
+    ALREADY = "already"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """*value* is to be written for *entry*."""
+
+    entry: Entry
+    value: Mapping[str, Any] = field(repr=False)
+    expires_at: datetime | _Keep | None = KEEP
+
+
+Decision = Change | Leave | Failure
+
+
+def classify(entry: Entry, sources: Sequence[Source]) -> Source | None:
+    """Return the first source that recognises *entry*, or `None`: it is unreadable or of no known format."""
+    if entry.value is None or entry.collection is None:
+        return None
+    for source in sources:
+        if source.recognises(entry.value):
+            return source
+    return None
+
+
+def format_of(source: Source | None) -> str:
+    """Return the format to count an entry under, once it is classified."""
+    return UNDECODABLE if source is None else source.format
+
+
+def decide(entry: Entry, plan: Plan, proves: Prover) -> Decision:
+    """Decide for an entry that is recoded where it lies."""
+    source = classify(entry, plan.known)
+    return Leave.ALREADY if _is_done(entry, source, plan) else _recoded(entry, source, plan, proves)
+
+
+def decide_copy(entry: Entry, plan: Plan, proves: Prover) -> Decision:
+    """Decide for an entry of which another store is to get a copy: what is sealed already goes along."""
+    return _recoded(entry, classify(entry, plan.known), plan, proves)
+
+
+def is_done(entry: Entry, plan: Plan) -> bool:
+    """Whether *entry* is done by its header alone: whether it opens is left to the verify pass."""
+    return _is_done(entry, classify(entry, plan.known), plan)
+
+
+def is_pending(entry: Entry, plan: Plan) -> bool:
+    """Whether *plan* has yet to recode *entry*, or could not."""
+    source = classify(entry, plan.known)
+    return source in plan.sources and not _is_done(entry, source, plan)
+
+
+def _is_done(entry: Entry, source: Source | None, plan: Plan) -> bool:
+    if source is not plan.target:
+        return False
+    # A migration leaves older DEKs to a re-encryption.
+    return plan.target not in plan.sources or plan.target.is_current(entry.value or {})
+
+
+def _recoded(entry: Entry, source: Source | None, plan: Plan, proves: Prover) -> Decision:
+    if source is None:
+        return _failure(entry, entry.problem or "its format is none that this run takes")
+    if source in plan.leaves:
+        return Leave.SKIPPED
+    try:
+        value, expires_at = source.open(entry)
+        named = _named(entry, source, value, proves)
+        if not plan.target.keeps_expiry and expires_at is not None:
+            return _bare(named, value, expires_at, plan)
+        return Change(named, plan.target.seal(value, named, expires_at))
+    except (RecordError, UnsealableValueError) as exc:
+        failure = _failure(entry, f"{type(exc).__name__}: {exc.message}")
+        return replace(failure, unknown_dek=isinstance(exc, UnknownDEKError))
+
+
+def _bare(entry: Entry, value: Mapping[str, Any], expires_at: int, plan: Plan) -> Decision:
+    """Leave to the backend an expiry that was sealed; what has expired by it is not revived."""
+    if expires_at <= clock.wall_ms():
+        return Leave.SKIPPED
+    sealed = plan.target.seal(value, entry, expires_at)
+    if entry.expires_at is not None and expiry.milliseconds(entry.expires_at) <= expires_at:
+        return Change(entry, sealed)
+    return Change(entry, sealed, datetime.fromtimestamp(expires_at / 1000, timezone.utc))
+
+
+def _named(entry: Entry, source: Source, value: Mapping[str, Any], proves: Prover) -> Entry:
+    """Return *entry* with its key: where the store does not keep it, the one that its value proves."""
+    if entry.key is not None:
+        return entry
+    for key in source.key_candidates(entry.collection, value):
+        if proves(entry, key):
+            return replace(entry, key=key)
+    msg = "the store does not keep its key, and nothing in its value proves one"
+    raise RecordError(msg)
+
+
+def _failure(entry: Entry, reason: str) -> Failure:
+    return Failure(entry.collection, entry.key, reason)

@@ -1,0 +1,192 @@
+"""
+The right to work on one part of a recode: taken before the first write, renewed, given back.
+
+It keeps two runs from doing the same work at the same time.  Nothing depends on it: a swap
+never loses a write, whoever makes it, so clocks that disagree cost time and no record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from kvseal import clock
+from kvseal.errors import LeaseHeldError, StoreError
+from kvseal.recoding.checkpoint import Checkpoint, CheckpointStore, Part
+from kvseal.recoding.lease_holder import LeaseHolder
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from kvseal.recoding.report import Tally
+    from kvseal.vault.vault import Vault
+
+SECONDS: Final = 30
+"""How long a lease lasts after its last renewal."""
+SECONDS_BETWEEN_RENEWALS: Final = 5
+SECONDS_TO_RELEASE: Final = 5
+_ATTEMPTS: Final = 256
+"""Each of 1,024 parts renews its lease in the same entry; whoever loses a swap tries again."""
+
+_log = logging.getLogger("kvseal")
+
+
+class Lease:
+    """One part of one plan, held by this run."""
+
+    def __init__(
+        self,
+        vault: Vault,
+        plan: str,
+        command: str,
+        partition: tuple[int, int],
+        *,
+        prepared: bool = False,
+        clock: Callable[[], float] = clock.wall,
+    ) -> None:
+        self._prepared = prepared
+        self._store = CheckpointStore(vault)
+        self._plan = plan
+        self._command = command
+        self._index, self._count = partition
+        self._clock = clock
+        self._me = LeaseHolder.new()
+        self._lost: LeaseHeldError | None = None
+        self.part = Part()
+        """How far this part has come, at first what an earlier run has left."""
+
+    async def acquire(self) -> None:
+        """
+        Take the part, and what an earlier run of this plan has left of it.
+
+        Raises:
+            LeaseHeldError: another run works on it, or on another plan for this vault.
+        """
+        for _ in range(_ATTEMPTS):
+            entry, found = await self._store.load()
+            taken, left = self._taken(found)
+            if await self._store.swap(entry, taken):
+                self.part = left
+                return
+        raise _contended()
+
+    def note(self, cursor: str | None, tally: Tally) -> None:
+        """Note how far the part has come; the next renewal, or the release, writes it."""
+        self.part = replace(self.part, cursor=cursor, tally=tally.copy())
+
+    async def finish(self) -> None:
+        """Give the part back as done; the checkpoint of a recode that is done as a whole is dropped."""
+        await self._update(lambda: Part(done=True, tally=self.part.tally), is_last=True)
+
+    async def release(self) -> None:
+        """Give the part back as far as it has come."""
+        with suppress(LeaseHeldError):
+            await self._update(lambda: replace(self.part, holder=None, until=0))
+
+    async def renew_for_ever(self, seconds: float = SECONDS_BETWEEN_RENEWALS) -> None:
+        """Renew the lease every few seconds; a store that does not answer is asked again."""
+        while self._lost is None:
+            await asyncio.sleep(seconds)
+            try:
+                await self._update(self._held)
+            except LeaseHeldError as exc:
+                self._lost = exc
+            except StoreError as exc:
+                _log.warning("the lease of the recode could not be renewed: %s", exc)
+
+    def check(self) -> None:
+        """Raise `LeaseHeldError` if another run has taken the part over: this one was away for too long."""
+        if self._lost is not None:
+            raise self._lost
+
+    def _held(self) -> Part:
+        return replace(self.part, holder=self._me, until=self._now() + SECONDS * 1000)
+
+    def _taken(self, found: Checkpoint | None) -> tuple[Checkpoint, Part]:
+        """Return the checkpoint with this part held, and the part as it was left."""
+        now = self._now()
+        if found is None or (found.plan, len(found.parts)) != (self._plan, self._count):
+            if found is not None and (holders := found.holders(now)):
+                raise _held_by(holders[0], found.command)
+            # Nobody works on the other plan any more: what is done of it, the headers say.
+            found = self._new()
+        left = found.parts[self._index]
+        if left.holder is not None and not left.is_free(now):
+            raise _held_by(left.holder, found.command)
+        # A part that was done once is done again from its start.
+        left = Part() if left.done else replace(left, holder=None, until=0)
+        self.part = left
+        taken = replace(found, prepared=found.prepared or self._prepared)
+        return taken.with_part(self._index, self._held()), left
+
+    async def _update(self, part: Callable[[], Part], *, is_last: bool = False) -> None:
+        for _ in range(_ATTEMPTS):
+            entry, found = await self._store.load()
+            mine = self._mine(found)
+            changed = mine.with_part(self._index, part())
+            if is_last and changed.is_done:
+                if entry is None or await self._store.drop(entry):
+                    return
+            elif await self._store.swap(entry, changed):
+                return
+        raise _contended()
+
+    def _mine(self, found: Checkpoint | None) -> Checkpoint:
+        """Return *found*, if it still says that this run holds the part, or if nothing says anything."""
+        if found is None:
+            # Lost with an evicting store, or overwritten by somebody who could not seal it.
+            return self._new()
+        holder = None
+        if (found.plan, len(found.parts)) == (self._plan, self._count):
+            holder = found.parts[self._index].holder
+        if holder != self._me:
+            raise _held_by(holder, found.command)
+        return found
+
+    def _new(self) -> Checkpoint:
+        parts = (Part(),) * self._count
+        return Checkpoint(self._plan, self._command, self._now(), parts, self._prepared)
+
+    def _now(self) -> int:
+        return int(self._clock() * 1000)
+
+
+@asynccontextmanager
+async def leased(lease: Lease | None) -> AsyncIterator[Lease | None]:
+    """Hold *lease* for as long as the block runs; done at its end, and given back if it ends early."""
+    if lease is None:
+        yield None
+        return
+    await lease.acquire()
+    renewing = asyncio.create_task(lease.renew_for_ever())
+    try:
+        yield lease
+    except BaseException:
+        await _stop(renewing)
+        # Also on Ctrl-C.  Where the store is what failed, the lease expires.
+        with suppress(StoreError, asyncio.TimeoutError):
+            await asyncio.wait_for(lease.release(), SECONDS_TO_RELEASE)
+        raise
+    await _stop(renewing)
+    await lease.finish()
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def _held_by(holder: LeaseHolder | None, command: str) -> LeaseHeldError:
+    who = "another run" if holder is None else str(holder)
+    msg = f"{command} is being run on this vault by {who}"
+    return LeaseHeldError(
+        msg, hint=f"wait for it, or stop it; the lease of a run that is gone expires within {SECONDS} s"
+    )
+
+
+def _contended() -> LeaseHeldError:
+    return LeaseHeldError("too many runs change the checkpoint at once", hint="use fewer partitions")

@@ -1,0 +1,358 @@
+"""
+From an old vault to a sealed one: survey, vault, recode, in the order in which nothing can be lost.
+
+With users online it takes three steps.  `import_keys` puts the old keys into the vault, so
+that every process with the new wrapper reads old records and new ones.  Once it is deployed
+everywhere, `migrate` re-seals what is left, and with *finalize* it ends the old reads as soon
+as its verify pass finds nothing that needs them.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from kvseal.drivers.reach import reached
+from kvseal.envelope.aead import KEY_SIZE
+from kvseal.envelope.codec import RecordCodec
+from kvseal.envelope.record import VAULT_ID_SIZE
+from kvseal.envelope.sealing import Associations, Opener, Sealer
+from kvseal.errors import RecodeError
+from kvseal.legacy import PlaintextCodec, codecs_for
+from kvseal.legacy.base import merged
+from kvseal.observe.events import ignore
+from kvseal.recoding.engine import WHOLE, is_prepared, recode
+from kvseal.recoding.formats import KVSEAL, SealedTarget
+from kvseal.recoding.plan import PlaintextRule, Plan, plan_migration
+from kvseal.recoding.surveying import Survey, survey
+from kvseal.vault.metastore import MetaStore
+from kvseal.vault.vault import Vault
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from os import PathLike
+
+    from key_value.aio.protocols.key_value import AsyncKeyValue
+    from typing_extensions import Unpack
+
+    from kvseal.drivers.base import Driver
+    from kvseal.drivers.reach import Places
+    from kvseal.envelope.kdf import Argon2idParams
+    from kvseal.keys.keyring import LegacyKey
+    from kvseal.legacy import LegacyCodec
+    from kvseal.observe.events import Listener
+    from kvseal.recoding.report import Report
+    from kvseal.secrets.sources import Unlocker
+    from kvseal.vault.creation import Adoption
+    from kvseal.vault.opening import OpeningOptions
+    from kvseal.vault.status import VaultStatus
+
+
+class Options(TypedDict, total=False):
+    """How the vault is reached, or made: see `Vault.open_or_create`; and what is not legacy."""
+
+    secret: Unlocker | str | None
+    meta_store: AsyncKeyValue | Driver | None
+    pin: str | PathLike[str] | None
+    kdf: Argon2idParams
+    plaintext: PlaintextRule
+    """What becomes of records that were never encrypted; by default they are refused."""
+    leaves: Sequence[LegacyCodec]
+    """What these recognise is left as it is."""
+    adopts: Adoption | None
+    """Another program's keys, for a vault that is yet to be made: see `Vault.create`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """
+    What a migration did.
+
+    `report` is `None` where keys were imported and nothing else; `vault` after a dry run over a store
+    that has no vault yet.  `finalized` says that the vault reads sealed records alone.
+    """
+
+    report: Report | None
+    vault: VaultStatus | None
+    finalized: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """What a caller asked for, beside the stores."""
+
+    legacy: Sequence[LegacyCodec]
+    options: Options
+    command: str
+    listener: Listener
+    dry_run: bool = False
+    partition: tuple[int, int] = WHOLE
+    rate: float | None = None
+    before_writes: Callable[[Driver], Awaitable[None]] | None = None
+
+    @property
+    def plaintext(self) -> PlaintextRule:
+        return self.options.get("plaintext", PlaintextRule.REFUSE)
+
+    @property
+    def leaves(self) -> Sequence[LegacyCodec]:
+        return self.options.get("leaves", ())
+
+    @property
+    def adopted(self) -> Mapping[str, Any] | None:
+        """The record that makes room for the vault meta, where that is to be."""
+        adopts = self.options.get("adopts")
+        return None if adopts is None or self.options.get("meta_store") is not None else adopts.record
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What is there once a migration may begin: `vault` is `None` in a dry run where there is none yet."""
+
+    vault: Vault | None
+    codecs: Sequence[LegacyCodec]
+    total: int
+
+
+async def migrate(
+    store: AsyncKeyValue | Driver,
+    legacy: Sequence[LegacyCodec] = (),
+    *,
+    to: AsyncKeyValue | Driver | None = None,
+    context: str = "",
+    partition: tuple[int, int] = WHOLE,
+    rate: float | None = None,
+    finalize: bool = False,
+    dry_run: bool = False,
+    before_writes: Callable[[Driver], Awaitable[None]] | None = None,
+    command: str = "migrate",
+    listener: Listener = ignore,
+    **options: Unpack[Options],
+) -> Migration:
+    """
+    Re-seal what *legacy* opens, in place or as copies in the store *to*; the vault is created if need be.
+
+    Legacy keys that the vault holds are tried, too.  The whole store is surveyed before the first
+    write, the vault included, and then *before_writes* is awaited, unless this run goes on where
+    another one stopped, or finds nothing to do.  With *finalize* legacy reads end, and the legacy
+    keys are dropped, once everything is re-sealed and the verify pass has found nothing else.
+
+    Raises:
+        WrongLegacyKeyError, PlaintextFoundError: found by the survey; nothing was written.
+        RecodeError: there is nothing to open old records with; or see `recode`.
+        VaultError, SecretError, StoreError: see `Vault`.
+    """
+    if finalize and (partition != WHOLE or to is not None):
+        msg = "only a migration in place that sees the whole store can be finalized"
+        raise RecodeError(msg, hint="run --finalize by itself, without --partition and without --to")
+    request = _Request(
+        legacy=legacy,
+        options=options,
+        command=command,
+        listener=listener,
+        dry_run=dry_run,
+        partition=partition,
+        rate=rate,
+        before_writes=before_writes,
+    )
+    async with reached(store, to, writes=not dry_run) as places:
+        if finalize:
+            _refuse_blindness(places.source)
+        async with _prepared(places, request) as prepared:
+            report = await _recode(places, request, prepared, context)
+            return await _ended(request, prepared, report, finalize=finalize and not dry_run)
+
+
+async def prepare(
+    store: AsyncKeyValue | Driver,
+    legacy: Sequence[LegacyCodec] = (),
+    *,
+    to: AsyncKeyValue | Driver | None = None,
+    before_writes: Callable[[Driver], Awaitable[None]] | None = None,
+    command: str = "migrate",
+    listener: Listener = ignore,
+    **options: Unpack[Options],
+) -> VaultStatus:
+    """
+    Do what comes before a migration that several processes share: survey, *before_writes*, vault.
+
+    Raises like `migrate`.
+    """
+    request = _Request(
+        legacy=legacy, options=options, command=command, listener=listener, before_writes=before_writes
+    )
+    async with reached(store, to) as places, _prepared(places, request) as prepared:
+        if prepared.vault is None:
+            raise AssertionError
+        return prepared.vault.status()
+
+
+async def import_keys(
+    store: AsyncKeyValue | Driver,
+    keys: Sequence[LegacyKey],
+    *,
+    dry_run: bool = False,
+    listener: Listener = ignore,
+    **options: Unpack[Options],
+) -> Migration:
+    """
+    Hold *keys* in the vault, so that its wrappers read old records from now on.
+
+    That the keys fit is found out first, as by `migrate`, and the vault is created if need be.  With the
+    rule to seal plaintext, wrappers read plaintext, too.  Raises like `migrate`.
+    """
+    codecs = codecs_for((key.kind, key.key) for key in keys)
+    request = _Request(
+        legacy=codecs, options=options, command="import-keys", listener=listener, dry_run=dry_run
+    )
+    async with reached(store, writes=not dry_run) as places, _prepared(places, request) as prepared:
+        if prepared.vault is None:
+            return Migration(None, None)
+        if not dry_run:
+            await prepared.vault.read_legacy_with(keys, plaintext=request.plaintext is PlaintextRule.SEAL)
+        return Migration(None, prepared.vault.status())
+
+
+@asynccontextmanager
+async def _prepared(places: Places, request: _Request) -> AsyncIterator[_Prepared]:
+    """Survey, back up, and make the vault if need be: what comes before the first write of a record."""
+    vault = await _existing(places.destination, request)
+    try:
+        codecs = merged([*request.legacy, *_held(vault)])
+        found = await _surveyed(places.source, request, codecs, vault)
+        back_up = None if request.dry_run else request.before_writes
+        if back_up is not None and await _begins(places, request, codecs, found, vault):
+            await back_up(places.source)
+        if vault is None and not request.dry_run:
+            options = request.options
+            vault = await Vault.open_or_create(
+                places.destination, kdf=options.get("kdf"), adopts=options.get("adopts"), **_opening(options)
+            )
+        yield _Prepared(vault, codecs, found.total)
+    finally:
+        if vault is not None:
+            await vault.close()
+
+
+async def _existing(home: Driver, request: _Request) -> Vault | None:
+    async with MetaStore.reached(request.options.get("meta_store") or home) as metastore:
+        exists = await metastore.find(request.adopted) is not None
+        await metastore.close()
+    return await Vault.open(home, **_opening(request.options)) if exists else None
+
+
+def _opening(options: Options) -> OpeningOptions:
+    """Return how the vault is opened, of what else *options* say."""
+    return {
+        "secret": options.get("secret"),
+        "meta_store": options.get("meta_store"),
+        "pin": options.get("pin"),
+    }
+
+
+async def _surveyed(
+    source: Driver, request: _Request, codecs: Sequence[LegacyCodec], vault: Vault | None
+) -> Survey:
+    """Look at every entry, and raise where nothing could open what is there."""
+    if vault is None:
+        _refuse_keyless(request, codecs)
+    found = await survey(
+        source,
+        codecs,
+        plaintext=request.plaintext,
+        leaves=request.leaves,
+        partition=request.partition,
+        rate=request.rate,
+        listener=request.listener,
+    )
+    # Where everything is sealed, the keys are gone with a run that has finalized and was not heard.
+    if set(found.formats) - {KVSEAL, PlaintextCodec.format, *(one.format for one in request.leaves)}:
+        _refuse_keyless(request, codecs)
+    return found
+
+
+def _refuse_keyless(request: _Request, codecs: Sequence[LegacyCodec]) -> None:
+    if not codecs and request.plaintext is not PlaintextRule.SEAL:
+        msg = "no key for old records was given, and the vault holds none"
+        raise RecodeError(msg, hint="name the old key, such as with --fernet-key REF")
+
+
+async def _begins(
+    places: Places, request: _Request, codecs: Sequence[LegacyCodec], found: Survey, vault: Vault | None
+) -> bool:
+    """Whether there is something to change, and no run that was stopped has prepared for it."""
+    is_done = found.formats.get(KVSEAL, 0) == found.total
+    if is_done or vault is None:
+        return not is_done
+    plan = _plan(request, codecs, SealedTarget.of(vault), vault)
+    return not await is_prepared(plan, places.source, None if places.in_place else places.destination)
+
+
+def _plan(
+    request: _Request, codecs: Sequence[LegacyCodec], target: SealedTarget, vault: Vault | None
+) -> Plan:
+    plan = plan_migration(
+        target,
+        codecs,
+        command=request.command,
+        plaintext=request.plaintext,
+        leaves=request.leaves,
+        vault=vault,
+    )
+    return replace(plan, prepared=request.before_writes is not None, dry_run=request.dry_run)
+
+
+async def _recode(places: Places, request: _Request, prepared: _Prepared, context: str) -> Report:
+    vault = prepared.vault
+    target = _throwaway_target() if vault is None else SealedTarget.of(vault, context)
+    return await recode(
+        places.source,
+        _plan(request, prepared.codecs, target, vault),
+        to=None if places.in_place else places.destination,
+        partition=request.partition,
+        rate=request.rate,
+        total=prepared.total,
+        listener=request.listener,
+    )
+
+
+async def _ended(request: _Request, prepared: _Prepared, report: Report, *, finalize: bool) -> Migration:
+    """End legacy reads where that was asked for, and nothing needs them any more."""
+    vault = prepared.vault
+    if vault is None:
+        return Migration(report, None)
+    finalized = finalize and _is_complete(report, request, vault)
+    if finalized and (vault.keyring.policy.read_legacy or vault.keyring.policy.read_plaintext):
+        await vault.end_legacy_reads()
+    return Migration(report, vault.status(), finalized)
+
+
+def _held(vault: Vault | None) -> Sequence[LegacyCodec]:
+    if vault is None:
+        return ()
+    return codecs_for((key.kind, key.key) for key in vault.keyring.legacy)
+
+
+def _refuse_blindness(driver: Driver) -> None:
+    """Raise where a scan does not see every record: one that it misses may need the old keys."""
+    if not driver.capabilities.sees_all:
+        msg = f"of {driver.location} no more is seen than a manifest names, so nothing can be finalized"
+        raise RecodeError(msg, hint="finalize it where the whole store can be walked")
+
+
+def _is_complete(report: Report, request: _Request, vault: Vault) -> bool:
+    """Whether the verify pass has found sealed records alone, and what is left as it is on purpose."""
+    left = {codec.format for codec in request.leaves}
+    # Plaintext that wrappers read until now would be lost to them.
+    if request.plaintext is PlaintextRule.SKIP and not vault.keyring.policy.read_plaintext:
+        left.add("plaintext")
+    return not report.failed and set(report.formats or {}) <= {KVSEAL, *left}
+
+
+def _throwaway_target() -> SealedTarget:
+    """Return a target whose keys nobody keeps, so that a dry run without a vault seals like a real one."""
+    associations = Associations(os.urandom(VAULT_ID_SIZE))
+    codec = RecordCodec(Sealer(os.urandom(KEY_SIZE), 1, associations), Opener({}, associations))
+    return SealedTarget(lambda: codec)

@@ -1,0 +1,138 @@
+"""What a recode did, in numbers that add up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+
+if TYPE_CHECKING:
+    from kvseal.observe.events import Failure
+
+FAILURES_KEPT: Final = 1000
+"""A report keeps so many failures; all of them went to the listener."""
+
+_SOME_FAILED: Final = 3
+_PENDING: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """
+    The end of a recode: `scanned` = `changed` + `already` + `skipped` + `failed`.
+
+    `conflicts` counts swaps that a live writer won; those entries were read and decided
+    again.  `formats` and `deks` count what the verify pass has found, sealed records by
+    the DEK they need, and `pending` those that were still to be done then: other writers have
+    made them meanwhile.  With `dry_run` nothing was written and `changed` is what would be.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    command: str
+    scanned: int
+    changed: int
+    already: int
+    skipped: int
+    failed: int
+    conflicts: int
+    seconds: float
+    dry_run: bool = False
+    failures: tuple[Failure, ...] = ()
+    formats: dict[str, int] | None = None
+    deks: dict[int, int] | None = None
+    pending: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 where some records failed, or 4 where some are still to be done."""
+        if self.failed:
+            return _SOME_FAILED
+        return _PENDING if self.pending else 0
+
+    @property
+    def check_exit_code(self) -> int:
+        """What `--check` exits with: 4 where work is pending, else as `exit_code`."""
+        return _PENDING if self.changed else self.exit_code
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary line that `--json` prints last."""
+        summary: dict[str, Any] = {
+            "type": "summary",
+            "schema": self.SCHEMA,
+            "command": self.command,
+            "scanned": self.scanned,
+            "changed": self.changed,
+            "already": self.already,
+            "skipped": self.skipped,
+            "failed": self.failed,
+            "conflicts": self.conflicts,
+            "seconds": round(self.seconds, 3),
+        }
+        if self.dry_run:
+            summary["dry_run"] = True
+        if self.pending:
+            summary["pending"] = self.pending
+        if self.formats is not None:
+            summary["formats"] = self.formats
+        if self.deks is not None:
+            summary["deks"] = {str(number): count for number, count in sorted(self.deks.items())}
+        return summary
+
+
+def followed_by(earlier: Counted, later: Counted) -> Counted:
+    """Return *later* with what *earlier* changed of the same entries counted too: each entry counts once."""
+    changed = earlier.changed + later.changed
+    rest = later.scanned - changed - later.skipped - later.failed
+    return replace(
+        later,
+        # Of what was changed earlier, live writers may have deleted some since.
+        scanned=later.scanned - min(0, rest),
+        changed=changed,
+        already=max(0, rest),
+        conflicts=earlier.conflicts + later.conflicts,
+    )
+
+
+@dataclass(slots=True)
+class Tally:
+    """The counters while a recode runs."""
+
+    scanned: int = 0
+    changed: int = 0
+    already: int = 0
+    skipped: int = 0
+    failed: int = 0
+    conflicts: int = 0
+    failures: list[Failure] = field(default_factory=list, compare=False)
+
+    def fail(self, failure: Failure) -> None:
+        """Count *failure*, and keep it while there is room."""
+        self.failed += 1
+        if len(self.failures) < FAILURES_KEPT:
+            self.failures.append(failure)
+
+    def add(self, other: Tally) -> None:
+        """Count what *other* has counted, too."""
+        for name in _COUNTERS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.failures += other.failures[: FAILURES_KEPT - len(self.failures)]
+
+    def as_json(self) -> dict[str, int]:
+        """Return the counters as they stand in a checkpoint; failures are named by the run that met them."""
+        return {name: getattr(self, name) for name in _COUNTERS}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Tally:
+        """Read what `as_json` wrote."""
+        tally = cls()
+        for name in _COUNTERS:
+            setattr(tally, name, int(value[name]))
+        return tally
+
+    def copy(self) -> Tally:
+        """Return the counters as they are now."""
+        return Tally.from_json(self.as_json())
+
+
+Counted = TypeVar("Counted", Tally, Report)
+_COUNTERS: Final = ("scanned", "changed", "already", "skipped", "failed", "conflicts")

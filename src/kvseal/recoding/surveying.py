@@ -1,0 +1,132 @@
+"""
+A look at the whole store before the first write: what is there, and do the keys fit?
+
+A wrong legacy key, or plaintext where none may be, is found here and not in the
+middle of a migration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from kvseal import clock
+from kvseal.envelope.stored import is_sealed
+from kvseal.errors import PlaintextFoundError, RecordError, WrongLegacyKeyError
+from kvseal.keys.meta import META_COLLECTION
+from kvseal.legacy import PlaintextCodec
+from kvseal.observe.events import Progress, ignore
+from kvseal.recoding.decision import classify, format_of
+from kvseal.recoding.formats import KVSEAL, LegacySource
+from kvseal.recoding.pace import Pace
+from kvseal.recoding.plan import PlaintextRule
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kvseal.drivers.base import Driver, Entry
+    from kvseal.legacy import LegacyCodec
+    from kvseal.observe.events import Listener
+    from kvseal.recoding.formats import Source
+
+SAMPLE: Final = 64
+"""Legacy records that are opened to see whether the keys fit, or all until one of them opens."""
+
+_NAMES_SHOWN: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Entries by format; the vault meta is not among them."""
+
+    formats: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """How many entries there are."""
+        return sum(self.formats.values())
+
+
+async def survey(
+    driver: Driver,
+    legacy: Sequence[LegacyCodec],
+    *,
+    plaintext: PlaintextRule = PlaintextRule.REFUSE,
+    leaves: Sequence[LegacyCodec] = (),
+    partition: tuple[int, int] = (0, 1),
+    rate: float | None = None,
+    listener: Listener = ignore,
+) -> Survey:
+    """
+    Classify every entry of *driver*'s store, and open a sample with the *legacy* codecs.
+
+    What *leaves* recognise is counted and not opened.  *rate* is the most entries per second.
+
+    Raises:
+        WrongLegacyKeyError: there are legacy records, and none of them opens.
+        PlaintextFoundError: there is plaintext, and *plaintext* is to refuse it.
+    """
+    left = [LegacySource(codec) for codec in leaves]
+    look = _Look([LegacySource(codec) for codec in (*legacy, PlaintextCodec())], left)
+    started, pace = clock.monotonic(), Pace(rate)
+    async for page in driver.scan(partition=partition):
+        await pace.take(len(page.entries))
+        await asyncio.to_thread(look.at_all, page.entries)
+        seen = sum(look.formats.values())
+        listener(Progress("survey", seen, None, 0, 0, clock.monotonic() - started))
+    look.judge(plaintext)
+    return Survey(dict(look.formats))
+
+
+class _Look:
+    def __init__(self, sources: Sequence[Source], leaves: Sequence[Source]) -> None:
+        self._sources = (*leaves, *sources)
+        self._leaves = leaves
+        self.formats: Counter[str] = Counter()
+        self._sampled = self._opened = 0
+        self._plaintext: list[str] = []
+
+    def at_all(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            if entry.collection != META_COLLECTION:
+                self._at(entry)
+
+    def _at(self, entry: Entry) -> None:
+        if entry.value is not None and is_sealed(entry.value):
+            self.formats[KVSEAL] += 1
+            return
+        source = classify(entry, self._sources)
+        name = format_of(source)
+        self.formats[name] += 1
+        if source in self._leaves:
+            return
+        if name == PlaintextCodec.format:
+            if len(self._plaintext) < _NAMES_SHOWN:
+                self._plaintext.append(f"{entry.collection}/{entry.key}")
+        elif source is not None and (self._sampled < SAMPLE or not self._opened):
+            # Until one opens: the first ones may be damaged, of a lost key, or planted.
+            self._sample(entry, source)
+
+    def _sample(self, entry: Entry, source: Source) -> None:
+        self._sampled += 1
+        try:
+            source.open(entry)
+        except RecordError:
+            return
+        self._opened += 1
+
+    def judge(self, plaintext: PlaintextRule) -> None:
+        # Beside finished records, the last legacy ones may be just those that are damaged.
+        if self._sampled and not self._opened and not self.formats[KVSEAL]:
+            msg = f"none of {self._sampled} legacy records opens with the given keys"
+            raise WrongLegacyKeyError(
+                msg, hint="check which key the old application uses; nothing was written"
+            )
+        count = self.formats[PlaintextCodec.format]
+        if count and plaintext is PlaintextRule.REFUSE:
+            msg = f"{count} records are not encrypted, such as {', '.join(self._plaintext)}"
+            raise PlaintextFoundError(
+                msg, hint="decide with --plaintext seal or --plaintext skip; nothing was written"
+            )

@@ -1,0 +1,1 @@
+"""The wrapper over a store, and single records by name."""

@@ -1,0 +1,203 @@
+"""
+One record at a time, by its names at the base store: for operators and scripts.
+
+Goes through the driver and never through the store's own client, so that nothing
+an attacker left in the backend is unpickled on the way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, Final
+
+from kvseal import clock
+from kvseal.drivers.base import Entry, Replacement
+from kvseal.envelope.record import Header
+from kvseal.envelope.stored import from_stored, is_sealed
+from kvseal.errors import Conflict, MissingRecordError
+from kvseal.keys.meta import META_COLLECTION, refuse_reserved
+from kvseal.legacy import FernetCodec, PlaintextCodec
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from kvseal.drivers.base import Driver
+    from kvseal.envelope.codec import RecordCodec
+
+_ATTEMPTS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class RecordInfo:
+    """What a record says about itself; nothing of it was opened or authenticated."""
+
+    collection: str
+    key: str
+    format: str
+    created_at: str | None
+    expires_at: str | None
+    stored_bytes: int
+    version: int | None = None
+    suite: str | None = None
+    dek: int | None = None
+    encoding: str | None = None
+    binding: str | None = None
+    nonce: str | None = None
+    sealed_expires_at: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `vaultctl inspect --json` prints."""
+        return asdict(self)
+
+
+async def get_record(driver: Driver, codec: RecordCodec, collection: str, key: str) -> dict[str, Any]:
+    """
+    Return the value.
+
+    Raises:
+        MissingRecordError: there is none, or its sealed expiry has passed.
+        RecordError: it cannot be opened.
+    """
+    entry = await _existing(driver, collection, key)
+    value, expires_at = codec.open(_value(entry), collection, key)
+    if expires_at is not None and expires_at <= clock.wall_ms():
+        raise _missing(collection, key)
+    return value
+
+
+async def put_record(
+    driver: Driver,
+    codec: RecordCodec,
+    collection: str,
+    key: str,
+    value: Mapping[str, Any],
+    *,
+    ttl: float | None = None,
+) -> None:
+    """
+    Seal *value* and store it, for *ttl* seconds or for good; an entry of that name is replaced atomically.
+
+    Raises:
+        UnsealableValueError, ReservedNameError: nothing was written.
+        Conflict: other writers changed the entry again and again.
+    """
+    refuse_reserved(collection)
+    now = clock.utc_now()
+    expires_at = None if ttl is None else now + timedelta(seconds=ttl)
+    sealed = codec.seal(
+        value,
+        collection,
+        key,
+        expires_at=None if expires_at is None else round(expires_at.timestamp() * 1000),
+    )
+    for _ in range(_ATTEMPTS):
+        entry = await driver.get(collection, key)
+        if entry is None:
+            new = Entry(collection, key, sealed, created_at=now, expires_at=expires_at)
+            if await driver.put_if_absent(new):
+                return
+        elif (await driver.replace_many([Replacement(entry, sealed, expires_at)]))[0]:
+            return
+    raise _contended(collection, key)
+
+
+async def delete_record(driver: Driver, collection: str, key: str) -> None:
+    """Delete the entry, whatever it is; raises `MissingRecordError` where there is none."""
+    for _ in range(_ATTEMPTS):
+        if await driver.delete_if_unchanged(await _existing(driver, collection, key)):
+            return
+    raise _contended(collection, key)
+
+
+async def inspect_record(driver: Driver, collection: str, key: str) -> RecordInfo:
+    """
+    Return what the stored entry says about itself, without any key.
+
+    Raises:
+        MissingRecordError: there is none.
+        MalformedRecordError, UnknownRecordVersionError: it claims to be sealed but is no record.
+    """
+    entry = await _existing(driver, collection, key)
+    if entry.value is None or not is_sealed(entry.value):
+        return _info(entry)
+    record = from_stored(entry.value)
+    header = Header.parse(record)
+    return _info(
+        entry,
+        version=record[0],
+        suite="XAES-256-GCM",
+        dek=header.dek,
+        encoding=header.encoding.name,
+        binding=header.binding.name,
+        nonce=header.nonce.hex(),
+        sealed_expires_at=_millisecond_text(header.expires_at),
+    )
+
+
+async def find_record(driver: Driver, collection: str, key: str) -> RecordInfo:
+    """Return names, format and times of the stored entry, however damaged it is; or `MissingRecordError`."""
+    return _info(await _existing(driver, collection, key))
+
+
+async def list_records(driver: Driver, collection: str | None = None) -> AsyncIterator[Entry]:
+    """Yield every live entry but the vault meta, of one *collection* or of all."""
+    async for page in driver.scan():
+        for entry in page.entries:
+            if entry.collection != META_COLLECTION and collection in {None, entry.collection}:
+                yield entry
+
+
+async def _existing(driver: Driver, collection: str, key: str) -> Entry:
+    refuse_reserved(collection)
+    entry = await driver.get(collection, key)
+    if entry is None:
+        raise _missing(collection, key)
+    return entry
+
+
+def _missing(collection: str, key: str) -> MissingRecordError:
+    return MissingRecordError(
+        f"there is no record {key!r} in collection {collection!r}", hint="see vaultctl list"
+    )
+
+
+def _contended(collection: str, key: str) -> Conflict:
+    return Conflict(f"other writers keep changing {key!r} in collection {collection!r}", hint="try again")
+
+
+def _value(entry: Entry) -> Mapping[str, Any]:
+    if entry.value is None:
+        msg = f"the record {entry.key!r} in collection {entry.collection!r} cannot be read: {entry.problem}"
+        raise MissingRecordError(msg)
+    return entry.value
+
+
+def _format(entry: Entry) -> str:
+    if entry.value is None:
+        return f"undecodable: {entry.problem}"
+    if is_sealed(entry.value):
+        return "kvseal"
+    known = (FernetCodec(()), PlaintextCodec())
+    return next((codec.format for codec in known if codec.recognises(entry.value)), "undecodable")
+
+
+def _info(entry: Entry, **fields: Any) -> RecordInfo:
+    return RecordInfo(
+        collection=entry.collection or "",
+        key=entry.key or "",
+        format=_format(entry),
+        created_at=None if entry.created_at is None else entry.created_at.isoformat(),
+        expires_at=None if entry.expires_at is None else entry.expires_at.isoformat(),
+        stored_bytes=len(entry.stored),
+        **fields,
+    )
+
+
+def _millisecond_text(milliseconds: int | None) -> str | None:
+    if milliseconds is None:
+        return None
+    try:
+        return (datetime.fromtimestamp(0, timezone.utc) + timedelta(milliseconds=milliseconds)).isoformat()
+    except OverflowError:
+        return f"{milliseconds} ms after 1970"

@@ -1,0 +1,168 @@
+"""
+Records in an old format, sealed as they are read: a migration that needs no scan.
+
+A wrapper is told the names that it reads, so this reaches records whose names no scan can
+recover, and whatever an old application still writes while the migration goes on.
+
+* Nothing is lost: the sealed record goes where the driver still finds, to the byte, the entry
+  that was read.  Whoever wrote or deleted meanwhile has won, and the next read tries again.
+* Creation time, expiry and native time to live stay; the entry's own expiry is sealed as well.
+* A read never fails because of it, and is held up by one swap, for `PATIENCE` seconds at most.
+  After a failure there is no other attempt for `PAUSE` seconds.
+* Where the driver has no atomic replace, or a wrapper in between forbids writing, changes what
+  is stored or leads to other stores, reads are all that happens.  A store that evicts is no
+  hindrance: the entry is there, and keeps its turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from key_value.aio.wrappers.compression import CompressionWrapper
+from key_value.aio.wrappers.encryption.base import BaseEncryptionWrapper
+from key_value.aio.wrappers.read_only import ReadOnlyWrapper
+from key_value.aio.wrappers.routing import RoutingWrapper
+
+from kvseal import clock, expiry
+from kvseal.drivers import driver_for
+from kvseal.drivers.base import Replacement
+from kvseal.errors import StoreError, UnsealableValueError, UnsupportedStoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from kvseal.drivers.base import Driver, Entry
+    from kvseal.drivers.chain import Chain
+    from kvseal.envelope.codec import RecordCodec
+
+PATIENCE: Final = 5.0
+PAUSE: Final = 60.0
+
+BATCH: Final = 64
+"""The most that one read re-seals: of a larger `get_many`, the next read takes the next."""
+
+RESEALED: Final = "resealed"
+CHANGED: Final = "changed"
+"""Somebody else was faster, or what the driver finds is not what the wrapper read."""
+FAILED: Final = "failed"
+
+_IN_FLIGHT: Final = 4
+"""Entries that one read looks up at the same time; servers have few connections."""
+_HINDRANCES: Final = (CompressionWrapper, BaseEncryptionWrapper, ReadOnlyWrapper, RoutingWrapper)
+
+_log = logging.getLogger("kvseal")
+
+
+@dataclass(frozen=True, slots=True)
+class OldRecord:
+    """What a read found in an old format: names at the base store, what is stored, and the value in it."""
+
+    collection: str
+    key: str
+    stored: Mapping[str, Any] = field(repr=False)
+    value: Mapping[str, Any] = field(repr=False)
+
+    def is_still(self, entry: Entry) -> bool:
+        """Whether *entry* is what was read, under its own names; its text decides, for `1 == True`."""
+        return (
+            (entry.collection, entry.key) == (self.collection, self.key)
+            and entry.value is not None
+            and repr(dict(entry.value)) == repr(dict(self.stored))
+        )
+
+
+class Resealer:
+    """
+    Seals old records of the store at the end of *chain*; may be used from any event loop and thread.
+
+    The driver is opened by the first record, and kept until `close`.
+    """
+
+    outcomes: Counter[str]
+    """How many records were `resealed`, had `changed`, or `failed`."""
+
+    def __init__(
+        self, chain: Chain, *, patience: float = PATIENCE, clock: Callable[[], float] = clock.monotonic
+    ) -> None:
+        self.outcomes = Counter()
+        self._store = chain.base
+        self._patience = patience
+        self._clock = clock
+        self._is_possible = not any(isinstance(wrapper, _HINDRANCES) for wrapper in chain.wrappers)
+        self._resumes_at = float("-inf")
+        self._drivers: dict[type, Driver] = {}
+
+    async def reseal(self, records: Iterable[OldRecord], codec: RecordCodec) -> None:
+        """Seal what is still as it was read; nothing is raised but the caller's own cancellation."""
+        if not self._is_possible or self._clock() < self._resumes_at:
+            return
+        batch = list({(record.collection, record.key): record for record in records}.values())[:BATCH]
+        task = asyncio.ensure_future(self._swap(batch, codec))
+        try:
+            await asyncio.wait([task], timeout=self._patience)
+            if task.done():
+                self.outcomes.update(task.result())
+            else:
+                self._fail(len(batch), StoreError(f"no answer within {self._patience} seconds"))
+        except UnsupportedStoreError as exc:
+            self._is_possible = False
+            _log.debug("records in an old format stay as they are: %s", exc)
+        except Exception as exc:  # noqa: BLE001 - whatever a backend's library raises, the read has its value
+            self._fail(len(batch), exc)
+        finally:
+            task.cancel()
+
+    async def close(self) -> None:
+        """Close the driver; another record would open it again."""
+        while self._drivers:
+            _, driver = self._drivers.popitem()
+            await driver.close()
+
+    async def _swap(self, records: Sequence[OldRecord], codec: RecordCodec) -> Counter[str]:
+        driver = await self._driver()
+        parts = (self._look_up(driver, records[start::_IN_FLIGHT]) for start in range(_IN_FLIGHT))
+        found = [pair for part in await asyncio.gather(*parts) for pair in part]
+        replacements, failed = [], 0
+        for record, entry in found:
+            try:
+                replacements.append(_sealed(record, entry, codec))
+            except UnsealableValueError as exc:
+                _log.debug("a record cannot be sealed: %s", exc.message)
+                failed += 1
+        done = await driver.replace_many(replacements) if replacements else []
+        resealed = sum(done)
+        changed = len(records) - resealed - failed
+        return +Counter({RESEALED: resealed, CHANGED: changed, FAILED: failed})
+
+    async def _look_up(self, driver: Driver, records: Sequence[OldRecord]) -> list[tuple[OldRecord, Entry]]:
+        entries = [(record, await driver.get(record.collection, record.key)) for record in records]
+        return [(record, entry) for record, entry in entries if entry is not None and record.is_still(entry)]
+
+    async def _driver(self) -> Driver:
+        kind = type(self._store)
+        driver = self._drivers.get(kind)
+        if driver is not None:
+            return driver
+        made = driver_for(self._store)
+        # A driver may have to try out what its file system can do.
+        if not (await asyncio.to_thread(lambda: made.capabilities)).atomic_replace:
+            msg = f"{made.location} cannot replace an entry only if it is unchanged"
+            raise UnsupportedStoreError(msg)
+        # One step, and nothing is held open yet: threads that meet here go on with the same driver.
+        return self._drivers.setdefault(kind, made)
+
+    def _fail(self, records: int, exc: Exception) -> None:
+        first = not self.outcomes[FAILED]
+        self.outcomes[FAILED] += records
+        self._resumes_at = self._clock() + PAUSE
+        level = logging.WARNING if first else logging.DEBUG
+        _log.log(level, "records in an old format were read, but not sealed: %s: %s", type(exc).__name__, exc)
+
+
+def _sealed(record: OldRecord, entry: Entry, codec: RecordCodec) -> Replacement:
+    expires_at = None if entry.expires_at is None else expiry.milliseconds(entry.expires_at)
+    return Replacement(entry, codec.seal(record.value, record.collection, record.key, expires_at))

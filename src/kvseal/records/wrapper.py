@@ -1,0 +1,334 @@
+"""
+What most users import: a drop-in `AsyncKeyValue` whose values lie sealed in the store below.
+
+`get` and `put` do the least that is correct, because every request of a service
+goes through them.  Everything that is rare, unlocking, an unknown DEK, legacy
+records, errors, is kept out of their way.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from key_value.aio.wrappers.encryption.base import BaseEncryptionWrapper
+from key_value.aio.wrappers.read_only import ReadOnlyWrapper
+from typing_extensions import Self, override
+
+from kvseal import clock, expiry
+from kvseal.concurrency import SingleFlight, slices_between_turns
+from kvseal.drivers.chain import Chain
+from kvseal.drivers.wrapper_orders import warn_of_orders
+from kvseal.envelope.bounded_cache import BoundedCache
+from kvseal.envelope.stored import VERSION
+from kvseal.errors import RecordError, VaultLockedError
+from kvseal.keys.meta import refuse_reserved
+from kvseal.records.capabilities import with_capabilities_of
+from kvseal.records.reading import Reader
+from kvseal.records.resealing import Resealer
+from kvseal.vault.health import Health
+from kvseal.vault.opening import Opening
+from kvseal.vault.vault import Vault
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Mapping, Sequence
+    from datetime import timedelta
+    from typing import SupportsFloat
+
+    from key_value.aio.protocols.key_value import AsyncKeyValue
+    from typing_extensions import Unpack
+
+    from kvseal.envelope.kdf import Argon2idParams
+    from kvseal.vault.opening import OpeningOptions
+
+_COLLECTIONS: Final = 4096
+
+_log = logging.getLogger("kvseal")
+
+
+class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
+    """
+    Seals every value with AES-256-GCM, bound to its collection and key, before *key_value* stores it.
+
+    The constructor touches nothing: the vault is opened, or with *create* made, by the
+    first operation.  `keys`, `collections`, `cull`, `destroy_collection`, `setup`, `close`
+    and `async with` are there exactly when *key_value* has them.
+
+    Args:
+        key_value: The store that gets the sealed values.
+        secret: A `Secret`, a wrap key of `kvseal.wrapkeys`, a reference such as `env:NAME`, `file:PATH` or
+            `transit:MOUNT/KEY`, or `None` for the default order.
+        create: Create the vault if the store has none, which is the default.
+        meta_store: A store of its own for the vault meta, needed where *key_value* evicts.
+        kdf: The Argon2id cost of a vault that is created; a wrap key has none.
+        memory_ceiling: The most memory, in KiB, that a stored keyslot may ask for.
+        context: Joins what every record is bound to.  Wrappers of different contexts never read
+            each other's records.
+        raise_on_decryption_error: With `False`, a record that cannot be opened reads as missing;
+            each case is logged and counted in `unreadable`.  An attacker can then hide records.
+        refresh_after: The most seconds after which a writer learns of a newer DEK.
+        pin: A file that remembers the newest vault meta, so that after a restart no older one is believed.
+        idle_timeout: Seconds, or a `timedelta`, after which keys that nobody uses are forgotten.
+        when_locked: What operations do then, and after `lock`: `"fail"` or, with the secret's reference,
+            `"unlock"` the vault again.
+        vault: An open vault to use instead of opening one.  It stays open when the wrapper is closed.
+
+    Raises:
+        SecretReferenceError: *secret* is a `str` but no reference.
+        TypeError: *vault* is given together with an option that only opens or creates one.
+        ValueError: one of the options has a value that it cannot have; see `kvseal.vault.opening.Opening`.
+    """
+
+    SEALS_RECORDS: Final = True
+    """What stands below sees sealed records alone: the mark by which `kvseal.drivers` knows this wrapper."""
+
+    unreadable: Counter[str]
+    """With `raise_on_decryption_error=False`: records that read as missing, by error class."""
+
+    resealed: Counter[str]
+    """Legacy and plaintext records that reads tried to seal, by outcome: see `kvseal.records.resealing`."""
+
+    def __new__(cls, key_value: AsyncKeyValue, **_: Any) -> Self:
+        """Compose the class with the capabilities of *key_value*."""
+        wrapper: Self = object.__new__(with_capabilities_of(key_value, cls))
+        return wrapper
+
+    def __init__(
+        self,
+        key_value: AsyncKeyValue,
+        *,
+        create: bool | None = None,
+        kdf: Argon2idParams | None = None,
+        context: str = "",
+        raise_on_decryption_error: bool = True,
+        vault: Vault | None = None,
+        **options: Unpack[OpeningOptions],
+    ) -> None:
+        if vault is not None:
+            _refuse_beside_vault(create=create, kdf=kdf, **options)
+        Opening(**options)  # Raises here, rather than at the first operation.
+        chain = Chain.of(key_value)
+        warn_of_orders(chain)
+        super().__init__(
+            key_value=key_value,
+            encryption_fn=_never,
+            decryption_fn=_never,
+            encryption_version=VERSION,
+            raise_on_decryption_error=raise_on_decryption_error,
+        )
+        self._create = create is not False and not any(
+            isinstance(w, ReadOnlyWrapper) for w in (key_value, *chain.wrappers)
+        )
+        self._kdf = kdf
+        self._given = options
+        self._context = context
+        self._vault = vault
+        self._owns_vault = vault is None
+        self._opening: SingleFlight[Vault] = SingleFlight()
+        self._resealer = Resealer(chain)
+        self._reader = Reader(self.vault, context, self._resealer, raises=raise_on_decryption_error)
+        self.resealed = self._resealer.outcomes
+        self.unreadable = self._reader.unreadable
+        self._chain = chain
+        self._renames_keys = self._chain.renames_keys
+        self._collections = BoundedCache(self._base_collection, _COLLECTIONS)
+
+    async def vault(self) -> Vault:
+        """Return the open vault, opening or creating it first."""
+        if self._vault is None:
+            self._vault = await self._opening.run(self._open_vault)
+        return self._vault
+
+    @override
+    async def get(self, key: str, *, collection: str | None = None) -> dict[str, Any] | None:
+        """
+        Return the value that was put under this very name, or `None` if it is missing or expired.
+
+        Raises:
+            RecordError: what is stored is not a record of this vault for this name.
+        """
+        if self._renames_keys:
+            base, name = self._names(collection, key)
+        else:
+            base, name = self._collections[collection], key
+        vault = self._vault or await self.vault()
+        try:
+            codec = vault.codecs[self._context]
+        except VaultLockedError:
+            codec = await self._reader.codec()
+        stored = await self.key_value.get(key, collection=collection)
+        if stored is None:
+            return None
+        try:
+            value, expires_at = codec.open(stored, base, name)
+        except RecordError:
+            return (await self._reader.read(stored, (base, name)))[0]
+        return value if expires_at is None or expires_at > clock.wall_ms() else None
+
+    @override
+    async def ttl(
+        self, key: str, *, collection: str | None = None
+    ) -> tuple[dict[str, Any] | None, float | None]:
+        """Return the value and its remaining seconds: until the store's or the sealed expiry."""
+        names = self._names(collection, key)
+        await self.vault()
+        stored, ttl = await self.key_value.ttl(key=key, collection=collection)
+        return expiry.live(*await self._reader.read(stored, names), ttl)
+
+    @override
+    async def put(
+        self,
+        key: str,
+        value: Mapping[str, Any],
+        *,
+        collection: str | None = None,
+        ttl: SupportsFloat | None = None,
+    ) -> None:
+        """
+        Seal *value* and store it.
+
+        Raises:
+            UnsealableValueError: it would not come back as it is; nothing was written.
+            InvalidTTLError: *ttl* is not a positive number of seconds.
+            StaleKeyringError: the vault meta has been out of reach for too long.
+        """
+        if self._renames_keys:
+            base, name = self._names(collection, key)
+        else:
+            base, name = self._collections[collection], key
+        vault = self._vault or await self.vault()
+        freshness = vault.freshness
+        if freshness.clock() >= freshness.due:
+            await vault.confirm()
+        try:
+            codec = vault.codecs[self._context]
+        except VaultLockedError:
+            codec = await self._reader.codec()
+        # After the vault is open: the time that a key derivation takes is not the record's.
+        expires_at = None if ttl is None else expiry.expiry_of(ttl)
+        sealed = codec.seal(value, base, name, expires_at)
+        await self.key_value.put(key, sealed, collection=collection, ttl=ttl)
+
+    @override
+    async def delete(self, key: str, *, collection: str | None = None) -> bool:
+        """Delete the entry, whatever it is; return whether there was one."""
+        self._names(collection, key)
+        return await self.key_value.delete(key=key, collection=collection)
+
+    @override
+    async def get_many(
+        self, keys: Sequence[str], *, collection: str | None = None
+    ) -> list[dict[str, Any] | None]:
+        """
+        Return what `get` would for each key.
+
+        Raises:
+            UnreadableRecordsError: after every record was tried; it names all that failed.
+        """
+        names = self._names_of_many(collection, keys)
+        await self.vault()
+        stored = await self.key_value.get_many(keys=keys, collection=collection)
+        opened = await self._reader.read_many(stored, names)
+        return [expiry.live(value, expires_at, None)[0] for value, expires_at in opened]
+
+    @override
+    async def ttl_many(
+        self, keys: Sequence[str], *, collection: str | None = None
+    ) -> list[tuple[dict[str, Any] | None, float | None]]:
+        """Return what `ttl` would for each key; raises like `get_many`."""
+        names = self._names_of_many(collection, keys)
+        await self.vault()
+        entries = await self.key_value.ttl_many(keys=keys, collection=collection)
+        opened = await self._reader.read_many([stored for stored, _ in entries], names)
+        return [expiry.live(*pair, ttl) for pair, (_, ttl) in zip(opened, entries, strict=True)]
+
+    @override
+    async def put_many(
+        self,
+        keys: Sequence[str],
+        values: Sequence[Mapping[str, Any]],
+        *,
+        collection: str | None = None,
+        ttl: SupportsFloat | None = None,
+    ) -> None:
+        """Seal every value, then store them all; raises like `put`, before anything was written."""
+        if len(keys) != len(values):
+            msg = f"put_many was given {len(keys)} keys and {len(values)} values"
+            raise ValueError(msg)
+        names = self._names_of_many(collection, keys)
+        vault = await self.vault()
+        await vault.confirm()
+        codec = vault.codecs[self._context]
+        expires_at = None if ttl is None else expiry.expiry_of(ttl)
+        sealed: list[dict[str, Any]] = []
+        async for part in slices_between_turns(len(names)):
+            few = zip(values[part], names[part], strict=True)
+            sealed += [codec.seal(value, base, name, expires_at) for value, (base, name) in few]
+        await self.key_value.put_many(keys=keys, values=sealed, collection=collection, ttl=ttl)
+
+    @override
+    async def delete_many(self, keys: Sequence[str], *, collection: str | None = None) -> int:
+        """Delete the entries, whatever they are; return how many there were."""
+        self._base_collection(collection)
+        return await self.key_value.delete_many(keys=keys, collection=collection)
+
+    def health(self, *, max_dek_age: timedelta | None = None) -> Health:
+        """Return how the vault is, from memory alone: nothing is opened for it."""
+        if self._vault is None:
+            return Health.not_opened()
+        return self._vault.health(max_dek_age=max_dek_age)
+
+    async def unlock(self) -> None:
+        """Open the vault now, or unlock it again, rather than at the next operation."""
+        await (await self.vault()).unlock()
+
+    async def release(self) -> None:
+        """
+        Forget the keys, and close the driver that has re-sealed records.
+
+        The next operation opens the vault again.  A vault that was given as *vault* keeps its keys.
+        """
+        try:
+            await self._resealer.close()
+        finally:
+            if self._owns_vault and self._vault is not None:
+                vault, self._vault = self._vault, None
+                await vault.close()
+
+    def _names(self, collection: str | None, key: str) -> tuple[str, str]:
+        """Return the names at the base store, to which the record is bound."""
+        if self._renames_keys:
+            names = self._chain.physical(collection, key)
+            refuse_reserved(names[0])
+            return names
+        return self._collections[collection], key
+
+    def _names_of_many(self, collection: str | None, keys: Sequence[str]) -> list[tuple[str, str]]:
+        base = self._collections[collection]  # Refuses a reserved one, even where there are no keys.
+        if self._renames_keys:
+            return [self._names(collection, key) for key in keys]
+        return [(base, key) for key in keys]
+
+    def _base_collection(self, collection: str | None) -> str:
+        name = self._chain.physical_collection(collection)
+        refuse_reserved(name)
+        return name
+
+    async def _open_vault(self) -> Vault:
+        if self._create:
+            return await Vault.open_or_create(self.key_value, kdf=self._kdf, **self._given)
+        return await Vault.open(self.key_value, **self._given)
+
+
+def _refuse_beside_vault(**options: object) -> None:
+    """Raise `TypeError` for what an open vault has no use for, rather than ignore it."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        msg = f"an open vault was given, so {', '.join(given)} would have no effect: leave them out"
+        raise TypeError(msg)
+
+
+def _never(*_: object) -> NoReturn:
+    msg = "kvseal seals with the names of a record, which the base class's functions are not given"
+    raise NotImplementedError(msg)

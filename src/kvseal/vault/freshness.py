@@ -1,0 +1,117 @@
+"""
+How long ago the vault meta was read, and what a keyring may still do by that.
+
+A process whose reads never meet a newer DEK would seal with the old one for ever.  So
+whoever is about to seal looks at the clock, and every `refresh_after` seconds at the vault
+meta.  While that is out of reach the keys stay in use, but not without end: a DEK may be
+retired in the meantime, and what is sealed under it then is lost.  After
+`LIMIT * refresh_after` seconds nothing is sealed any more until the meta has been read;
+`kvseal.recoding.retirement` waits for longer than that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from kvseal import clock
+from kvseal.concurrency import SingleFlight
+from kvseal.errors import StaleKeyringError, VaultLockedError
+from kvseal.observe.counters import failed
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+REFRESH_AFTER: Final = 60.0
+"""Seconds."""
+LIMIT: Final = 10
+PATIENCE: Final = 5.0
+"""Seconds that a writer waits for the vault meta before it goes on with the keys it has."""
+_ATTEMPTS: Final = 4
+"""In each `refresh_after` seconds, while the vault meta is out of reach."""
+
+_log = logging.getLogger("kvseal")
+
+
+class Freshness:
+    """
+    The age of one keyring, counted from the moment before its vault meta was read.
+
+    `due` is the one thing that `put` compares with `clock()`; all else is rare.
+
+    Raises:
+        ValueError: *refresh_after* is not a positive number of seconds.
+    """
+
+    __slots__ = ("_ends_at", "_refreshing", "_retry_at", "_since", "clock", "due", "refresh_after")
+
+    def __init__(
+        self, refresh_after: float = REFRESH_AFTER, clock: Callable[[], float] = clock.monotonic
+    ) -> None:
+        if not (0 < refresh_after < math.inf):
+            msg = f"refresh_after is a positive number of seconds, not {refresh_after}"
+            raise ValueError(msg)
+        self.refresh_after = refresh_after
+        self.clock = clock
+        self._refreshing: SingleFlight[None] = SingleFlight()
+        self.confirm(clock())
+
+    def confirm(self, since: float) -> None:
+        """Note that the vault meta, as it was at *since* or later, is what the keyring was made from."""
+        self._since = since
+        self.due = self._retry_at = since + self.refresh_after
+        self._ends_at = since + LIMIT * self.refresh_after
+
+    @property
+    def age(self) -> float:
+        """How many seconds ago the vault meta was read."""
+        return self.clock() - self._since
+
+    @property
+    def is_stale(self) -> bool:
+        """
+        Whether nothing is sealed any more because the vault meta is out of reach.
+
+        Where nobody has tried to read it, it is not: the next who seals does.
+        """
+        has_failed = self._retry_at > self._since + self.refresh_after
+        return has_failed and self.clock() >= self._ends_at
+
+    async def renew(self, refresh: Callable[[], Awaitable[bool]]) -> None:
+        """
+        Await *refresh* if it is due, once for all who ask; a failure is logged, and tried again later.
+
+        Raises:
+            VaultLockedError: there is nothing to refresh.
+        """
+        if self.clock() >= self._retry_at:
+            await self._refreshing.run(partial(self._attempt, refresh))
+
+    def check(self) -> None:
+        """
+        Raise where nothing may be sealed any more.
+
+        Raises:
+            StaleKeyringError: for `LIMIT * refresh_after` seconds nobody could read the vault meta.
+        """
+        if self.clock() >= self._ends_at:
+            seconds = LIMIT * self.refresh_after
+            msg = f"the vault meta could not be read for {seconds:g} s, so nothing is sealed"
+            error = StaleKeyringError(
+                msg, hint="the DEK may have been retired since; see the log for what keeps the meta away"
+            )
+            failed("seal", error)
+            raise error
+
+    async def _attempt(self, refresh: Callable[[], Awaitable[bool]]) -> None:
+        try:
+            await asyncio.wait_for(refresh(), PATIENCE)
+        except VaultLockedError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - whatever a backend's library raises, the keys are still here
+            self._retry_at = self.clock() + self.refresh_after / _ATTEMPTS
+            self.due = min(self._retry_at, self._ends_at)
+            _log.warning("the vault meta could not be read again: %s: %s", type(exc).__name__, exc)

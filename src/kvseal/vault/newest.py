@@ -1,0 +1,107 @@
+"""
+What was seen of vault metas: by this process, and through a pin file by those before it.
+
+An older meta is as genuine as the newest one, so it is refused by memory alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from kvseal.errors import PinNotWrittenError, RolledBackMetaError
+from kvseal.vault.pin import Pin
+
+if TYPE_CHECKING:
+    from kvseal.keys.meta import VaultMeta
+    from kvseal.vault.pin import Pinned
+
+_log = logging.getLogger("kvseal")
+_revisions: Final[dict[bytes, int]] = {}
+_lock = threading.Lock()
+
+
+def accept(meta: VaultMeta) -> None:
+    """Remember that this process has seen *meta*, whose MAC was verified."""
+    with _lock:
+        _revisions[meta.vault_id] = max(meta.revision, _revisions.get(meta.vault_id, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What had been seen before a backend was asked: what others see meanwhile makes no rollback."""
+
+    revisions: dict[bytes, int]
+    pin: Pin | None
+    pinned: Pinned | None
+
+    def check(self, meta: VaultMeta, location: str) -> None:
+        """
+        Raise unless *meta*, which is in *location*, may come after it.
+
+        Raises:
+            RolledBackMetaError: it is older.
+            ForkedMetaError: it is of another vault than the pin.
+        """
+        if self.pin is not None and self.pinned is not None:
+            self.pin.check(meta, self.pinned)
+        lowest = self.revisions.get(meta.vault_id, 0)
+        if meta.revision < lowest:
+            msg = f"the vault meta in {location} is revision {meta.revision}, but {lowest} was seen"
+            raise RolledBackMetaError(
+                msg, hint="find out who put an older copy back, then restore the newest"
+            )
+
+
+class NewestSeen:
+    """What is known of the vault of one store; with *pin*, a file, across restarts."""
+
+    __slots__ = ("_pin",)
+
+    def __init__(self, pin: str | os.PathLike[str] | None) -> None:
+        self._pin = None if pin is None else Pin(pin)
+
+    async def before(self) -> Before:
+        """Return what has been seen up to now; raises `PinFileError`."""
+        pinned = None if self._pin is None else await asyncio.to_thread(self._pin.load)
+        return Before(_revisions.copy(), self._pin, pinned)
+
+    async def before_creation(self) -> Before:
+        """Return what `before` does, or raise `PinNotWrittenError` where a new vault could not be pinned."""
+        if self._pin is not None:
+            await asyncio.to_thread(self._pin.check_writable)
+        return await self.before()
+
+    async def remember(self, meta: VaultMeta, *, must_last: bool = False) -> None:
+        """
+        Accept nothing older than *meta*, whose MAC was verified, from now on, and pin it if there is a pin.
+
+        A pin that cannot be written is logged, and tried again with the next meta that is read, for this
+        process does remember; it is an error where it *must_last*.
+
+        Raises:
+            ForkedMetaError: the pin file knows another meta of this revision.
+            PinFileError: it cannot be read, or not be written where it *must_last*.
+        """
+        try:
+            if self._pin is not None:
+                await asyncio.to_thread(self._pin.accept, meta)
+        except PinNotWrittenError as exc:
+            if must_last:
+                raise
+            _log.warning("%s: after a restart, an older vault meta would be believed", exc)
+        accept(meta)
+
+
+def _forget_lock() -> None:
+    """In a forked child, another thread of the parent may have held it."""
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lock)

@@ -1,0 +1,221 @@
+"""
+The vault: create it, open it, change its keys.
+
+This is the composition root.  It joins a secret, a driver and the vault meta
+into a keyring, and makes every change the same way: build the new meta, open it
+in memory with what will have to open it later, compare-and-swap it, read it back.
+A crash between any two steps leaves a vault that opens.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from kvseal.keys import changes
+from kvseal.keys.policy import Policy, whole_seconds
+from kvseal.vault.creation import NewVault, create_vault, open_or_create_vault
+from kvseal.vault.freshness import Freshness
+from kvseal.vault.metastore import MetaStore
+from kvseal.vault.opening import Opening, open_vault
+from kvseal.vault.root_rotation import rotate_root
+from kvseal.vault.secret_rotation import rotate_secret
+from kvseal.vault.session import OpenVault
+from kvseal.vault.slots import Slots
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from datetime import timedelta
+
+    from key_value.aio.protocols.key_value import AsyncKeyValue
+    from typing_extensions import Unpack
+
+    from kvseal.drivers.base import Driver
+    from kvseal.envelope.kdf import Argon2idParams
+    from kvseal.keys.keyring import LegacyKey
+    from kvseal.secrets.sources import Unlocker
+    from kvseal.vault.creation import Adoption
+    from kvseal.vault.opening import OpeningOptions
+    from kvseal.vault.root_rotation import RootRotated
+    from kvseal.vault.status import VaultStatus
+
+
+class Vault(OpenVault):
+    """
+    An open vault: a root key and a keyring in memory, and the meta entry they came from.
+
+    Made by `create`, `open` and `open_or_create`.  Wherever they take a *store*, a
+    driver serves as well; what else they take alike is told by `kvseal.vault.opening.Opening`.
+    """
+
+    @classmethod
+    async def create(
+        cls,
+        store: AsyncKeyValue | Driver,
+        *,
+        kdf: Argon2idParams | None = None,
+        policy: Policy | None = None,
+        label: str = "primary",
+        adopts: Adoption | None = None,
+        **options: Unpack[OpeningOptions],
+    ) -> Vault:
+        """
+        Create the vault: a new root key, DEK 1 and the first keyslot.
+
+        Without a *secret*, and with none in the environment, one is generated into the keyring
+        or the key file.  With *adopts*, another program's keys become legacy keys of the vault,
+        and its record makes room, in the one write that creates it.
+
+        Raises:
+            VaultExistsError, ForeignVaultError: something is there already that is not adopted.
+            Conflict: what was to be adopted is gone.
+            VaultMetaLostError: the store holds sealed records of a vault whose meta is missing.
+            EvictingStoreError: the store could drop the vault meta.
+            SecretError, KDFParametersError, StoreError: nothing was written.
+        """
+        opening, new = Opening(**options), NewVault(kdf, policy or Policy(), label, adopts)
+        freshness = Freshness(opening.refresh_after)
+        return cls(opening, await create_vault(store, opening, new), freshness)
+
+    @classmethod
+    async def expect(
+        cls, store: AsyncKeyValue | Driver, *, meta_store: AsyncKeyValue | Driver | None = None
+    ) -> None:
+        """Raise `VaultNotFoundError`, or what is wrong with its meta, before a secret is asked for."""
+        async with MetaStore.reached(meta_store or store) as metastore:
+            await metastore.expect()
+            await metastore.close()
+
+    @classmethod
+    async def open(cls, store: AsyncKeyValue | Driver, **options: Unpack[OpeningOptions]) -> Vault:
+        """
+        Open the vault that is there.
+
+        One derivation per process, however many vaults are opened from the same meta.
+
+        Raises:
+            VaultNotFoundError: there is none.
+            WrongSecretError, DamagedSlotError: the secret opens no slot, or its slot is damaged.
+            VaultMetaError: the meta is malformed, changed or older than one already seen.
+            PinFileError: the pin file cannot be read or written.
+            SecretError, KDFParametersError, StoreError: see there.
+        """
+        opening = Opening(**options)
+        freshness = Freshness(opening.refresh_after)
+        return cls(opening, await open_vault(store, opening), freshness)
+
+    @classmethod
+    async def open_or_create(
+        cls,
+        store: AsyncKeyValue | Driver,
+        *,
+        kdf: Argon2idParams | None = None,
+        adopts: Adoption | None = None,
+        **options: Unpack[OpeningOptions],
+    ) -> Vault:
+        """Open the vault, or create it; of processes that race, one creates and all open what it created."""
+        opening, new = Opening(**options), NewVault(kdf, adopts=adopts)
+        freshness = Freshness(opening.refresh_after)
+        return cls(opening, await open_or_create_vault(store, opening, new), freshness)
+
+    @property
+    def slots(self) -> Slots:
+        """The ways in: list, add, verify and remove them."""
+        return Slots(self)
+
+    async def rotate(
+        self,
+        *,
+        new_secret: Unlocker | str | None = None,
+        kdf: Argon2idParams | None = None,
+        keep_old_for: timedelta | None = None,
+    ) -> VaultStatus:
+        """
+        Re-wrap the root key for *new_secret* and/or a new cost, in place of the slot that opened this vault.
+
+        With *keep_old_for*, the old secret opens for so long, and is refused afterwards.  A
+        rotation that was interrupted is finished by running it again; see `kvseal.vault.secret_rotation`.
+        A copy of the old meta still opens with the old secret: rotation does not undo a leak.
+
+        Raises:
+            Conflict: another process changed the vault meta; nothing is lost, see `status`.
+            SecretError, KDFParametersError, VaultError: nothing was changed.
+        """
+        await self.unlock()
+        await rotate_secret(self, new_secret=new_secret, kdf=kdf, keep_old_for=keep_old_for)
+        self.unlock_with(new_secret)
+        return self.status()
+
+    async def rotate_root(
+        self,
+        secrets: Sequence[Unlocker | str] = (),
+        *,
+        drop_slots: bool | Collection[str] = False,
+        dry_run: bool = False,
+    ) -> RootRotated:
+        """
+        Replace the root key, of which an attacker may have a copy: one write, and no record is touched.
+
+        Keyslots that one of *secrets* opens, or the secret of this vault, stay; the others go, if
+        *drop_slots* says so: `True` for any, or the ids and labels of those that may.
+        Running processes whose slot stays follow by themselves.  With *dry_run*, nothing is written, and
+        what would go is told.  What else a leaked root key asks for, docs/operations.md has.
+
+        Raises:
+            SlotsLeftOutError: a slot would go that *drop_slots* does not allow to.
+            WrongSecretError: one of *secrets* opens no slot.
+            LastSlotError: no slot that lasts would be left.
+            Conflict, SecretError, VaultError: nothing was changed.
+        """
+        await self.unlock()
+        return await rotate_root(self, secrets, drop_slots=drop_slots, dry_run=dry_run)
+
+    async def rotate_dek(self) -> VaultStatus:
+        """
+        Add a new DEK for new writes; older ones stay readable.
+
+        Other processes learn of it when they meet its first record, or when they next read the vault meta.
+
+        Raises:
+            Conflict: another process changed the vault meta; nothing was written.
+        """
+        return await self.amend(changes.with_new_dek)
+
+    async def set_policy(
+        self,
+        *,
+        max_dek_age: timedelta | Literal["keep"] | None = "keep",
+        max_dek_records: int | Literal["keep"] | None = "keep",
+    ) -> VaultStatus:
+        """
+        Set after what age, and how many records, a rotation of the DEK is asked for; `None` is no limit.
+
+        Raises:
+            ValueError, TypeError: a limit is no whole number of seconds or records, or out of bounds.
+            Conflict: another process changed the vault meta; nothing was written.
+        """
+        limits: dict[str, int | None] = {}
+        if max_dek_age != "keep":
+            limits["max_dek_age"] = None if max_dek_age is None else whole_seconds(max_dek_age)
+        if max_dek_records != "keep":
+            limits["max_dek_records"] = max_dek_records
+        return await self.amend(partial(changes.with_limits, limits=limits))
+
+    async def drop_dek(self, number: int) -> VaultStatus:
+        """Forget a DEK for ever; `kvseal.recoding.retire` does, once nothing needs it."""
+        return await self.amend(partial(changes.without_dek, number=number))
+
+    async def read_legacy_with(self, keys: Sequence[LegacyKey], *, plaintext: bool = False) -> VaultStatus:
+        """
+        Hold *keys* wrapped in the vault meta, so that every process can read old records during a migration.
+
+        With *plaintext*, unencrypted records are read too.  Keys that are already held stay once.
+        """
+        await self.unlock()
+        held = {(key.kind, key.key) for key in self.keyring.legacy}
+        new = [key for key in dict.fromkeys(keys) if (key.kind, key.key) not in held]
+        return await self.amend(partial(changes.with_legacy_keys, keys=new, plaintext=plaintext))
+
+    async def end_legacy_reads(self) -> VaultStatus:
+        """Drop the legacy keys and read sealed records alone from now on."""
+        return await self.amend(changes.without_legacy_keys)

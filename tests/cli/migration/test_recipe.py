@@ -1,0 +1,275 @@
+"""Recipes: what may stand in one, what a path in it means, and that a mistake is an error that names it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from kvseal import Argon2idParams
+from kvseal.cli.migration.recipe import (
+    AuthsomeKeys,
+    FastMCPKeys,
+    FernetKeys,
+    NoKeys,
+    PolicyRecipe,
+    Recipe,
+    RunRecipe,
+    SourceRecipe,
+    TargetRecipe,
+    read_recipe,
+)
+from kvseal.errors import UsageError
+from kvseal.recoding import PlaintextRule
+
+README = Path(__file__).parents[3] / "migrations" / "README.md"
+PLAIN = '[source]\nformat = "plaintext"\n'
+SECRET = "aSecretThatNobodyMaySeeInAMessage"
+
+EVERYTHING = """
+[source]
+store = "disk:vault"
+format = "fernet"
+keys = ["file:keys/new.key", "env:OLD_KEY"]
+source_material = "keyring:app/material"
+salt = "cred:salt"
+manifest = "names.jsonl"
+
+[target]
+store = "filetree:sealed?names=v1"
+meta_store = "redis://localhost:6379/1"
+create = true
+secret = "file:~/master.key"
+argon2 = "3,65536,4"
+
+[policy]
+plaintext = "skip"
+backup = "before.kvseal"
+finalize = false
+
+[run]
+workers = 4
+rate = 250.5
+"""
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    """Return the path of a recipe that says *text*."""
+    path = tmp_path / "recipe.toml"
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o600)
+    return path
+
+
+def refusal(tmp_path: Path, text: str) -> UsageError:
+    """Return the error that a recipe which says *text* is."""
+    with pytest.raises(UsageError) as caught:
+        read_recipe(written(tmp_path, text))
+    return caught.value
+
+
+def test_everything(tmp_path: Path) -> None:
+    """Each key arrives where it belongs, and relative paths mean the recipe's folder."""
+    path = written(tmp_path, EVERYTHING)
+
+    expected = Recipe(
+        path,
+        SourceRecipe(
+            format="fernet",
+            keys=FernetKeys(
+                (f"file:{tmp_path}/keys/new.key", "env:OLD_KEY"), "keyring:app/material", "cred:salt"
+            ),
+            store=f"disk:{tmp_path}/vault",
+            manifest=tmp_path / "names.jsonl",
+        ),
+        TargetRecipe(
+            store=f"filetree:{tmp_path}/sealed?names=v1",
+            meta_store="redis://localhost:6379/1",
+            create=True,
+            secret="file:~/master.key",
+            argon2=Argon2idParams.RFC_9106_LOW_MEMORY,
+        ),
+        PolicyRecipe(plaintext=PlaintextRule.SKIP, backup=tmp_path / "before.kvseal", finalize=False),
+        RunRecipe(workers=4, rate=250.5),
+    )
+    assert expected == read_recipe(path)
+
+
+def test_nothing_but_a_format(tmp_path: Path) -> None:
+    """What a recipe does not say is `None`, so that a flag or the command's own default decides."""
+    path = written(tmp_path, PLAIN)
+
+    expected = Recipe(path, SourceRecipe("plaintext", NoKeys()), TargetRecipe(), PolicyRecipe(), RunRecipe())
+    assert expected == read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "keys"),
+    [
+        ('format = "fernet"\nsource_material = "env:A"\nsalt = "env:B"', FernetKeys((), "env:A", "env:B")),
+        ('format = "fastmcp"\nclient_secret = "env:A"', FastMCPKeys(client_secret="env:A")),
+        ('format = "fastmcp"\nsigning_key = "env:A"', FastMCPKeys(signing_key="env:A")),
+        (
+            'format = "fastmcp"\nencryption_key = "env:A"\nserver_urls = ["https://a.example/mcp"]',
+            FastMCPKeys(encryption_key="env:A", server_urls=("https://a.example/mcp",)),
+        ),
+        ('format = "authsome"\nkey_file = "/srv/master.key"', AuthsomeKeys(Path("/srv/master.key"))),
+        ('format = "authsome"\nsecret = "env:A"', AuthsomeKeys(secret="env:A")),
+        (
+            'format = "authsome"\nkey_file = "/srv/master.key"\nsecret = "env:A"',
+            AuthsomeKeys(Path("/srv/master.key"), "env:A"),
+        ),
+        ('format = "kvseal"', NoKeys()),
+    ],
+)
+def test_keys_of_each_format(tmp_path: Path, lines: str, keys: object) -> None:
+    """Each format has keys of its own kind."""
+    assert keys == read_recipe(written(tmp_path, f"[source]\n{lines}\n")).source.keys
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("disk:/srv/vault", "disk:/srv/vault"),
+        ("disk:///srv/vault", "disk:///srv/vault"),
+        ("disk:~/vault", "disk:~/vault"),
+        ("disk:../vault", "disk:{}/../vault"),
+        ("python:stacks:vault", "python:stacks:vault"),
+        ("postgresql://app@db/vault", "postgresql://app@db/vault"),
+    ],
+)
+def test_paths_of_stores(tmp_path: Path, url: str, meant: str) -> None:
+    """Only a relative path is completed: what is absolute, at home or no path stays as it is."""
+    recipe = read_recipe(written(tmp_path, f'{PLAIN}store = "{url}"\n'))
+
+    assert meant.format(tmp_path) == recipe.source.store
+
+
+def test_no_backup(tmp_path: Path) -> None:
+    """That no backup is wanted is not the same as saying nothing."""
+    assert read_recipe(written(tmp_path, f"{PLAIN}[policy]\nbackup = false\n")).policy.backup is False
+    home = read_recipe(written(tmp_path, f'{PLAIN}[policy]\nbackup = "~/b"\n'))
+    assert Path.home() / "b" == home.policy.backup
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("[sourcce]\n", "'sourcce'"),
+        ("source = 1\n", "[source]"),
+        ("", "source.format"),
+        ('[source]\nformat = "ferret"\n', "source.format"),
+        ("[source]\nformat = 1\n", "source.format"),
+        (f'{PLAIN}Store = "disk:a"\n', "source.Store"),
+        (f'{PLAIN}keys = ["env:A"]\n', "source.keys"),
+        (f"{PLAIN}store = 3\n", "source.store"),
+        (f'{PLAIN}store = ""\n', "source.store"),
+        (f'{PLAIN}store = "vault"\n', "source.store"),
+        (f'{PLAIN}store = "disc:vault"\n', "source.store"),
+        (f'{PLAIN}store = "memory:"\n', "source.store"),
+        (f'{PLAIN}manifest = ["a"]\n', "source.manifest"),
+        ('[source]\nformat = "fernet"\n', "source.keys"),
+        ('[source]\nformat = "fernet"\nkeys = []\n', "source.keys"),
+        ('[source]\nformat = "fernet"\nkeys = "env:A"\n', "source.keys"),
+        ('[source]\nformat = "fernet"\nkeys = ["env:A", 1]\n', "source.keys"),
+        ('[source]\nformat = "fernet"\nkeys = [""]\n', "source.keys"),
+        ('[source]\nformat = "fernet"\nkeys = ["env:A"]\nsalt = "env:B"\n', "source.salt"),
+        ('[source]\nformat = "fernet"\nkeys = ["env:A"]\nclient_secret = "env:B"\n', "source.client_secret"),
+        ('[source]\nformat = "fastmcp"\n', "source.client_secret"),
+        (
+            '[source]\nformat = "fastmcp"\nclient_secret = "env:A"\nsigning_key = "env:B"\n',
+            "source.client_secret",
+        ),
+        ('[source]\nformat = "authsome"\n', "source.key_file"),
+        (f"{PLAIN}[target]\ncreate = 1\n", "target.create"),
+        (f'{PLAIN}[target]\nargon2 = "3,65536"\n', "target.argon2"),
+        (f'{PLAIN}[target]\nargon2 = "0,0,0"\n', "target.argon2"),
+        (f'{PLAIN}[target]\nkdf = "3,65536,4"\n', "target.kdf"),
+        (f'{PLAIN}[policy]\nplaintext = "keep"\n', "policy.plaintext"),
+        (f"{PLAIN}[policy]\nplaintext = true\n", "policy.plaintext"),
+        (f"{PLAIN}[policy]\nbackup = true\n", "policy.backup"),
+        (f'{PLAIN}[policy]\nfinalize = "yes"\n', "policy.finalize"),
+        (f"{PLAIN}[policy]\nfinalise = true\n", "policy.finalise"),
+        (f"{PLAIN}[run]\nworkers = 0\n", "run.workers"),
+        (f"{PLAIN}[run]\nworkers = true\n", "run.workers"),
+        (f"{PLAIN}[run]\nworkers = 1.5\n", "run.workers"),
+        (f"{PLAIN}[run]\nrate = 0\n", "run.rate"),
+        (f"{PLAIN}[run]\nrate = nan\n", "run.rate"),
+        (f"{PLAIN}[run]\nrate = inf\n", "run.rate"),
+        (f"{PLAIN}[run]\nrate = true\n", "run.rate"),
+        (f"{PLAIN}[run]\nspeed = 1\n", "run.speed"),
+    ],
+)
+def test_mistakes(tmp_path: Path, text: str, names: str) -> None:
+    """A mistake is an error that names the file and the key, and never a default."""
+    message = refusal(tmp_path, text).message
+
+    assert str(tmp_path / "recipe.toml") in message
+    assert names in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'[source]\nformat = "fernet"\nkeys = ["{SECRET}"]\n',
+        f'[source]\nformat = "fastmcp"\nclient_secret = "{SECRET}"\n',
+        f'[source]\nformat = "authsome"\nsecret = "master:{SECRET}"\n',
+        f'{PLAIN}[target]\nsecret = "{SECRET}"\n',
+        f'{PLAIN}[target]\nargon2 = "{SECRET}"\n',
+        f'{PLAIN}store = "redis://:{SECRET}@localhost"\n',
+        f'{PLAIN}store = "{SECRET}"\n',
+        f'{PLAIN}store = "postgresql://localhost/kv?password={SECRET}"\n',
+        f'[source]\nformat = "{SECRET}"\n',
+        f"{PLAIN}[target]\nsecret = {SECRET}\n",
+    ],
+)
+def test_secrets_are_refused_and_not_repeated(tmp_path: Path, text: str) -> None:
+    """A secret in a recipe is an error, and the error does not say it."""
+    error = refusal(tmp_path, text)
+
+    assert SECRET not in f"{error.message} {error.hint}"
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602])
+def test_recipe_of_others(tmp_path: Path, mode: int) -> None:
+    """A recipe that others can write is refused, because it can name code to run."""
+    path = written(tmp_path, PLAIN)
+    path.chmod(mode)
+
+    with pytest.raises(UsageError, match="can be changed by others"):
+        read_recipe(path)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff", b"[source"])
+def test_no_recipe(tmp_path: Path, content: bytes | None) -> None:
+    """A file that is not there, not text or not TOML is an error that names it."""
+    path = tmp_path / "recipe.toml"
+    if content is not None:
+        path.write_bytes(content)
+        path.chmod(0o600)
+
+    with pytest.raises(UsageError, match=re.escape(str(path))):
+        read_recipe(path)
+
+
+def test_documented(tmp_path: Path) -> None:
+    """Every key that the README's table lists is one, and there is none that it does not list."""
+    table = README.read_text(encoding="utf-8").partition("## Recipes")[2]
+    cells = re.findall(r"^\| [^|]*\| ([^|]+) \|", table, re.MULTILINE)
+    documented = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+    fields = {
+        name
+        for cls in (
+            SourceRecipe,
+            TargetRecipe,
+            PolicyRecipe,
+            RunRecipe,
+            FernetKeys,
+            FastMCPKeys,
+            AuthsomeKeys,
+        )
+        for name in cls.__dataclass_fields__
+    }
+    # What opens a Fernet vault is a field of a field of this very name.
+    assert fields == documented
