@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from kvseal.errors import ExitCode
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -12,8 +14,6 @@ if TYPE_CHECKING:
 
 FAILURES_KEPT: Final = 1000
 """A report keeps so many failures; all of them went to the listener."""
-
-_SOME_FAILED: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class BackupReport:
     @property
     def exit_code(self) -> int:
         """0, or 3 where some entries cannot be restored from this backup."""
-        return _SOME_FAILED if self.failed else 0
+        return ExitCode.SOME_FAILED if self.failed else 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the summary line that `--json` prints last."""
@@ -83,7 +83,7 @@ class RestoreReport:
     @property
     def exit_code(self) -> int:
         """0, or 3 where some entries were not restored."""
-        return _SOME_FAILED if self.failed else 0
+        return ExitCode.SOME_FAILED if self.failed else 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the summary line that `--json` prints last."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any
 
 import click
 
@@ -28,11 +28,7 @@ from kvseal.cli.vault.policy import policy
 from kvseal.cli.vault.rotate import rotate
 from kvseal.cli.vault.slot import slot
 from kvseal.cli.vault.status import init, status
-from kvseal.errors import KvsealError
-
-INTERRUPTED: Final = 130
-USAGE: Final = 2
-FAILED: Final = 1
+from kvseal.errors import ExitCode, KvsealError
 
 
 @click.group(
@@ -100,7 +96,7 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         # Whoever read our output has gone, as `head` does.
         sys.stderr.close()
-        return FAILED
+        return ExitCode.FAILED
     except (click.Abort, KeyboardInterrupt, click.ClickException, Exception) as exc:  # noqa: BLE001
         if "--debug" in arguments:
             traceback.print_exc()
@@ -125,11 +121,11 @@ def _explain(error: BaseException) -> _Fatal:
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         hint = f"{context.command_path} -h shows how" if context is not None else ""
-        return _Fatal(USAGE, name, error.format_message(), hint)
+        return _Fatal(ExitCode.USAGE, name, error.format_message(), hint)
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
-        return _Fatal(INTERRUPTED, name, "interrupted", "run the same command again to resume")
+        return _Fatal(ExitCode.INTERRUPTED, name, "interrupted", "run the same command again to resume")
     hint = "this is a fault of vaultctl: run it again with --debug and report what it shows"
-    return _Fatal(FAILED, name, f"unexpected {name}", hint)
+    return _Fatal(ExitCode.FAILED, name, f"unexpected {name}", hint)
 
 
 def _report(fatal: _Fatal, *, as_json: bool) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kvseal.cli.options import command_options
-from kvseal.errors import EXIT_CODES
+from kvseal.errors import ExitCode
 
 if TYPE_CHECKING:
     from kvseal.cli.output import Output
@@ -30,11 +30,11 @@ def help_command(output: Output, settings: Settings, *, topic: str | None) -> No
     context = click.get_current_context()
     root = context.find_root()
     if topic == "exit-codes":
-        for code, meaning in EXIT_CODES.items():
+        for code in ExitCode:
             if output.as_json:
-                output.json({"type": "exit_code", "schema": 1, "code": code, "meaning": meaning})
+                output.json({"type": "exit_code", "schema": 1, "code": code, "meaning": code.meaning})
             else:
-                output.text(f"{code:>4}  {meaning}")
+                output.text(f"{code:>4}  {code.meaning}")
         return
     text = root.get_help() if topic is None else _help_of(topic, context)
     if output.as_json:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kvseal import clock
 from kvseal.drivers.reach import recodable_driver
+from kvseal.errors import ExitCode
 
 if TYPE_CHECKING:
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
     from kvseal.drivers.base import Driver
-
-_WORK_PENDING: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class PurgeReport:
     @property
     def exit_code(self) -> int:
         """0, or 4 where files of the store itself still hold, or may hold, what was overwritten."""
-        return 0 if self.complete or self.dry_run else _WORK_PENDING
+        return 0 if self.complete or self.dry_run else ExitCode.WORK_PENDING
 
     def as_dict(self) -> dict[str, Any]:
         """Return the line that `--json` prints."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
+from kvseal.errors import ExitCode
+
 if TYPE_CHECKING:
     from kvseal.observe.events import Failure
 
 FAILURES_KEPT: Final = 1000
 """A report keeps so many failures; all of them went to the listener."""
-
-_SOME_FAILED: Final = 3
-_PENDING: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +45,13 @@ class Report:
     def exit_code(self) -> int:
         """0, or 3 where some records failed, or 4 where some are still to be done."""
         if self.failed:
-            return _SOME_FAILED
-        return _PENDING if self.pending else 0
+            return ExitCode.SOME_FAILED
+        return ExitCode.WORK_PENDING if self.pending else 0
 
     @property
     def check_exit_code(self) -> int:
         """What `--check` exits with: 4 where work is pending, else as `exit_code`."""
-        return _PENDING if self.changed else self.exit_code
+        return ExitCode.WORK_PENDING if self.changed else self.exit_code
 
     def as_dict(self) -> dict[str, Any]:
         """Return the summary line that `--json` prints last."""

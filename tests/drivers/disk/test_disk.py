@@ -891,8 +891,9 @@ asyncio.run(main())
         """However a process dies, each entry is old or new and readable, and whole batches are one or the other."""
         script = """
 import asyncio, os, sys
-from kvseal.drivers import disk, driver_from_url
+from kvseal.drivers import driver_from_url
 from kvseal.drivers.base import Replacement
+from kvseal.drivers.disk import driver as disk
 from kvseal.drivers.disk.value_files import ValueFiles
 
 death, write, remove, count = sys.argv[2], ValueFiles.write, ValueFiles.remove, 0

@@ -20,7 +20,7 @@ from kvseal.cli.bench.report import Bench
 from kvseal.cli.options import command_options, global_options
 from kvseal.cli.output import interruptible
 from kvseal.envelope.kdf import MAX_PARALLELISM, Argon2idParams
-from kvseal.errors import KDFParametersError, UsageError
+from kvseal.errors import ExitCode, KDFParametersError, UsageError
 
 if TYPE_CHECKING:
     from kvseal.calibration.machine import Machine
@@ -36,7 +36,6 @@ else:
     # Older releases of click have no generic ParamType.
     _MemoryType = click.ParamType
 
-INTERRUPTED: Final = 130
 _UNITS: Final = {"K": 1, "M": 1024, "G": 1024**2}
 _BAR: Final = 20
 _STARTS: Final = (1, 2, 4, 8, 16)
@@ -265,7 +264,7 @@ def _ended(output: Output, done: Bench, *, applies: bool) -> int:
     """Say what comes next, and return the exit code."""
     if done.interrupted:
         output.note("interrupted: this is what was measured so far")
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     if done.found.choice is None:
         msg = f"nothing could be chosen: {done.found.decided_by}"
         raise KDFParametersError(msg, hint="give this process more memory, or --allow-weak")

@@ -14,7 +14,6 @@ from kvseal.cli.migration.origin import Origin, authsome_masters, fastmcp_origin
 from kvseal.cli.migration.recipe import AuthsomeKeys, FastMCPKeys, FernetKeys, NoKeys
 from kvseal.cli.migration.recoding import (
     LEFT_OVER,
-    NOT_ALL_SEALED,
     backing_up,
     confirm,
     exit_code,
@@ -23,7 +22,7 @@ from kvseal.cli.migration.recoding import (
 )
 from kvseal.cli.migration.workers import begun, share, with_what_workers_did
 from kvseal.cli.options import argon2_option, command_options
-from kvseal.errors import UsageError
+from kvseal.errors import ExitCode, UsageError
 from kvseal.recoding import Migration, import_keys, migrate, prepare
 from kvseal.recoding.authsome import take_over_authsome
 from kvseal.recoding.engine import WHOLE
@@ -321,7 +320,7 @@ def _tell_migrated(output: Output, done: Migration, options: Recoding) -> int:
     if done.vault is not None:
         output.note(f"DEK {done.vault.active_dek} is active in vault {done.vault.vault_id}")
     _tell_next(output, done, report, options)
-    return NOT_ALL_SEALED if options.finalize and not (done.finalized or report.failed) else code
+    return ExitCode.WORK_PENDING if options.finalize and not (done.finalized or report.failed) else code
 
 
 def _tell_next(output: Output, done: Migration, report: Report, options: Recoding) -> None:

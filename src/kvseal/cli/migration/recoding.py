@@ -44,8 +44,6 @@ else:
     _PartitionType = click.ParamType
 
 LEFT_OVER: Final = "other writers have made more to do meanwhile: stop them, and run the same command again"
-NOT_ALL_SEALED: Final = 4
-"""Exit code of a migration that could not be finalized: work is pending."""
 
 
 class Partition(_PartitionType):

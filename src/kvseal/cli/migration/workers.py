@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kvseal.errors import RecodeError, UsageError
+from kvseal.errors import ExitCode, RecodeError, UsageError
 from kvseal.observe.events import Failure, Progress
 from kvseal.recoding.report import Report, followed_by
 
@@ -41,7 +41,7 @@ _START: Final = (
     "import sys; sys.path = [p for p in sys.path if p];from kvseal.cli.app import main; main(sys.argv[1:])"
 )
 _LONGEST_LINE: Final = 2**20
-_ENDED: Final = (0, 3, 4)
+_ENDED: Final = (ExitCode.OK, ExitCode.SOME_FAILED, ExitCode.WORK_PENDING)
 """Exit codes of a worker that has come to the end of its part: some may have failed, or be left over."""
 
 

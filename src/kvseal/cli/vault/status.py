@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +14,7 @@ from kvseal.cli.options import Duration, argon2_option, command_options
 from kvseal.cli.output import table
 from kvseal.cli.vault.policy import age_of, rows_of
 from kvseal.cli.vault.slot import slots_table
-from kvseal.errors import SecretNotFoundError
+from kvseal.errors import ExitCode, SecretNotFoundError
 from kvseal.keys.meta import time_text
 from kvseal.keys.policy import MOST_DEK_RECORDS, Policy, whole_seconds
 from kvseal.recoding import open_recode
@@ -23,9 +23,6 @@ from kvseal.secrets.defaults import names_wrap_key, secret_for_opening
 from kvseal.vault.creation import check_creation
 from kvseal.vault.metastore import MetaStore
 from kvseal.vault.vault import Vault
-
-WORK_PENDING: Final = 4
-"""Exit code of a check that found something to do."""
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -192,7 +189,7 @@ async def status(
         output.note(f"{due}; next: vaultctl rotate --dek")
     elif census is None and most is not None:
         output.note(f"the records of DEK {now.active_dek} were not counted; --count does")
-    return WORK_PENDING if check and due is not None else 0
+    return ExitCode.WORK_PENDING if check and due is not None else 0
 
 
 def _open_text(opened: Checkpoint) -> str:

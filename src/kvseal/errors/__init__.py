@@ -1,0 +1,218 @@
+"""
+Every error kvseal raises, each a subclass of py-key-value's own.
+
+* KvsealError
+  + RecordError (DecryptionError): one record cannot be opened
+    - MalformedRecordError (CorruptedDataError)
+    - UnknownRecordVersionError (EncryptionVersionError)
+      · UnknownSuiteError
+      · UnknownFlagsError
+    - UnknownDEKError
+    - TamperedRecordError (CorruptedDataError)
+    - LegacyRecordError
+    - PlaintextRecordError
+    - UnreadableRecordsError: several records of one call
+  + MissingRecordError
+  + UnsealableValueError (SerializationError)
+  + ReservedNameError (InvalidKeyError)
+  + VaultError (StoreSetupError): the vault as a whole
+    - VaultNotFoundError
+    - VaultExistsError
+    - VaultMetaLostError
+    - VaultMetaError
+      · UnknownMetaVersionError
+      · UnknownSlotKindError
+      · TamperedMetaError
+      · RolledBackMetaError
+      · ForkedMetaError
+    - DamagedSlotError
+    - LastSlotError
+    - SlotsLeftOutError
+    - RootRotatedError
+    - SlotExistsError
+    - SlotNotFoundError
+    - EvictingStoreError
+    - ForeignVaultError
+    - VaultLockedError
+    - PinFileError
+      · PinNotWrittenError
+    - DEKNeededError
+  + SecretError
+    - WrongSecretError
+    - EmptySecretError
+    - MistypedSecretError
+    - SecretReferenceError
+    - SecretNotFoundError
+    - ExposedSecretFileError
+    - WrapKeyError
+      · WrapKeyRefusedError
+      · WrapKeyUnreachableError
+  + KDFParametersError
+  + StoreError (StoreConnectionError): the backend
+    - StoreNotFoundError
+    - StoreUnreachableError
+      · StaleKeyringError
+    - ManifestError
+    - UnsupportedStoreError
+      · UnsupportedStackError
+    - Conflict
+  + RecodeError
+    - WrongLegacyKeyError
+    - PlaintextFoundError
+    - LeaseHeldError
+  + BackupError
+    - BackupFileError
+    - MalformedBackupError
+      · UnknownBackupVersionError
+      · TruncatedBackupError
+  + UsageError
+
+`exit_code` is what vaultctl exits with, one of `ExitCode`.
+No message contains a secret, a key or a plaintext value.
+"""
+
+from kvseal.errors.base import KvsealError
+from kvseal.errors.exit_codes import ExitCode
+from kvseal.errors.records import (
+    LegacyRecordError,
+    MalformedRecordError,
+    MissingRecordError,
+    PlaintextRecordError,
+    RecordError,
+    ReservedNameError,
+    TamperedRecordError,
+    UnknownDEKError,
+    UnknownFlagsError,
+    UnknownRecordVersionError,
+    UnknownSuiteError,
+    UnreadableRecordsError,
+    UnsealableValueError,
+)
+from kvseal.errors.secrets import (
+    EmptySecretError,
+    ExposedSecretFileError,
+    KDFParametersError,
+    MistypedSecretError,
+    SecretError,
+    SecretNotFoundError,
+    SecretReferenceError,
+    WrapKeyError,
+    WrapKeyRefusedError,
+    WrapKeyUnreachableError,
+    WrongSecretError,
+)
+from kvseal.errors.stores import (
+    Conflict,
+    ManifestError,
+    StaleKeyringError,
+    StoreError,
+    StoreNotFoundError,
+    StoreUnreachableError,
+    UnsupportedStackError,
+    UnsupportedStoreError,
+)
+from kvseal.errors.tools import (
+    BackupError,
+    BackupFileError,
+    LeaseHeldError,
+    MalformedBackupError,
+    PlaintextFoundError,
+    RecodeError,
+    TruncatedBackupError,
+    UnknownBackupVersionError,
+    UsageError,
+    WrongLegacyKeyError,
+)
+from kvseal.errors.vault import (
+    DamagedSlotError,
+    DEKNeededError,
+    EvictingStoreError,
+    ForeignVaultError,
+    ForkedMetaError,
+    LastSlotError,
+    PinFileError,
+    PinNotWrittenError,
+    RolledBackMetaError,
+    RootRotatedError,
+    SlotExistsError,
+    SlotNotFoundError,
+    SlotsLeftOutError,
+    TamperedMetaError,
+    UnknownMetaVersionError,
+    UnknownSlotKindError,
+    VaultError,
+    VaultExistsError,
+    VaultLockedError,
+    VaultMetaError,
+    VaultMetaLostError,
+    VaultNotFoundError,
+)
+
+__all__ = [
+    "BackupError",
+    "BackupFileError",
+    "Conflict",
+    "DEKNeededError",
+    "DamagedSlotError",
+    "EmptySecretError",
+    "EvictingStoreError",
+    "ExitCode",
+    "ExposedSecretFileError",
+    "ForeignVaultError",
+    "ForkedMetaError",
+    "KDFParametersError",
+    "KvsealError",
+    "LastSlotError",
+    "LeaseHeldError",
+    "LegacyRecordError",
+    "MalformedBackupError",
+    "MalformedRecordError",
+    "ManifestError",
+    "MissingRecordError",
+    "MistypedSecretError",
+    "PinFileError",
+    "PinNotWrittenError",
+    "PlaintextFoundError",
+    "PlaintextRecordError",
+    "RecodeError",
+    "RecordError",
+    "ReservedNameError",
+    "RolledBackMetaError",
+    "RootRotatedError",
+    "SecretError",
+    "SecretNotFoundError",
+    "SecretReferenceError",
+    "SlotExistsError",
+    "SlotNotFoundError",
+    "SlotsLeftOutError",
+    "StaleKeyringError",
+    "StoreError",
+    "StoreNotFoundError",
+    "StoreUnreachableError",
+    "TamperedMetaError",
+    "TamperedRecordError",
+    "TruncatedBackupError",
+    "UnknownBackupVersionError",
+    "UnknownDEKError",
+    "UnknownFlagsError",
+    "UnknownMetaVersionError",
+    "UnknownRecordVersionError",
+    "UnknownSlotKindError",
+    "UnknownSuiteError",
+    "UnreadableRecordsError",
+    "UnsealableValueError",
+    "UnsupportedStackError",
+    "UnsupportedStoreError",
+    "UsageError",
+    "VaultError",
+    "VaultExistsError",
+    "VaultLockedError",
+    "VaultMetaError",
+    "VaultMetaLostError",
+    "VaultNotFoundError",
+    "WrapKeyError",
+    "WrapKeyRefusedError",
+    "WrapKeyUnreachableError",
+    "WrongLegacyKeyError",
+    "WrongSecretError",
+]
