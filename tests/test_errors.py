@@ -10,7 +10,7 @@ import pytest
 from key_value.aio import errors as upstream
 
 from kvseal import errors
-from kvseal.errors import EXIT_CODES, KvsealError, RecordError, UnreadableRecordsError
+from kvseal.errors import ExitCode, KvsealError, RecordError, UnreadableRecordsError
 
 BULLET = re.compile(r"^(\s*)[*+x\-·] (\w+)(?: \((\w+)\))?")
 
@@ -61,7 +61,7 @@ def test_drawn_where_it_is(error: type[KvsealError]) -> None:
 @each_class
 def test_exit_code_is_listed(error: type[KvsealError]) -> None:
     """Each class has an exit code that the list explains, and none is success."""
-    assert error.exit_code in EXIT_CODES
+    assert error.exit_code in set(ExitCode)
     assert error.exit_code != 0
 
 

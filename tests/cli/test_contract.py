@@ -21,7 +21,7 @@ from tests.cli.harness import (
 from tests.recoding.worlds import damage
 
 from kvseal.cli.app import cli
-from kvseal.errors import EXIT_CODES
+from kvseal.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -521,7 +521,7 @@ class TestExitCodes:
         """`help exit-codes` lists what is defined."""
         listed = [int(line.split()[0]) for line in vaultctl("help exit-codes").out.splitlines()]
 
-        assert list(EXIT_CODES) == listed == [0, 1, 2, 3, 4, 10, 11, 12, 130]
+        assert list(ExitCode) == listed == [0, 1, 2, 3, 4, 10, 11, 12, 130]
 
 
 class TestNoPromptWithoutATerminal:
