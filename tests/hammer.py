@@ -207,7 +207,7 @@ class Fast:
 def new(store: Any) -> EnvelopeEncryptionWrapper:
     """Return the new application's view of *store*, for which every old record is long after the last."""
     kv = EnvelopeEncryptionWrapper(key_value=store, secret=NEW, create=False)
-    kv._reader._policy_reads = LegacyWindow(clock=Fast())
+    kv._reader._legacy_window = LegacyWindow(clock=Fast())
     return kv
 
 

@@ -226,7 +226,7 @@ COMMANDS = {
         exits=(0, 2),
     ),
     "add a recovery key": Command(
-        steps=_OPEN + _ROTATION,
+        steps=_OPEN + 2 * _CHANGE,
         begin=two_deks,
         run=recovery_key_added,
         vaultctl="slot add --recovery --argon2 1,8,1 --secret env:OLD",
@@ -290,7 +290,7 @@ COMMANDS = {
         by_the_old=by_fernet,
     ),
     "finalize": Command(
-        steps=2 * _OPEN + _PAGES + _LEASE + _WALKS + 3 * "replace_many " + _END + _CHANGE,
+        steps=_OPEN + _PAGES + _LEASE + _WALKS + 3 * "replace_many " + _END + _CHANGE,
         begin=imported,
         run=finalized,
         vaultctl="migrate-from-fernet --finalize --no-backup --yes --secret env:OLD",

@@ -143,7 +143,7 @@ class TestVerify:
         await vault.close()
 
     @pytest.mark.parametrize("key", [KEY, OTHER_KEY], ids=["the key held", "another key held"])
-    async def test_what_legacy_window_is_in_order(self, any_store: AnyStore, key: bytes) -> None:
+    async def test_what_policy_reads_is_in_order(self, any_store: AnyStore, key: bytes) -> None:
         """While legacy keys are held, the records they open are fine, and no others."""
         vault = await rotated(any_store)
         await vault.read_legacy_with([LegacyKey(FERNET, parse_key(key))], plaintext=True)

@@ -17,6 +17,7 @@ from tests.recoding.worlds import adds_up, fernet, fill, formats_of
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.drivers import driver_for
 from kvseal.drivers.base import PAGE_SIZE
+from kvseal.drivers.reach import Places
 from kvseal.errors import LeaseHeldError, RecodeError, StoreUnreachableError, VaultLockedError
 from kvseal.keys.meta import META_COLLECTION
 from kvseal.recoding import (
@@ -44,6 +45,12 @@ if TYPE_CHECKING:
 SECRET = Secret(b"the secret of the new vault")
 CHEAP = Argon2idParams(time_cost=1, memory_cost=8, parallelism=1)
 PAGES = 6
+
+
+def in_place(store: MemoryStore) -> Places:
+    """Return the places of a recode that replaces entries where they are."""
+    driver = driver_for(store)
+    return Places(driver, driver)
 
 
 class Clock:
@@ -341,7 +348,7 @@ class TestResuming:
         plan = plan_migration(SealedTarget.of(vault), [fernet()], vault=vault)
         last = [page.cursor async for page in driver_for(store).scan()][-1]
         at = Part(cursor=last, tally=Tally(scanned=2 * PAGE_SIZE, changed=2 * PAGE_SIZE))
-        lease = _lease(plan, driver_for(store), None, (0, 1))
+        lease = _lease(plan, in_place(store), (0, 1))
         assert lease is not None
         await CheckpointStore(vault).swap(None, Checkpoint(lease._plan, "migrate", 0, (at,)))
 
@@ -356,7 +363,7 @@ class TestResuming:
         plan = plan_migration(SealedTarget.of(vault), [fernet()], vault=vault)
         await fill(store, {"a": {"v": 1}})
         last = [page.cursor async for page in driver_for(store).scan()][-1]
-        lease = _lease(plan, driver_for(store), None, (0, 1))
+        lease = _lease(plan, in_place(store), (0, 1))
         assert lease is not None
         at = Part(cursor=last, tally=Tally(scanned=1, failed=1))
         await CheckpointStore(vault).swap(None, Checkpoint(lease._plan, "migrate", 0, (at,)))

@@ -358,7 +358,7 @@ async def test_binding_policies(
     assert [binding == 0, False, False] == [await readable(kv, *place) for place in places]
 
 
-async def test_a_weaker_legacy_window_stronger_records(
+async def test_a_weaker_policy_reads_stronger_records(
     store: MemoryStore, secret: Secret, cheap: Argon2idParams
 ) -> None:
     """Records from before a policy was weakened are still read, and still only at their own name."""

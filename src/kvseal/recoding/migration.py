@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from kvseal.drivers.reach import reached
 from kvseal.envelope.aead import KEY_SIZE
@@ -27,11 +27,10 @@ from kvseal.recoding.engine import WHOLE, is_prepared, recode
 from kvseal.recoding.formats import KVSEAL, SealedTarget
 from kvseal.recoding.plan import PlaintextRule, Plan, plan_migration
 from kvseal.recoding.surveying import Survey, survey
-from kvseal.vault.metastore import MetaStore
 from kvseal.vault.vault import Vault
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from os import PathLike
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
@@ -99,12 +98,6 @@ class _Request:
     @property
     def leaves(self) -> Sequence[LegacyCodec]:
         return self.options.get("leaves", ())
-
-    @property
-    def adopted(self) -> Mapping[str, Any] | None:
-        """The record that makes room for the vault meta, where that is to be."""
-        adopts = self.options.get("adopts")
-        return None if adopts is None or self.options.get("meta_store") is not None else adopts.record
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +211,9 @@ async def import_keys(
 @asynccontextmanager
 async def _prepared(places: Places, request: _Request) -> AsyncIterator[_Prepared]:
     """Survey, back up, and make the vault if need be: what comes before the first write of a record."""
-    vault = await _existing(places.destination, request)
+    options = request.options
+    adopts, reaches = options.get("adopts"), _opening(options)
+    vault = await Vault.open_if_any(places.destination, adopts=adopts, **reaches)
     try:
         codecs = merged([*request.legacy, *_held(vault)])
         found = await _surveyed(places.source, request, codecs, vault)
@@ -226,21 +221,12 @@ async def _prepared(places: Places, request: _Request) -> AsyncIterator[_Prepare
         if back_up is not None and await _begins(places, request, codecs, found, vault):
             await back_up(places.source)
         if vault is None and not request.dry_run:
-            options = request.options
-            vault = await Vault.open_or_create(
-                places.destination, kdf=options.get("kdf"), adopts=options.get("adopts"), **_opening(options)
-            )
+            kdf = options.get("kdf")
+            vault = await Vault.open_or_create(places.destination, kdf=kdf, adopts=adopts, **reaches)
         yield _Prepared(vault, codecs, found.total)
     finally:
         if vault is not None:
             await vault.close()
-
-
-async def _existing(home: Driver, request: _Request) -> Vault | None:
-    async with MetaStore.reached(request.options.get("meta_store") or home) as metastore:
-        exists = await metastore.find(request.adopted) is not None
-        await metastore.close()
-    return await Vault.open(home, **_opening(request.options)) if exists else None
 
 
 def _opening(options: Options) -> OpeningOptions:

@@ -35,7 +35,7 @@ from kvseal.keys.rootkey import RootKey
 from kvseal.keys.unlocking import prove
 from kvseal.observe import telemetry
 from kvseal.secrets.defaults import names_wrap_key, secret_for_creation
-from kvseal.vault.metastore import MetaStore
+from kvseal.vault.metastore import Found, MetaStore
 from kvseal.vault.opening import Opened, opened
 
 if TYPE_CHECKING:
@@ -98,19 +98,35 @@ async def create_vault(store: AsyncKeyValue | Driver, opening: Opening, new: New
 async def open_or_create_vault(store: AsyncKeyValue | Driver, opening: Opening, new: NewVault) -> Opened:
     """Read; open what is there, or create; and read again where another process created it first."""
     async with MetaStore.reached(opening.meta_store or store, pin=opening.pin) as metastore:
-        meta = await metastore.find(new.record if opening.meta_store is None else None)
-        if meta is None:
+        found = await metastore.find(new.record if opening.meta_store is None else None)
+        if found.meta is None:
             with suppress(VaultExistsError):
                 await telemetry.offer()
-                return await _created(metastore, store, opening, new)
-        return await opened(metastore, opening, meta)
+                return await _created(metastore, store, opening, new, found)
+        return await opened(metastore, opening, found.meta)
+
+
+async def open_vault_if_any(
+    store: AsyncKeyValue | Driver, opening: Opening, adopted: Mapping[str, Any] | None
+) -> Opened | None:
+    """Open what is there, or return `None` where there is no vault, or *adopted* in its place."""
+    async with MetaStore.reached(opening.meta_store or store, pin=opening.pin) as metastore:
+        found = await metastore.find(adopted if opening.meta_store is None else None)
+        if found.meta is not None:
+            return await opened(metastore, opening, found.meta)
+        await metastore.close()
+        return None
 
 
 async def _created(
-    metastore: MetaStore, store: AsyncKeyValue | Driver, opening: Opening, new: NewVault
+    metastore: MetaStore,
+    store: AsyncKeyValue | Driver,
+    opening: Opening,
+    new: NewVault,
+    found: Found | None = None,
 ) -> Opened:
     data = None if opening.meta_store is None else store
-    place = await check_creation(metastore, data, record=new.record)
+    place = await check_creation(metastore, data, record=new.record, found=found)
     kdf, ceiling = new.kdf, opening.memory_ceiling
     if kdf is None and not names_wrap_key(opening.secret):
         kdf = Argon2idParams.RFC_9106_LOW_MEMORY
@@ -129,13 +145,18 @@ async def _created(
 
 
 async def check_creation(
-    metastore: MetaStore, data: AsyncKeyValue | Driver | None, *, record: Mapping[str, Any] | None = None
+    metastore: MetaStore,
+    data: AsyncKeyValue | Driver | None,
+    *,
+    record: Mapping[str, Any] | None = None,
+    found: Found | None = None,
 ) -> Entry | None:
     """
     Return what a new vault meta replaces in *metastore*, or raise what speaks against creating one.
 
     *data* is the store of the records, where it is another one.  *record* is another program's, whose keys
     the vault will hold: it makes room, or where the vault meta has a store of its own, it may stay.
+    *found* is what `find` has just returned, if it was asked.
 
     Raises:
         VaultExistsError, ForeignVaultError: something is there already that is not adopted.
@@ -144,7 +165,8 @@ async def check_creation(
         EvictingStoreError: the store could drop the vault meta, or forget it with this process.
         PinFileError: the pin of the new vault could not be written.
     """
-    place = await metastore.place_for(record if data is None else None)
+    adopted = record if data is None else None
+    place = metastore.place_in(found or await metastore.find(adopted), adopted)
     # After the first operation: some stores learn only then whether they evict.
     _refuse_eviction(metastore)
     await _refuse_orphaned_records(metastore, data)

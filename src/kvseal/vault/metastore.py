@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kvseal import clock
@@ -36,6 +37,14 @@ if TYPE_CHECKING:
     from kvseal.vault.newest import Before
 
 _log = logging.getLogger("kvseal")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is stored where a vault meta belongs: `meta` is `None` where that is nothing, or adopted."""
+
+    entry: Entry | None
+    meta: VaultMeta | None
 
 
 class MetaStore:
@@ -91,26 +100,25 @@ class MetaStore:
         entry, before = await self._look()
         return None if entry is None else (entry, self._meta_in(entry, before))
 
-    async def place_for(self, adopted: Mapping[str, Any] | None) -> Entry | None:
+    def place_in(self, found: Found, adopted: Mapping[str, Any] | None) -> Entry | None:
         """
         Return the entry that a new vault meta is to replace, or `None` where there is none.
 
         Only *adopted*, another program's record whose keys the new vault will hold, is ever replaced.
 
         Raises:
-            VaultExistsError: there is a vault already.
-            ForeignVaultError: another program's record is there, and it is not *adopted*.
+            VaultExistsError: a vault was *found*.
+            ForeignVaultError: *adopted* has an expiry, which the vault meta would have too.
             Conflict: *adopted* is gone.
         """
-        entry, before = await self._look()
+        if found.meta is not None:
+            raise self._exists()
+        entry = found.entry
         if entry is None and adopted is None:
             return None
         if entry is None:
             msg = f"the record that the vault in {self.location} was to adopt is gone"
             raise Conflict(msg, hint="find out who removed it; nothing was changed")
-        if adopted is None or entry.value != adopted:
-            self._meta_in(entry, before)
-            raise self._exists()
         if entry.expires_at is not None:
             msg = (
                 f"the record to adopt in {self.location} has an expiry, and the vault meta would have it too"
@@ -120,16 +128,16 @@ class MetaStore:
             )
         return entry
 
-    async def find(self, adopted: Mapping[str, Any] | None = None) -> VaultMeta | None:
+    async def find(self, adopted: Mapping[str, Any] | None = None) -> Found:
         """
-        Return the vault meta, or `None` where nothing is stored, or *adopted*, another program's record.
+        Return what is there: a vault meta, nothing, or *adopted*, another program's record.
 
-        Raises like `load` and `place_for`.
+        Raises like `load`.
         """
         entry, before = await self._look()
         if entry is None or (adopted is not None and entry.value == adopted):
-            return None
-        return self._meta_in(entry, before)
+            return Found(entry, None)
+        return Found(entry, self._meta_in(entry, before))
 
     async def _look(self) -> tuple[Entry | None, Before]:
         before = await self.seen.before()
@@ -182,7 +190,7 @@ class MetaStore:
         if place is not None:
             (done,) = await self._driver.replace_many([Replacement(place, meta.as_value())])
             # Another process was faster: with a vault, or with something else, which this finds out.
-            if not done and await self.place_for(None) is None:
+            if not done and self.place_in(await self.find(), None) is None:
                 msg = f"the record that the vault in {self.location} was to adopt is gone"
                 raise Conflict(msg, hint="find out who removed it; nothing was changed")
         else:

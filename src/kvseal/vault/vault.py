@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kvseal.keys import changes
 from kvseal.keys.policy import Policy, whole_seconds
-from kvseal.vault.creation import NewVault, create_vault, open_or_create_vault
+from kvseal.vault.creation import NewVault, create_vault, open_or_create_vault, open_vault_if_any
 from kvseal.vault.freshness import Freshness
 from kvseal.vault.metastore import MetaStore
 from kvseal.vault.opening import Opening, open_vault
@@ -117,6 +117,20 @@ class Vault(OpenVault):
         opening, new = Opening(**options), NewVault(kdf, adopts=adopts)
         freshness = Freshness(opening.refresh_after)
         return cls(opening, await open_or_create_vault(store, opening, new), freshness)
+
+    @classmethod
+    async def open_if_any(
+        cls,
+        store: AsyncKeyValue | Driver,
+        *,
+        adopts: Adoption | None = None,
+        **options: Unpack[OpeningOptions],
+    ) -> Vault | None:
+        """Open the vault that is there; `None` where there is none, or what *adopts* would take over."""
+        opening, record = Opening(**options), None if adopts is None else adopts.record
+        freshness = Freshness(opening.refresh_after)
+        found = await open_vault_if_any(store, opening, record)
+        return None if found is None else cls(opening, found, freshness)
 
     @property
     def slots(self) -> Slots:

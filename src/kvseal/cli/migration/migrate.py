@@ -253,7 +253,7 @@ async def _has_vault(found: connect.Stores, target: Driver | None, extra: Option
     adopts = extra.get("adopts")
     adopted = None if adopts is None or found.meta is not None else adopts.record
     async with MetaStore.reached(found.meta or target or found.data) as metastore:
-        return await metastore.find(adopted) is not None
+        return (await metastore.find(adopted)).meta is not None
 
 
 async def _fernet_or_fastmcp(recipe: Recipe | None, given: dict[str, Any], settings: Settings) -> Origin:
