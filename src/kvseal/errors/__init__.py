@@ -19,6 +19,7 @@ Every error kvseal raises, each a subclass of py-key-value's own.
     - VaultNotFoundError
     - VaultExistsError
     - VaultMetaLostError
+    - RefutedKeyringError
     - VaultMetaError
       · UnknownMetaVersionError
       · UnknownSlotKindError
@@ -132,6 +133,7 @@ from kvseal.errors.vault import (
     LastSlotError,
     PinFileError,
     PinNotWrittenError,
+    RefutedKeyringError,
     RolledBackMetaError,
     RootRotatedError,
     SlotExistsError,
@@ -176,6 +178,7 @@ __all__ = [
     "PlaintextRecordError",
     "RecodeError",
     "RecordError",
+    "RefutedKeyringError",
     "ReservedNameError",
     "RolledBackMetaError",
     "RootRotatedError",

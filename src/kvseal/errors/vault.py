@@ -50,6 +50,10 @@ class ForkedMetaError(VaultMetaError):
     """The vault meta cannot come after the pinned one: another of the same revision, or another vault's."""
 
 
+class RefutedKeyringError(VaultError):
+    """The store has no vault meta, an older or another one, so nothing is sealed with the keys in memory."""
+
+
 class DamagedSlotError(VaultError):
     """The secret is right, but the keyslot's wrapped root key is damaged."""
 

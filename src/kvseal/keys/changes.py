@@ -140,6 +140,11 @@ def without_legacy_keys(meta: VaultMeta, root: RootKey, *, now: datetime) -> Vau
     return _next(meta, root, now, policy=policy, legacy=())
 
 
+def put_back(meta: VaultMeta, root: RootKey, *, above: int, now: datetime) -> VaultMeta:
+    """Return *meta* as a revision higher than *above*, which every process that has seen that one follows."""
+    return _next(replace(meta, revision=above), root, now)
+
+
 def _next(meta: VaultMeta, root: RootKey, now: datetime, **fields: Any) -> VaultMeta:
     changed = replace(meta, revision=meta.revision + 1, updated_at=now, **fields)
     slots = tuple(slot for slot in changed.slots if slot.usable(now))

@@ -8,6 +8,7 @@ when the meta changes, a new keyring takes its place.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hmac import compare_digest
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from kvseal.envelope.bounded_cache import BoundedCache
@@ -47,7 +48,17 @@ class Keyring:
         TamperedMetaError: *meta* was not written by a holder of *root*.
     """
 
-    __slots__ = ("__weakref__", "_active", "_deks", "codecs", "legacy", "policy", "revision", "vault_id")
+    __slots__ = (
+        "__weakref__",
+        "_active",
+        "_deks",
+        "_retired",
+        "codecs",
+        "legacy",
+        "policy",
+        "revision",
+        "vault_id",
+    )
 
     def __init__(self, meta: VaultMeta, root: RootKey) -> None:
         meta.verify(root)
@@ -60,11 +71,27 @@ class Keyring:
             for dek in meta.deks
             if dek.wrapped is not None
         }
+        self._retired = frozenset(dek.number for dek in meta.deks if dek.wrapped is None)
         # Kept here and not by wrappers, so that no key outlives the keyring.
         self.codecs: BoundedCache[str, RecordCodec] = BoundedCache(self._build_codec, _CONTEXTS)
         self.legacy = tuple(
             LegacyKey(key.kind, root.unwrap_legacy(key.wrapped, key.kind, key.id)) for key in meta.legacy
         )
+
+    def includes(self, other: Keyring) -> bool:
+        """Whether every DEK, under its number, and every legacy key of *other* is in this keyring, too."""
+        return all(
+            number in self._deks and compare_digest(self._deks[number], dek)
+            for number, dek in other._deks.items()
+        ) and {(key.kind, key.key) for key in other.legacy} <= {(key.kind, key.key) for key in self.legacy}
+
+    def lost_in(self, later: Keyring) -> int | None:
+        """Return the lowest number whose DEK is another one in *later*, or gone without being retired."""
+        kept = later._deks
+        for number, dek in sorted(self._deks.items()):
+            if number not in later._retired and not compare_digest(kept.get(number, b""), dek):
+                return number
+        return None
 
     @property
     def active_dek(self) -> int:

@@ -6,6 +6,7 @@ Each record has an attribute `kvseal`, a flat dict of schema 1, and a message fo
 * `schema`, `event`, `outcome` (`success`, `failure`, `unknown`), `vault_id` (or `None`), and with an
   outcome that is no success `error`, the class of what was raised
 * `vault.create`, `vault.unlock`, `vault.lock`: `revision`; `slot_id` and `slot_kind` of the way in
+* `vault.refute`: `revision`, of the meta that the store has lost, or holds another one instead of
 * `slot.add`, `slot.remove`, `slot.keep`, `slot.expire`: `slot_id`, `slot_kind`, `expires_at`, `revision`
 * `dek.add`, `dek.retire`: `dek`, `revision`
 * `legacy_key.import`, `legacy_key.drop`: `legacy_key_id`, `legacy_key_kind`, `revision`
@@ -70,6 +71,11 @@ def unlocked(vault_id: str, revision: int, *, slot_id: str, slot_kind: str) -> N
 def unlock_failed(error: BaseException, vault_id: str | None) -> None:
     """Tell that *error* kept somebody out; *vault_id* is `None` where no meta was read."""
     _tell("vault.unlock", vault_id, error=error)
+
+
+def refuted(vault_id: str, revision: int, error: BaseException) -> None:
+    """Record that by *error* the store holds another vault meta than this process goes by."""
+    _tell("vault.refute", vault_id, error=error, revision=revision)
 
 
 def locked(vault_id: str, revision: int) -> None:

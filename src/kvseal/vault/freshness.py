@@ -7,6 +7,9 @@ meta.  While that is out of reach the keys stay in use, but not without end: a D
 retired in the meantime, and what is sealed under it then is lost.  After
 `LIMIT * refresh_after` seconds nothing is sealed any more until the meta has been read;
 `kvseal.recoding.retirement` waits for longer than that.
+
+No answer earns that patience.  An answer that is not ours does not: where the vault meta is missing,
+older, or another one, nothing is sealed from that moment on, until the store has it again.
 """
 
 from __future__ import annotations
@@ -19,11 +22,13 @@ from typing import TYPE_CHECKING, Final
 
 from kvseal import clock
 from kvseal.concurrency import SingleFlight
-from kvseal.errors import StaleKeyringError, VaultLockedError
+from kvseal.errors import RefutedKeyringError, StaleKeyringError, VaultLockedError
 from kvseal.observe.counters import failed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from kvseal.errors import KvsealError, VaultError
 
 REFRESH_AFTER: Final = 60.0
 """Seconds."""
@@ -46,7 +51,16 @@ class Freshness:
         ValueError: *refresh_after* is not a positive number of seconds.
     """
 
-    __slots__ = ("_ends_at", "_refreshing", "_retry_at", "_since", "clock", "due", "refresh_after")
+    __slots__ = (
+        "_ends_at",
+        "_refreshing",
+        "_refuted_by",
+        "_retry_at",
+        "_since",
+        "clock",
+        "due",
+        "refresh_after",
+    )
 
     def __init__(
         self, refresh_after: float = REFRESH_AFTER, clock: Callable[[], float] = clock.monotonic
@@ -62,8 +76,20 @@ class Freshness:
     def confirm(self, since: float) -> None:
         """Note that the vault meta, as it was at *since* or later, is what the keyring was made from."""
         self._since = since
+        self._refuted_by: VaultError | None = None
         self.due = self._retry_at = since + self.refresh_after
         self._ends_at = since + LIMIT * self.refresh_after
+
+    def refute(self, error: VaultError) -> None:
+        """Note by *error* that the store has another vault meta than ours, or none: nothing is sealed now."""
+        self._refuted_by = error
+        self._retry_at = self.clock() + self.refresh_after / _ATTEMPTS
+        self.due = -math.inf
+
+    @property
+    def is_refuted(self) -> bool:
+        """Whether the store's last answer was not the vault meta that this process goes by."""
+        return self._refuted_by is not None
 
     @property
     def age(self) -> float:
@@ -95,8 +121,16 @@ class Freshness:
         Raise where nothing may be sealed any more.
 
         Raises:
-            StaleKeyringError: for `LIMIT * refresh_after` seconds nobody could read the vault meta.
+            RefutedKeyringError: the store holds another vault meta than ours, or none.
+            StaleKeyringError: for `LIMIT * refresh_after` seconds the vault meta could not be read.
         """
+        if self._refuted_by is not None:
+            error: KvsealError = RefutedKeyringError(
+                f"nothing is sealed, because of the vault meta in the store: {self._refuted_by.message}",
+                hint="this process still holds the newest vault meta: vault.put_back() writes it again",
+            )
+            failed("seal", error)
+            raise error from self._refuted_by
         if self.clock() >= self._ends_at:
             seconds = LIMIT * self.refresh_after
             msg = f"the vault meta could not be read for {seconds:g} s, so nothing is sealed"
@@ -112,6 +146,8 @@ class Freshness:
         except VaultLockedError:
             raise
         except Exception as exc:  # noqa: BLE001 - whatever a backend's library raises, the keys are still here
+            if self.is_refuted:
+                return
             self._retry_at = self.clock() + self.refresh_after / _ATTEMPTS
             self.due = min(self._retry_at, self._ends_at)
             _log.warning("the vault meta could not be read again: %s: %s", type(exc).__name__, exc)

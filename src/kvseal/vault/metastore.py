@@ -139,11 +139,26 @@ class MetaStore:
             return Found(entry, None)
         return Found(entry, self._meta_in(entry, before))
 
+    async def look(self) -> Found:
+        """
+        Return what is there, whatever was seen before: to compare with, and never to be believed.
+
+        Raises:
+            ForeignVaultError, VaultMetaError: it is no vault meta, or a malformed one.
+        """
+        entry = await self._driver.get(META_COLLECTION, META_KEY)
+        return Found(entry, None if entry is None else self._parsed(entry))
+
     async def _look(self) -> tuple[Entry | None, Before]:
         before = await self.seen.before()
         return await self._driver.get(META_COLLECTION, META_KEY), before
 
     def _meta_in(self, entry: Entry, before: Before) -> VaultMeta:
+        meta = self._parsed(entry)
+        before.check(meta, self.location)
+        return meta
+
+    def _parsed(self, entry: Entry) -> VaultMeta:
         if entry.value is None:
             msg = f"the vault meta in {self.location} cannot be read: {entry.problem}"
             raise VaultMetaError(msg, hint="restore the vault meta from a backup")
@@ -159,9 +174,7 @@ class MetaStore:
                 self.location,
                 entry.expires_at,
             )
-        meta = VaultMeta.from_value(entry.value)
-        before.check(meta, self.location)
-        return meta
+        return VaultMeta.from_value(entry.value)
 
     def _exists(self) -> VaultExistsError:
         msg = f"there already is a vault in {self.location}"

@@ -1,7 +1,8 @@
 """
 What was seen of vault metas: by this process, and through a pin file by those before it.
 
-An older meta is as genuine as the newest one, so it is refused by memory alone.
+An older meta is as genuine as the newest one, and so is another one of the same revision that a second
+operator has made: memory alone refuses them.
 """
 
 from __future__ import annotations
@@ -13,29 +14,52 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from kvseal.errors import PinNotWrittenError, RolledBackMetaError
-from kvseal.vault.pin import Pin
+from kvseal.errors import ForkedMetaError, PinNotWrittenError, RolledBackMetaError
+from kvseal.vault.pin import Pin, Pinned
 
 if TYPE_CHECKING:
     from kvseal.keys.meta import VaultMeta
-    from kvseal.vault.pin import Pinned
 
 _log = logging.getLogger("kvseal")
-_revisions: Final[dict[bytes, int]] = {}
+_newest: Final[dict[bytes, Pinned]] = {}
+"""By vault id: what a pin would remember."""
 _lock = threading.Lock()
 
 
 def accept(meta: VaultMeta) -> None:
-    """Remember that this process has seen *meta*, whose MAC was verified."""
+    """
+    Remember that this process has seen *meta*, whose MAC was verified.
+
+    Raises:
+        ForkedMetaError: it has seen another one of this revision.
+    """
     with _lock:
-        _revisions[meta.vault_id] = max(meta.revision, _revisions.get(meta.vault_id, 0))
+        known = _newest.get(meta.vault_id)
+        if known is None or known.revision < meta.revision:
+            _newest[meta.vault_id] = Pinned.of(meta)
+        elif known.revision == meta.revision and known != Pinned.of(meta):
+            raise _forked(meta)
+
+
+def is_newest(meta: VaultMeta) -> bool:
+    """Whether *meta* is the newest that this process has seen of its vault."""
+    return _newest.get(meta.vault_id) == Pinned.of(meta)
+
+
+def _forked(meta: VaultMeta) -> ForkedMetaError:
+    msg = f"the vault meta is another one of revision {meta.revision} than this process has seen"
+    return ForkedMetaError(
+        msg,
+        hint="a change was lost, such as in a failover, and another made in its place: stop the writers, and "
+        "look at docs/operations.md, A vault meta that is not ours",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Before:
     """What had been seen before a backend was asked: what others see meanwhile makes no rollback."""
 
-    revisions: dict[bytes, int]
+    newest: dict[bytes, Pinned]
     pin: Pin | None
     pinned: Pinned | None
 
@@ -45,13 +69,17 @@ class Before:
 
         Raises:
             RolledBackMetaError: it is older.
-            ForkedMetaError: it is of another vault than the pin.
+            ForkedMetaError: it is another one of the same revision, or of another vault than the pin.
         """
         if self.pin is not None and self.pinned is not None:
             self.pin.check(meta, self.pinned)
-        lowest = self.revisions.get(meta.vault_id, 0)
-        if meta.revision < lowest:
-            msg = f"the vault meta in {location} is revision {meta.revision}, but {lowest} was seen"
+        known = self.newest.get(meta.vault_id)
+        if known is None:
+            return
+        if meta.revision == known.revision and Pinned.of(meta) != known:
+            raise _forked(meta)
+        if meta.revision < known.revision:
+            msg = f"the vault meta in {location} is revision {meta.revision}, but {known.revision} was seen"
             raise RolledBackMetaError(
                 msg, hint="find out who put an older copy back, then restore the newest"
             )
@@ -68,7 +96,12 @@ class NewestSeen:
     async def before(self) -> Before:
         """Return what has been seen up to now; raises `PinFileError`."""
         pinned = None if self._pin is None else await asyncio.to_thread(self._pin.load)
-        return Before(_revisions.copy(), self._pin, pinned)
+        return Before(_newest.copy(), self._pin, pinned)
+
+    async def is_newest(self, meta: VaultMeta) -> bool:
+        """Whether neither this process nor the pin knows a newer one than *meta*; raises `PinFileError`."""
+        before = await self.before()
+        return is_newest(meta) and (before.pinned is None or before.pinned == Pinned.of(meta))
 
     async def before_creation(self) -> Before:
         """Return what `before` does, or raise `PinNotWrittenError` where a new vault could not be pinned."""

@@ -11,13 +11,23 @@ use of an open vault are its public names: `root_key`, `read_current`, `commit` 
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from kvseal import clock
 from kvseal.concurrency import SingleFlight
-from kvseal.errors import Conflict, ForkedMetaError
+from kvseal.errors import (
+    Conflict,
+    ForeignVaultError,
+    ForkedMetaError,
+    RolledBackMetaError,
+    VaultMetaError,
+    VaultMetaLostError,
+    VaultNotFoundError,
+)
 from kvseal.keys.keyring import Keyring, LockedCodecs, locked
 from kvseal.keys.meta import VaultMeta
 from kvseal.observe import audit
@@ -25,6 +35,7 @@ from kvseal.vault.health import Health
 from kvseal.vault.idle import IdleWatch, WatchedCodecs
 from kvseal.vault.newest import accept
 from kvseal.vault.opening import unlocked
+from kvseal.vault.putting_back import put_back_older
 from kvseal.vault.status import VaultStatus
 from kvseal.vault.succession import Succession
 
@@ -34,11 +45,17 @@ if TYPE_CHECKING:
 
     from kvseal.drivers.base import Entry
     from kvseal.envelope.codec import RecordCodec
+    from kvseal.errors import VaultError
     from kvseal.keys.rootkey import RootKey
     from kvseal.secrets.sources import Unlocker
     from kvseal.vault.freshness import Freshness
     from kvseal.vault.metastore import MetaStore
     from kvseal.vault.opening import Opened, Opening
+
+_NOT_OURS: Final = (VaultNotFoundError, ForeignVaultError, VaultMetaError)
+"""Definite answers of a store that has lost our vault meta, or holds another one in its place."""
+
+_log = logging.getLogger("kvseal")
 
 
 class Change(Protocol):
@@ -67,6 +84,8 @@ class OpenVault:
         self.memory_ceiling = opening.memory_ceiling
         """The most memory, in KiB, that a stored keyslot may ask for."""
         self._closed = False
+        self._has_forked = False
+        self._puts_back_at = -math.inf
         self._unlocking: SingleFlight[None] = SingleFlight()
         seconds = opening.idle_seconds
         self._watch = None if seconds is None else IdleWatch(seconds, self._forget)
@@ -141,22 +160,51 @@ class OpenVault:
         """
         Read the vault meta again and return whether it changed: another process may have rotated the DEK.
 
-        Where another one has rotated the root key, this one follows with the secret that it holds.
+        Where another one has rotated the root key, this one follows with the secret that it holds.  Where
+        the store has lost the last changes, as in a failover, this process puts them back if that loses no
+        key; see `kvseal.vault.putting_back`.
 
         Raises:
-            VaultMetaError: what is there now cannot be believed; the keyring stays as it was.
+            VaultNotFoundError, ForeignVaultError, VaultMetaError: the store holds no vault meta, or none that
+                can be believed.  The keyring stays as it was, and nothing is sealed with it until the
+                store holds it again.
             RootRotatedError: the secret has no keyslot any more; the keyring stays as it was.
             PinFileError: the pin file cannot be read; the keyring stays as it was.
         """
         root, since = await self.root_key(), self.freshness.clock()
-        _, meta = await self.metastore.expect()
-        changed = meta != self._meta
-        if changed:
-            await self._believe(meta, root)
-        else:
-            await self.metastore.seen.remember(meta)
+        try:
+            changed = await self._look(root)
+        except _NOT_OURS as exc:
+            if not await self._mended(exc, root):
+                self._refute(exc)
+                raise
+            changed = False
         self.freshness.confirm(since)
         return changed
+
+    async def attest(self) -> None:
+        """
+        Prove by the store that what was sealed until now can be opened: its vault meta holds our DEKs.
+
+        A run calls this before it reports success or lets an old key go.
+
+        Raises:
+            VaultMetaLostError: the store holds no vault meta, or none with these DEKs.
+            StoreError: the store does not answer, so nothing is proven.
+        """
+        await self.unlock()
+        sealed_with = self.keyring
+        try:
+            await self.refresh()
+        except _NOT_OURS as exc:
+            msg = f"what was sealed meanwhile opens with no vault meta that the store holds: {exc.message}"
+            raise VaultMetaLostError(
+                msg, hint="keep every old key, and put the vault meta back: vault.put_back(), or a backup"
+            ) from exc
+        # By the keys themselves: a commitment does not tell two DEKs apart.
+        if sealed_with.lost_in(Keyring(self._meta, self.way_in().root)) is not None:
+            msg = "the store holds other DEKs than those that sealed the records of this run"
+            raise VaultMetaLostError(msg, hint="keep every old key; look at the vault meta")
 
     async def confirm(self) -> None:
         """
@@ -251,7 +299,7 @@ class OpenVault:
         stored = await self.metastore.change(entry, meta)
         if way_in is not None and self._way_in is not None:
             self._enter(way_in)
-        self._take(meta, keyring)
+        self.take(meta, keyring)
         return stored
 
     async def amend(self, change: Change) -> VaultStatus:
@@ -262,6 +310,32 @@ class OpenVault:
         keyring = Keyring(VaultMeta.from_value(amended.as_value()), root)
         await self.commit(entry, amended, keyring)
         return self.status()
+
+    async def _look(self, root: RootKey) -> bool:
+        _, meta = await self.metastore.expect()
+        if meta == self._meta:
+            await self.metastore.seen.remember(meta)
+            return False
+        await self._believe(meta, root)
+        return True
+
+    async def _mended(self, error: VaultError, root: RootKey) -> bool:
+        """Whether the newest vault meta was put back over an older one, at most once per `refresh_after`."""
+        now = self.freshness.clock()
+        if not isinstance(error, RolledBackMetaError) or self._has_forked or now < self._puts_back_at:
+            return False
+        self._puts_back_at = now + self.freshness.refresh_after
+        if not await put_back_older(self.metastore, self._meta, self.keyring, root):
+            return False
+        _log.warning("%s; revision %d was put back", error.message, self._meta.revision)
+        return True
+
+    def _refute(self, error: VaultError) -> None:
+        if not self.freshness.is_refuted:
+            _log.error("nothing is sealed any more: %s", error.message)
+            audit.refuted(self._meta.vault_id.hex(), self._meta.revision, error)
+        self._has_forked |= isinstance(error, ForkedMetaError)
+        self.freshness.refute(error)
 
     async def _unlock_again(self) -> None:
         since = self.freshness.clock()
@@ -292,12 +366,18 @@ class OpenVault:
             )
             successor = WayIn(way_in.secret, slot.id, root)
         keyring = Keyring(meta, root)
+        lost = None if self._keyring is None else self._keyring.lost_in(keyring)
+        if lost is not None:
+            msg = f"the vault meta in {self.metastore.location} has another DEK {lost} than this process"
+            raise ForkedMetaError(
+                msg, hint="a rotation was lost and made again; this process has the lost DEK"
+            )
         await self.metastore.seen.remember(meta)
         if successor is not None and self._way_in is not None and meta.revision >= self._meta.revision:
             self._enter(successor)
-        self._take(meta, keyring)
+        self.take(meta, keyring)
 
-    def _take(self, meta: VaultMeta, keyring: Keyring) -> None:
+    def take(self, meta: VaultMeta, keyring: Keyring) -> None:
         """
         Go on with *meta* and the *keyring* in it, whose making has verified the MAC.
 

@@ -18,6 +18,7 @@ from kvseal.vault.creation import NewVault, create_vault, open_or_create_vault, 
 from kvseal.vault.freshness import Freshness
 from kvseal.vault.metastore import MetaStore
 from kvseal.vault.opening import Opening, open_vault
+from kvseal.vault.putting_back import put_back
 from kvseal.vault.root_rotation import rotate_root
 from kvseal.vault.secret_rotation import rotate_secret
 from kvseal.vault.session import OpenVault
@@ -214,6 +215,22 @@ class Vault(OpenVault):
         if max_dek_records != "keep":
             limits["max_dek_records"] = max_dek_records
         return await self.amend(partial(changes.with_limits, limits=limits))
+
+    async def put_back(self) -> VaultStatus:
+        """
+        Write the vault meta that this process holds again, where the store has lost it or gone back.
+
+        It becomes a revision above every known one, so that running processes follow it.  An operator who
+        calls this has found out what happened to the store.
+
+        Raises:
+            ForkedMetaError: what is there has keys that this process does not hold, or is another vault.
+            Conflict, VaultError, StoreError: nothing was written.
+        """
+        root = await self.root_key()
+        self.take(*await put_back(self.metastore, self.meta, self.keyring, root))
+        await self.refresh()
+        return self.status()
 
     async def drop_dek(self, number: int) -> VaultStatus:
         """Forget a DEK for ever; `kvseal.recoding.retire` does, once nothing needs it."""
