@@ -118,5 +118,5 @@ def times_of(entries: Mapping[Names, Entry]) -> dict[Names, tuple[Any, Any]]:
 
 def be_a_new_process() -> None:
     """Forget which revisions were seen, and the keys that are held."""
-    newest._revisions.clear()
+    newest._newest.clear()
     unlocking._held.clear()

@@ -230,14 +230,13 @@ async def test_a_vault_that_was_created_meanwhile_is_no_lost_meta(
 async def test_an_older_meta_put_back_is_refused(
     any_store: MemoryStore | DiskStore, secret: Secret, cheap: Argon2idParams
 ) -> None:
-    """What this process has seen is the least that it accepts, for opening, refreshing and changing."""
+    """What this process has seen is the least that it accepts, for opening and changing."""
     vault = await Vault.create(any_store, secret=secret, kdf=cheap)
     older = await raw_meta(any_store)
     await vault.rotate_dek()
     await put_raw_meta(any_store, older)
 
     for attempt in (
-        vault.refresh(),
         vault.rotate(),
         vault.rotate_dek(),
         Vault.open(any_store, secret=secret),

@@ -56,7 +56,7 @@ async def vault(store: MemoryStore) -> Vault:
 
 def be_a_new_process() -> None:
     """Forget what this process has seen."""
-    newest._revisions.clear()
+    newest._newest.clear()
 
 
 def pinned_in(pin: Path) -> Pinned:
@@ -162,6 +162,7 @@ async def forks(store: MemoryStore, vault: Vault) -> tuple[Any, Any]:
 async def test_fork(store: MemoryStore, vault: Vault, pin: Path) -> None:
     """Of two metas with one revision, both genuine, the one that was not pinned is refused."""
     one, other = await forks(store, vault)
+    be_a_new_process()
     await put_raw_meta(store, one)
     running = await Vault.open(store, secret=SECRET, pin=pin)
     before = content(pin)

@@ -24,6 +24,7 @@ from kvseal.errors import (
     DamagedSlotError,
     LegacyRecordError,
     PlaintextRecordError,
+    RefutedKeyringError,
     RolledBackMetaError,
     TamperedMetaError,
     WrongSecretError,
@@ -70,7 +71,7 @@ class World:
         opening: type[KvsealError] = TamperedMetaError,
         running: type[KvsealError] = TamperedMetaError,
     ) -> None:
-        """With *meta* stored, nobody opens the vault; who has it open takes nothing from it and goes on."""
+        """With *meta* stored, the vault does not open; a process that has it open reads on and seals nothing."""
         genuine = await self.meta()
         assert genuine != meta
         keyring = self.vault.keyring
@@ -85,11 +86,12 @@ class World:
 
         assert meta == await raw_meta(self.store)
         assert keyring is self.vault.keyring
-        await wrapped(self.vault).put("k", {"v": "put"})
-        assert {"v": "put"} == await wrapped(self.vault).get("k")
+        with pytest.raises(RefutedKeyringError):
+            await wrapped(self.vault).put("k", {"v": "put"})
         assert {"v": 2} == await wrapped(self.vault).get("old")
         await put_raw_meta(self.store, genuine)
         await self.vault.refresh()
+        await wrapped(self.vault).put("k", {"v": "put"})
         assert {"v": "put"} == await wrapped(await Vault.open(self.store, secret=SECRET)).get("k")
 
 
@@ -377,7 +379,7 @@ async def test_what_a_new_process_cannot_know(world: World, monkeypatch: pytest.
     """The genuine old meta as a whole opens for a process that has seen none: rotations do not undo a leak."""
     await put_raw_meta(world.store, world.past["before the root key was rotated"])
 
-    monkeypatch.setattr("kvseal.vault.newest._revisions", {})
+    monkeypatch.setattr("kvseal.vault.newest._newest", {})
     opened = await Vault.open(world.store, secret=SECRET)
 
     assert world.past["before the root key was rotated"]["revision"] == opened.status().revision

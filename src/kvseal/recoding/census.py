@@ -73,12 +73,14 @@ async def verify(
     Open every record of *store* as a wrapper of *vault* and *context* would, and report what fails.
 
     Raises:
+        VaultMetaLostError: the store has lost the vault meta, so none of this opens for a new process.
         StoreError: the backend failed; nothing is proven.
     """
     driver, started = recodable_driver(store, writes=False), clock.monotonic()
     try:
         readers = readers_of(vault, context=context)
         census = await take_census(driver, readers, refresh=vault.refresh, listener=listener)
+        await vault.attest()
     finally:
         if driver is not store:
             await driver.close()

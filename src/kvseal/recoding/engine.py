@@ -69,6 +69,7 @@ async def recode(
     Raises:
         LeaseHeldError: another run works on this part, or with another plan.
         RecodeError: the store cannot be split.
+        VaultMetaLostError: the store has lost the vault meta that opens what was sealed; keep the old keys.
         StoreError: the backend failed; run it again to go on where it stopped.
     """
     started = clock.monotonic()
@@ -82,6 +83,7 @@ async def recode(
         run = _Run(plan, places.source, writing, partition, rate, total, listener)
         with _audited(plan, partition) as ended:
             tally, census = await run.to_the_end(_lease(plan, places, partition))
+            await _attest(plan)
             seconds = clock.monotonic() - started
             report = _report(plan, tally, census, in_place=places.in_place, seconds=seconds)
             ended(report.as_dict())
@@ -151,6 +153,12 @@ class _Run:
             pace=pace,
             listener=self.listener,
         )
+
+
+async def _attest(plan: Plan) -> None:
+    """Prove that the store holds the DEK that sealed: the keys in memory go with this process."""
+    if plan.vault is not None and not plan.dry_run:
+        await plan.vault.attest()
 
 
 def _audited(

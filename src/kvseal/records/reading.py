@@ -18,6 +18,7 @@ from kvseal.errors import (
     LegacyRecordError,
     PlaintextRecordError,
     RecordError,
+    RefutedKeyringError,
     StaleKeyringError,
     UnknownDEKError,
     UnreadableRecordsError,
@@ -142,7 +143,7 @@ class Reader:
     async def _reseal(self, old: Sequence[OldRecord]) -> None:
         if old:
             vault = await self._vault()
-            # Locked meanwhile, or for too long without the vault meta, it seals nothing more.
-            with suppress(VaultLockedError, StaleKeyringError):
+            # Locked meanwhile, or for too long without our vault meta, it seals nothing more.
+            with suppress(VaultLockedError, StaleKeyringError, RefutedKeyringError):
                 vault.freshness.check()
                 await self._resealer.reseal(old, vault.codecs[self._context])

@@ -69,16 +69,12 @@ class Before:
 
         Raises:
             RolledBackMetaError: it is older.
-            ForkedMetaError: it is another one of the same revision, or of another vault than the pin.
+            ForkedMetaError: it is of another vault than the pin.
         """
         if self.pin is not None and self.pinned is not None:
             self.pin.check(meta, self.pinned)
         known = self.newest.get(meta.vault_id)
-        if known is None:
-            return
-        if meta.revision == known.revision and Pinned.of(meta) != known:
-            raise _forked(meta)
-        if meta.revision < known.revision:
+        if known is not None and meta.revision < known.revision:
             msg = f"the vault meta in {location} is revision {meta.revision}, but {known.revision} was seen"
             raise RolledBackMetaError(
                 msg, hint="find out who put an older copy back, then restore the newest"

@@ -86,7 +86,7 @@ def _check_keys(location: str, theirs: VaultMeta, ours: VaultMeta, keyring: Keyr
 
 
 def _holds_all(keyring: Keyring, meta: VaultMeta, root: RootKey) -> bool:
-    """Whether *meta* is genuine under *root*, and each of its keys is in *keyring*, unwrapped and compared."""
+    """Whether *meta* is genuine under *root*, and *keyring* has each of its keys, unwrapped and compared."""
     try:
         return keyring.includes(Keyring(meta, root))
     except TamperedMetaError:

@@ -34,7 +34,7 @@ def test_rolled_back(vaultctl: Terminalless, monkeypatch: pytest.MonkeyPatch, ho
     assert 0 == vaultctl(f"rotate --dek --quiet {flag}").code
     shutil.rmtree(vaultctl.directory / "kv")
     shutil.copytree(vaultctl.directory / "old", vaultctl.directory / "kv")
-    newest._revisions.clear()
+    newest._newest.clear()
 
     for command in ("status", "verify", "migrate-from-fernet --plaintext seal --yes"):
         done = vaultctl(f"{command} {flag}")
