@@ -17,6 +17,9 @@ from tests.recode.worlds import adds_up, fernet, fill, formats_of
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.drivers import driver_for
 from kvseal.drivers.base import PAGE_SIZE
+from kvseal.envelope.payload import Encoding
+from kvseal.envelope.record import Header
+from kvseal.envelope.stored import from_stored
 from kvseal.errors import LeaseHeldError, RecodeError, StoreUnreachableError, VaultLockedError
 from kvseal.keys.meta import COLLECTION
 from kvseal.recode import Report, SealedTarget, migrate, migration, open_recode, recode, reencryption
@@ -435,3 +438,16 @@ async def one_part(store: MemoryStore, part: tuple[int, int]) -> Report:
     done = await migrate(store, [fernet()], secret=SECRET, kdf=CHEAP, partition=part)
     assert done.report is not None
     return done.report
+
+
+async def test_checkpoint_is_plain_json(store: MemoryStore, vault: Vault) -> None:
+    """A checkpoint is sealed in the encoding that every release reads, and an application's value in another."""
+    await vault.wrap(store).put("k", {"v": 1}, collection="c")
+    checkpoint = Checkpoint("plan", "migrate", 1, (Part(None, 0, None, done=False, tally=Tally()),))
+    assert await CheckpointStore(vault).swap(None, checkpoint)
+
+    entries = [await driver_for(store).get(*names) for names in (("c", "k"), (COLLECTION, CHECKPOINT))]
+    assert [Encoding.MESSAGEPACK, Encoding.JSON] == [
+        Header.parse(from_stored((entry.value if entry else None) or {})).encoding for entry in entries
+    ]
+    assert checkpoint == await open_recode(vault)

@@ -20,7 +20,7 @@ from kvseal.events import Failure, Progress, ignore
 from kvseal.keys.meta import COLLECTION as META_COLLECTION
 from kvseal.legacy import FERNET, FernetCodec, PlaintextCodec, codecs_for
 from kvseal.metastore import recodable_driver
-from kvseal.recode.codecs import KVSEAL, LegacySource, RefusedSource, SealedTarget, dek_of
+from kvseal.recode.codecs import KVSEAL, LegacySource, RefusedSource, StrictSource, dek_of
 from kvseal.recode.decision import classify, format_of
 from kvseal.recode.report import FAILURES_KEPT, Report
 
@@ -151,7 +151,7 @@ def readers_of(vault: Vault, *, context: str = "") -> tuple[Source, ...]:
     plaintext: Source = LegacySource(PlaintextCodec())
     if not keyring.policy.read_plaintext:
         plaintext = RefusedSource(PlaintextCodec(), PlaintextRecordError("the record is not encrypted"))
-    return (SealedTarget.of(vault, context), *legacy, plaintext)
+    return (StrictSource.of(vault, context), *legacy, plaintext)
 
 
 def _census_of(
