@@ -106,7 +106,7 @@ class Sealer:
     """The number of the DEK that seals."""
 
     run: Run
-    """What the next records share; who finds its budget spent takes `renewed`."""
+    """What the next records share; a writer that finds its budget spent calls `renewed`."""
 
     def __init__(
         self,
