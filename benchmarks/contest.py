@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 from cryptography.fernet import Fernet
 from key_value.aio.wrappers.encryption.fernet import FernetEncryptionWrapper
 
-from benchmarks.peers import CHEAP, token
+from benchmarks.peers import CHEAP
+from benchmarks.shapes import flat
 from kvseal import EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.legacy import FernetCodec
 from kvseal.recoding import SealedTarget, plan_migration, recode
@@ -53,7 +54,7 @@ class Contest:
 
     async def fill(self) -> None:
         """Write the records as an application has: by py-key-value's own wrapper."""
-        value = token(SIZE)
+        value = flat(SIZE)
         async with self._backend.filled() as store:
             old = self.old(store)
             for key in self.keys:
@@ -119,6 +120,6 @@ class Contest:
         """A migration that lost a value, or its TTL, would be fast, too."""
         for key in (self.keys[0], self.keys[-1]):
             value, ttl = await new.ttl(key)
-            assert value == token(SIZE), key
+            assert value == flat(SIZE), key
             assert ttl is not None, key
             assert 0 < ttl <= TTL, ttl

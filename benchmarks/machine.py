@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-_LIBRARIES: Final = ("kvseal", "py-key-value-aio", "cryptography", "orjson", "pybase64", "tink")
+_LIBRARIES: Final = ("kvseal", "py-key-value-aio", "cryptography", "orjson", "ormsgpack", "pybase64", "tink")
 
 
 def machine() -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
+import ormsgpack
 import tink
 from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -41,9 +42,6 @@ if TYPE_CHECKING:
 
 CHEAP: Final = Argon2idParams(time_cost=1, memory_cost=8, parallelism=1)
 """The least Argon2id cost: a key is derived once, before anything is measured."""
-
-SIZES: Final = {"64 B": 64, "1 KiB": 1024, "16 KiB": 16 * 1024, "256 KiB": 256 * 1024, "1 MiB": 2**20}
-"""Lengths of the JSON text of what is put; the smallest value is a little longer than its name says."""
 
 KEY: Final = "user-8f14e45f"
 COLLECTION: Final = "default_collection"
@@ -124,21 +122,6 @@ class Peer:
         return cls(name, kv.put, kv.get, kv.put_many, kv.get_many)
 
 
-def token(size: int) -> dict[str, Any]:
-    """Return an OAuth token as an application keeps it, whose JSON text has *size* bytes if it can."""
-    value: dict[str, Any] = {
-        "token_type": "Bearer",
-        "scope": "openid offline",
-        "id": None,
-        "expires_at": 1767225600.25,
-        "access_token": "",
-    }
-    value["access_token"] = "eyJhbGciOiJSUzI1NiIsImtpZCI6IjQ3In0" * (1 + size // 35)
-    surplus = len(orjson.dumps(value)) - size
-    value["access_token"] = value["access_token"][:-surplus] or "eyJhbGci"
-    return value
-
-
 def bare(store: AsyncKeyValue) -> Peer:
     """Return the store alone, which keeps plaintext."""
     return Peer.of("bare", store)
@@ -204,7 +187,18 @@ def kvseal(store: AsyncKeyValue) -> Peer:
 
 
 def floor(store: Any) -> Peer:
-    """Return the primitive calls alone, on bytes of the same layout: the least that sealing can cost."""
+    """Return the primitive calls alone, on bytes of the same layout: the least that sealing JSON can cost."""
+    return _straight_line("floor", store, orjson.dumps, orjson.loads)
+
+
+def packed_floor(store: Any) -> Peer:
+    """Return the same with MessagePack, which proves nothing of the value either."""
+    return _straight_line("packed floor", store, ormsgpack.packb, ormsgpack.unpackb)
+
+
+def _straight_line(
+    name: str, store: Any, dumps: Callable[[Any], bytes], loads: Callable[[bytes], Any]
+) -> Peer:
     aes_gcm = AESGCM(os.urandom(32))
     header = Header(dek=1, nonce=os.urandom(_NONCE_SIZE)).start() + os.urandom(_NONCE_SIZE)
     # What a record is bound to ends with its key, so no implementation can prepare more than this.
@@ -212,7 +206,7 @@ def floor(store: Any) -> Peer:
     assert len(header) == FIXED_SIZE + _NONCE_SIZE == _NONCE_START
 
     async def put(key: str, value: Value) -> None:
-        plaintext = orjson.dumps(value)
+        plaintext = dumps(value)
         nonce = os.urandom(_NONCE_SIZE)
         name = key.encode()
         aad = prefix + len(name).to_bytes(4, "big") + name
@@ -226,7 +220,7 @@ def floor(store: Any) -> Peer:
         name = key.encode()
         aad = prefix + len(name).to_bytes(4, "big") + name
         plaintext = aes_gcm.decrypt(record[_NONCE_START:NONCE_END], record[NONCE_END:], aad)
-        value: Value = orjson.loads(plaintext)
+        value: Value = loads(plaintext)
         return value
 
     async def put_many(keys: Sequence[str], values: Sequence[Value]) -> None:
@@ -235,7 +229,7 @@ def floor(store: Any) -> Peer:
             nonce = os.urandom(_NONCE_SIZE)
             name = key.encode()
             aad = prefix + len(name).to_bytes(4, "big") + name
-            record = header + nonce + aes_gcm.encrypt(nonce, orjson.dumps(value), aad)
+            record = header + nonce + aes_gcm.encrypt(nonce, dumps(value), aad)
             sealed.append({"__encrypted_data__": b64encode_as_string(record), "__encryption_version__": 2})
         await store.put_many(keys=keys, values=sealed, collection=None, ttl=None)
 
@@ -246,10 +240,10 @@ def floor(store: Any) -> Peer:
             name = key.encode()
             aad = prefix + len(name).to_bytes(4, "big") + name
             plaintext = aes_gcm.decrypt(record[_NONCE_START:NONCE_END], record[NONCE_END:], aad)
-            values.append(orjson.loads(plaintext))
+            values.append(loads(plaintext))
         return values
 
-    return Peer("floor", put, get, put_many, get_many)
+    return Peer(name, put, get, put_many, get_many)
 
 
 EVERYONE: Final = (kvseal, bare, floor, by_hand, tink_by_hand, fernet)

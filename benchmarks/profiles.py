@@ -13,17 +13,20 @@ from time import thread_time
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
+import ormsgpack
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pybase64 import b64decode, b64encode_as_string
 
 from benchmarks.driving import finish, no_collection
 from benchmarks.machine import machine
-from benchmarks.peers import CHEAP, COLLECTION, KEY, SECRET, DictStore, lasting, token
+from benchmarks.peers import CHEAP, COLLECTION, KEY, SECRET, DictStore, lasting
+from benchmarks.shapes import nested
 from kvseal import EnvelopeEncryptionWrapper
-from kvseal.envelope.payload import decode, encode
-from kvseal.envelope.record import pack_length
-from kvseal.envelope.sealing import Associations, Opener, Sealer
-from kvseal.envelope.stored import DATA_FIELD, from_stored, to_stored
+from kvseal.envelope.codec import RecordCodec
+from kvseal.envelope.payload import STRICT_PACKING
+from kvseal.envelope.sealing import Associations, Opener, Sealer, leads_of
+from kvseal.envelope.stored import DATA_FIELD, from_stored
+from kvseal.exact_json import STRICT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,8 +37,8 @@ _BATCH: Final = 100
 
 
 def measure(size: int = 1024, rounds: int = _ROUNDS) -> dict[str, int]:
-    """Return the median nanoseconds of each part, for a value of *size* bytes."""
-    value = token(size)
+    """Return the median nanoseconds of each part, for a nested value of *size* bytes."""
+    value = nested(size)
     with no_collection():
         parts, batches = {**_operations(value), **_pieces(value)}, _batches(value)
         rows = [
@@ -90,27 +93,24 @@ def _batches(value: dict[str, Any]) -> dict[str, Callable[[], object]]:
 
 def _pieces(value: dict[str, Any]) -> dict[str, Callable[[], object]]:
     dek, associations = os.urandom(32), Associations(bytes(16))
-    sealer, opener = Sealer(dek, 1, associations), Opener({1: dek}, associations)
-    prefix, context = associations.prefix(bytes(8), COLLECTION), associations.context
-    prefixes = {COLLECTION: prefix}
-    payload, nonce, aad, aes_gcm = orjson.dumps(value), os.urandom(12), bytes(80), AESGCM(dek)
-    record = sealer.seal(payload, COLLECTION, KEY)
-    stored, ciphertext = to_stored(record), aes_gcm.encrypt(nonce, payload, aad)
+    codec = RecordCodec(Sealer(dek, 1, associations), Opener({1: dek}, associations))
+    seal, open_ = codec.sealing[COLLECTION], codec.opening[COLLECTION]
+    leads, context = leads_of(bytes(50)), associations.context
+    payload, nonce, aad, aes_gcm = ormsgpack.packb(value), os.urandom(12), bytes(80), AESGCM(dek)
+    stored, ciphertext = seal(value, KEY), aes_gcm.encrypt(nonce, payload, aad)
+    record = from_stored(stored)
     return {
-        "orjson.dumps": lambda: orjson.dumps(value),
-        "encode": lambda: encode(value),
-        "associated data": lambda: prefixes[COLLECTION] + pack_length(len(KEY)) + KEY.encode() + context,
+        "pack": lambda: ormsgpack.packb(value, None, STRICT_PACKING),
+        "second encoder": lambda: orjson.dumps(value, None, STRICT),
+        "associated data": lambda: leads[len(KEY)] + KEY.encode() + context,
         "urandom": lambda: os.urandom(12),
         "AES-GCM encrypt": lambda: aes_gcm.encrypt(nonce, payload, aad),
-        "Sealer.seal": lambda: sealer.seal(payload, COLLECTION, KEY),
         "base64 encode": lambda: b64encode_as_string(record),
-        "to_stored": lambda: to_stored(record),
+        "seal": lambda: seal(value, KEY),
         "base64 decode": lambda: b64decode(stored[DATA_FIELD], None, True),
-        "from_stored": lambda: from_stored(stored),
         "AES-GCM decrypt": lambda: aes_gcm.decrypt(nonce, ciphertext, aad),
-        "Opener.open": lambda: opener.open(record, COLLECTION, KEY),
-        "orjson.loads": lambda: orjson.loads(payload),
-        "decode": lambda: decode(payload, 0),
+        "unpack": lambda: ormsgpack.unpackb(payload),
+        "open": lambda: open_(stored, KEY),
     }
 
 

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 from key_value.aio.stores.memory import MemoryStore
 from key_value.aio.stores.redis import RedisStore
 
-from benchmarks.peers import CHEAP, token
+from benchmarks.peers import CHEAP
+from benchmarks.shapes import flat
 from kvseal import Secret, Vault
 from kvseal.legacy import FernetCodec
 from kvseal.recoding import SealedTarget, plan_migration, recode
@@ -105,7 +106,7 @@ async def _work(url: str, key: str, secret: str, partition: tuple[int, int]) -> 
 async def _warm_up(codec: FernetCodec) -> None:
     """Do once what is done once: imports, thread pools, caches, the pages in flight."""
     store = MemoryStore(max_entries_per_collection=2 * _WARM_UP)
-    stored = codec.seal(token(1024))
+    stored = codec.seal(flat(1024))
     for number in range(_WARM_UP):
         await store.put(str(number), stored)
     vault = await Vault.create(store, secret=Secret(os.urandom(32)), kdf=CHEAP, meta_store=MemoryStore())

@@ -18,9 +18,10 @@ from key_value.aio.stores.redis import RedisStore
 from redis import Redis
 from tests.wrapping import wrapped
 
-from benchmarks.peers import CHEAP, COLLECTION, token
+from benchmarks.peers import CHEAP, COLLECTION
 from benchmarks.ratio import Goal, Ratio
 from benchmarks.scale import insert
+from benchmarks.shapes import flat
 from kvseal import Secret, Vault
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ async def measure(backend: RedisBackend, many: int, rounds: int) -> Rotations:
 
 def fill(url: str, vault: Vault, records: int) -> None:
     """Write so many records that *vault* opens."""
-    codec, value = vault.codecs[""], token(64)
+    codec, value = vault.codecs[""], flat(64)
     names = [f"user-{number:08}" for number in range(records)]
     with Redis.from_url(url) as client:
         insert(client, ((name, codec.seal(value, COLLECTION, name)) for name in names))
@@ -102,7 +103,7 @@ async def _check(vault: Vault, records: int) -> None:
     """A rotation that lost a record would be fast, too."""
     kv = wrapped(vault)
     for number in (0, records - 1):
-        assert token(64) == await kv.get(f"user-{number:08}")
+        assert flat(64) == await kv.get(f"user-{number:08}")
 
 
 def _written(client: Redis) -> int:

@@ -15,8 +15,9 @@ from cryptography.fernet import Fernet
 from key_value.aio.stores.redis import RedisStore
 
 from benchmarks.contest import SIZE, TTL
-from benchmarks.peers import CHEAP, COLLECTION, token
+from benchmarks.peers import CHEAP, COLLECTION
 from benchmarks.recoder import Recoder
+from benchmarks.shapes import flat
 from kvseal import Secret, Vault
 from kvseal.drivers.body import write_body
 from kvseal.legacy import FernetCodec
@@ -50,7 +51,7 @@ class Filled:
     async def fill(self) -> None:
         """Write all records anew, past every wrapper, and make the vault."""
         codec = FernetCodec([self._key])
-        values = [codec.seal(token(SIZE)) for _ in range(_TOKENS)]
+        values = [codec.seal(flat(SIZE)) for _ in range(_TOKENS)]
         entries = ((f"user-{number:08}", values[number % _TOKENS]) for number in range(self._records))
         with self._backend.client() as client:
             client.flushdb()

@@ -23,6 +23,7 @@ from key_value.aio.stores.disk import DiskStore
 
 from benchmarks import peers
 from benchmarks.ratio import Goal, Ratio
+from benchmarks.shapes import flat
 from benchmarks.ticker import stall_during
 from benchmarks.unlocking import derivation
 from kvseal import Secret, Vault
@@ -89,7 +90,7 @@ async def of_batches(times: int) -> list[Stall]:
     stalls = []
     for name, (count, size) in BATCHES.items():
         kv = peers.kvseal(peers.DictStore())
-        keys, values = [f"user-{number}" for number in range(count)], [peers.token(size)] * count
+        keys, values = [f"user-{number}" for number in range(count)], [flat(size)] * count
         await kv.put_many(keys, values)
         stalls += [
             await _measure(f"put_many, {name}", times, partial(kv.put_many, keys, values)),

@@ -10,7 +10,8 @@ import pytest
 from key_value.aio.stores.disk import DiskStore
 from key_value.aio.stores.memory import MemoryStore
 
-from benchmarks.peers import CHEAP, token
+from benchmarks.peers import CHEAP
+from benchmarks.shapes import flat
 from kvseal import EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.drivers import driver_for
 from kvseal.drivers.base import PAGE_SIZE
@@ -29,7 +30,7 @@ _SHORT, _LONG = 2 * PAGE_SIZE, 10 * PAGE_SIZE
 
 async def fill(vault: Vault, store: AsyncKeyValue, records: int) -> None:
     """Put *records* sealed values."""
-    kv, value = EnvelopeEncryptionWrapper(store, vault=vault), token(64)
+    kv, value = EnvelopeEncryptionWrapper(store, vault=vault), flat(64)
     for start in range(0, records, _BATCH):
         keys = [f"user-{number}" for number in range(start, min(records, start + _BATCH))]
         await kv.put_many(keys, [value] * len(keys))

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from benchmarks import peers, rotation, stall, unlocking
+from benchmarks import rotation, stall, unlocking
 from benchmarks.peers import COLLECTION, KEY
+from benchmarks.shapes import SIZES, flat
 from kvseal.envelope.codec import RecordCodec
 from kvseal.envelope.sealing import Associations, Opener, Sealer
 from kvseal.legacy import FernetCodec
@@ -68,8 +69,8 @@ def test_stored_size(benchmark: Any) -> None:
 
     def sizes() -> list[dict[str, Any]]:
         rows = []
-        for name, size in peers.SIZES.items():
-            value = peers.token(size)
+        for name, size in SIZES.items():
+            value = flat(size)
             stored = {
                 "plaintext": value,
                 "kvseal": codec.seal(value, COLLECTION, KEY),

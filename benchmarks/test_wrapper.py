@@ -8,6 +8,7 @@ import pytest
 from key_value.aio.stores.memory import MemoryStore
 
 from benchmarks import peers
+from benchmarks.shapes import SIZES, nested
 from benchmarks.turns import Case, measure
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def opened(
 
 @pytest.mark.parametrize("opened", ["dict", "memory", "disk", "redis", "postgresql"], indirect=True)
 @pytest.mark.parametrize("operation", ["put", "get", "put_many", "get_many"])
-@pytest.mark.parametrize("size", peers.SIZES)
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("contestant", peers.EVERYONE, ids=lambda contestant: contestant.__name__)
 def test_operation(
     benchmark: Any,
@@ -52,8 +53,8 @@ def test_operation(
 ) -> None:
     """What was put comes back, and the time that it takes is written down."""
     name, store = opened
-    peer, value = contestant(store), peers.token(peers.SIZES[size])
-    count = batch(operation, peers.SIZES[size])
+    peer, value = contestant(store), nested(SIZES[size])
+    count = batch(operation, SIZES[size])
     keys, values = [f"{peers.KEY}-{number}" for number in range(count)], [value] * count
     calls = {
         "put": lambda: peer.put(peers.KEY, value),

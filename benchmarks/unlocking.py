@@ -16,6 +16,7 @@ from key_value.aio.stores.disk import DiskStore
 
 from benchmarks import peers
 from benchmarks.ratio import Goal, Ratio
+from benchmarks.shapes import flat
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret
 from kvseal.observe import counters
 
@@ -65,7 +66,7 @@ async def measure(rounds: int) -> Unlocking:
     with TemporaryDirectory(prefix="kvseal-benchmark-") as directory:
         store = DiskStore(directory=directory)
         kv = EnvelopeEncryptionWrapper(store, secret=secret, kdf=COST)
-        await kv.put(peers.KEY, peers.token(1024))
+        await kv.put(peers.KEY, flat(1024))
         await kv.release()
         rows, derived = [], 0
         for _ in range(rounds):
@@ -101,7 +102,7 @@ async def _first_gets(store: DiskStore, secret: Secret, wrappers: int) -> tuple[
     everyone = [EnvelopeEncryptionWrapper(store, secret=secret) for _ in range(wrappers)]
     values = await asyncio.gather(*(kv.get(peers.KEY) for kv in everyone))
     seconds, derived = perf_counter() - started, counters.derivations.number - before
-    assert [peers.token(1024)] * wrappers == values
+    assert [flat(1024)] * wrappers == values
     assert derived == 1, f"{wrappers} wrappers took {derived} derivations"
     await asyncio.gather(*(kv.release() for kv in everyone))
     return seconds, derived

@@ -65,14 +65,14 @@ def test_repeated_before_it_fails(measured: list[float], fails: bool) -> None:
 def test_comparison_fails_for_each_goal() -> None:
     """A comparison tells the floor, whose time is to be approached, from peers that are to be left behind."""
     names = ("kvseal", "floor", "by hand", "fernet")
-    comparison = Comparison("put", "1 KiB", names, ((2.0, 1.0, 1.0, 2.0),) * 4)
+    comparison = Comparison("put", "flat 1 KiB", names, ((2.0, 1.0, 1.0, 2.0),) * 4)
 
     failures = comparison.failures(0.05)
 
-    assert ["put 1 KiB, of the floor's time: 2.00", "put 1 KiB, times as fast as fernet: 1.00"] == [
+    assert ["put flat 1 KiB, of the floor's time: 2.00", "put flat 1 KiB, times as fast as fernet: 1.00"] == [
         failure.partition(",")[0] + "," + failure.split(",")[1] for failure in failures
     ]
-    assert [] == Comparison("put", "1 KiB", names, ((1.0, 0.9, 5.0, 9.0),) * 4).failures(0.05)
+    assert [] == Comparison("put", "flat 1 KiB", names, ((1.0, 0.9, 5.0, 9.0),) * 4).failures(0.05)
 
 
 def test_recode_fails_below_its_guard() -> None:
@@ -112,7 +112,7 @@ def test_every_missed_goal_is_said(gate_figures: Callable[..., dict[str, object]
 
     text = render_project_page(page, gate_figures(fernet=5.0, floor=1.1))
 
-    assert "The goal against Fernet is missed at put 1 KiB (5.00, goal 5.5)." in text
+    assert "The goal against Fernet is missed at put flat 1 KiB (5.00, goal 6.5)." in text
     assert "against the floor is missed" not in text
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
@@ -127,13 +127,13 @@ def gate_figures() -> Callable[..., dict[str, object]]:
         goals = [
             {
                 "operation": "put",
-                "size": "1 KiB",
+                "value": "flat 1 KiB",
                 "peer": peer,
-                "factor": gate.goal_of("put", "1 KiB", peer).factor,
+                "factor": gate.goal_of("put", "flat 1 KiB", peer).factor,
             }
             for peer in medians
         ]
-        row = {"operation": "put", "size": "1 KiB", "ratios": ratios, "microseconds": {}}
+        row = {"operation": "put", "value": "flat 1 KiB", "ratios": ratios, "microseconds": {}}
         machine = {"python": "P", "system": "S", "cpu": "C", "cores": 2, "libraries": {}}
         return {
             "gate": {"comparisons": [row], "goals": goals, "machine": machine},

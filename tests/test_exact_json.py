@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import sys
 from collections import OrderedDict
 from decimal import Decimal
 from enum import Enum, IntEnum
+from traceback import walk_stack
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -21,6 +23,9 @@ from tests.strategies import any_text, json_objects, json_values, same
 from kvseal import exact_json
 from kvseal.envelope import payload
 from kvseal.errors import UnsealableValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Colour(Enum):
@@ -136,12 +141,12 @@ def test_portable_text_is_what_any_parser_reads(value: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("value", "encoding"),
     [
-        pytest.param({"a": [1, "x", None, True, 1.5, {"b": {}}]}, payload.Encoding.JSON, id="plain"),
-        pytest.param({"a": 2**64 - 1, "b": -(2**63)}, payload.Encoding.JSON, id="64-bit"),
+        pytest.param({"a": [1, "x", None, True, 1.5, {"b": {}}]}, payload.Encoding.MESSAGEPACK, id="plain"),
+        pytest.param({"a": 2**64 - 1, "b": -(2**63)}, payload.Encoding.MESSAGEPACK, id="64-bit"),
         pytest.param({"a": 2**64}, payload.Encoding.EXTENDED_JSON, id="65-bit"),
         pytest.param({"a": -(2**63) - 1}, payload.Encoding.EXTENDED_JSON, id="65-bit-negative"),
-        pytest.param({"a": float("nan")}, payload.Encoding.EXTENDED_JSON, id="nan"),
-        pytest.param({"a": [[float("inf")]]}, payload.Encoding.EXTENDED_JSON, id="infinity"),
+        pytest.param({"a": float("nan")}, payload.Encoding.MESSAGEPACK, id="nan"),
+        pytest.param({"a": [[float("inf")]]}, payload.Encoding.MESSAGEPACK, id="infinity"),
         pytest.param({"a": "\ud800"}, payload.Encoding.EXTENDED_JSON, id="surrogate"),
         pytest.param({"\ud800": "a"}, payload.Encoding.EXTENDED_JSON, id="surrogate-in-a-key"),
     ],
@@ -221,6 +226,50 @@ def test_subclasses_compare_equal(value: Any) -> None:
     assert dict is type(back)
 
 
+class Odd(str):
+    """Text with an equality of its own, which a dict holds beside the same text."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return super().__hash__()
+
+
+@pytest.mark.parametrize("depth", [0, 3])
+@pytest.mark.parametrize("keys", [("a", Odd("a")), (Odd("a"), Odd("a"))], ids=["one", "both"])
+def test_keys_of_one_text_are_refused(keys: tuple[str, str], depth: int) -> None:
+    """Two keys that a reader cannot tell apart are refused: one of them would be lost."""
+    value: dict[str, Any] = {"other": 1, keys[0]: 1, keys[1]: 2}
+
+    with pytest.raises(UnsealableValueError, match="two keys of the same text"):
+        payload.encode(nested(depth, value) if depth else value)
+    assert {"a": 1, "b": 2} == there_and_back({Odd("a"): 1, "b": 2})
+
+
+def at_the_end_of_the_stack(work: Callable[[], Any]) -> Any:
+    """Return what *work* does where the stack has room for some hundred more calls."""
+
+    def deeper(left: int) -> Any:
+        return work() if left == 0 else deeper(left - 1)
+
+    here = sum(1 for _ in walk_stack(None))
+    return deeper(sys.getrecursionlimit() - here - 120)
+
+
+@pytest.mark.parametrize("leaf", [1, 2**70, float("nan"), "\ud800", Level.HIGH], ids=repr)
+def test_verdict_is_independent_of_the_stack(leaf: Any) -> None:
+    """What is nested 254 deep comes back where the caller's own stack is nearly used up; 255 are refused there."""
+    value, back = nested(254, leaf), None
+    back = at_the_end_of_the_stack(lambda: there_and_back(value))
+
+    with pytest.raises(UnsealableValueError, match="nested deeper"):
+        at_the_end_of_the_stack(lambda: payload.encode(nested(255, leaf)))
+    assert same(there_and_back(value), back)
+
+
 def test_cyclic_values_are_refused() -> None:
     """A value that contains itself is refused rather than followed for ever."""
     value: dict[str, Any] = {"a": []}
@@ -264,7 +313,7 @@ def test_loads_raises_where_json_does(text: str) -> None:
 @pytest.mark.parametrize("encoding", list(payload.Encoding), ids=lambda encoding: encoding.name)
 @pytest.mark.parametrize(
     "text",
-    [b"", b"[]", b"1", b'"x"', b"null", b"{", b"{}x", b"\xff", b"[" * 5000],
+    [b"", b"[]", b"1", b'"x"', b"null", b"{", b"{}x", b"\xff", b"[" * 5000, b"\x90", b"\x91" * 5000],
     ids=lambda text: repr(text[:5]),
 )
 def test_payload_that_is_no_object(encoding: payload.Encoding, text: bytes) -> None:

@@ -10,23 +10,28 @@ everything else takes the standard library's exact path, or raises.
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import orjson
 
 from kvseal.errors import UnsealableValueError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+
+A = TypeVar("A")
+R = TypeVar("R")
 
 MAX_DEPTH: Final = 254
 """Containers inside containers, the outermost counted: what orjson writes and every reader here reads."""
 
-_STRICT: Final = (
+STRICT: Final = (
     orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 )
+"""With it orjson refuses what it would turn into something else, but for tuples, enums, UUIDs and NaN."""
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 _CONTAINERS: Final = frozenset({dict, list})
 _KINDS: Final = _SCALARS | _CONTAINERS
@@ -45,12 +50,22 @@ def dumps(value: dict[str, Any]) -> tuple[bytes, bool]:
         UnsealableValueError: a part of *value* would come back as something else.
     """
     try:
-        text = orjson.dumps(value, option=_STRICT)
+        text = orjson.dumps(value, option=STRICT)
     except TypeError:
-        return _dumps_exact(value), False
+        return dumps_exact(value), False
     if _is_lossless(value, text):
         return text, True
-    return _dumps_exact(value), False
+    return dumps_exact(value), False
+
+
+def dumps_exact(value: dict[str, Any]) -> bytes:
+    """
+    Return *value* as JSON text that `loads_exact` reads, by the standard library alone.
+
+    Raises:
+        UnsealableValueError: a part of *value* would come back as something else.
+    """
+    return _at_any_depth(_dumps_exact, value)
 
 
 def loads(text: bytes | str) -> Any:
@@ -65,7 +80,7 @@ def loads(text: bytes | str) -> Any:
 def loads_exact(text: bytes | str) -> Any:
     """Parse with the standard library alone: slower, but NaN, large integers and surrogates survive."""
     try:
-        return json.loads(text)
+        return _at_any_depth(json.loads, text)
     except RecursionError:
         msg = "JSON is nested too deeply"
         raise ValueError(msg) from None
@@ -74,6 +89,19 @@ def loads_exact(text: bytes | str) -> Any:
 def ascii_text(value: dict[str, Any]) -> str:
     """Return JSON for a terminal, in ASCII: what UTF-8 cannot hold is escaped."""
     return json.dumps(value)
+
+
+def _at_any_depth(function: Callable[[A], R], argument: A) -> R:
+    """
+    Return `function(argument)`, with a stack of its own if the caller's is used up.
+
+    The standard library recurses, so without that its verdict would depend on who asks.
+    """
+    try:
+        return function(argument)
+    except RecursionError:
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(function, argument).result()
 
 
 def _is_lossless(value: dict[str, Any], text: bytes) -> bool:
@@ -149,9 +177,19 @@ def _refuse_lossy(value: Any, path: str, depth: int) -> None:
                 raise UnsealableValueError(msg, hint="use str keys at every depth")
             # The name of a field is plaintext too, so a message says which one it is by number.
             _refuse_lossy(child, f"{path}.<field {number}>", depth + 1)
+        _refuse_twins(value, path)
     elif isinstance(value, list):
         for index, child in enumerate(value):
             _refuse_lossy(child, f"{path}[{index}]", depth + 1)
     else:
         msg = f"{path} is of type {type(value).__name__}, which JSON cannot hold"
         raise UnsealableValueError(msg, hint="convert it to str, int, float, bool, None, list or dict first")
+
+
+def _refuse_twins(value: dict[str, Any], path: str) -> None:
+    """Refuse keys of one text that a subclass of `str` holds apart: a reader would keep the last of them."""
+    if len(set(map(str.__str__, value))) < len(value):
+        msg = f"{path} has two keys of the same text, of which JSON would keep one"
+        raise UnsealableValueError(
+            msg, hint="use str itself for keys, not a subclass with an equality of its own"
+        )

@@ -81,11 +81,20 @@ def test_every_flipped_bit_of_the_stored_text_is_found(binding: Binding, expires
 
 @pytest.mark.parametrize(
     ("payload", "encoding"),
-    [(b"[]", 0), (b"not JSON", 0), (b'{"a":NaN}', 0), (b"null", 1), (b"\xff", 1)],
-    ids=["array", "text", "nan-in-plain-json", "null", "no-utf-8"],
+    [
+        (b"[]", 0),
+        (b"not JSON", 0),
+        (b'{"a":NaN}', 0),
+        (b"null", 1),
+        (b"\xff", 1),
+        (b"\x90", 2),
+        (b"\xc0", 2),
+        (b"\x81\xa1a", 2),
+    ],
+    ids=["array", "text", "nan-in-plain-json", "null", "no-utf-8", "packed-array", "packed-nil", "truncated"],
 )
 def test_authentic_payload_that_is_no_object(payload: bytes, encoding: int) -> None:
-    """A payload that was sealed by a holder of the DEK but is no JSON object is malformed, not a crash."""
+    """A payload that was sealed by a holder of the DEK but is no object is malformed, not a crash."""
     sealer = Sealer(DEK, 1, Associations(VAULT_ID))
     stored = to_stored(sealer.seal(payload, "c", "k", encoding=encoding))
 

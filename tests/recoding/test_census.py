@@ -22,6 +22,8 @@ from tests.recoding.worlds import (
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Policy, Secret, Vault
 from kvseal.drivers import driver_for
 from kvseal.drivers.base import Replacement
+from kvseal.envelope.payload import Encoding
+from kvseal.envelope.stored import to_stored
 from kvseal.keys.keyring import LegacyKey
 from kvseal.legacy import FERNET
 from kvseal.legacy.fernet import parse_key
@@ -189,6 +191,23 @@ class TestVerify:
         } == {failure.key: failure.reason.partition(":")[0] for failure in report.failures}
         assert ({"scanned": 7, "already": 1, "failed": 6}, 3) == (counts(report), report.exit_code)
         assert ({"kvseal": 6, "undecodable": 1}, {1: 4, 2: 1}) == (report.formats, report.deks)
+
+    async def test_form_that_no_writer_gives(self, store: MemoryStore) -> None:
+        """A value that kvseal would encode otherwise is read by `get`, and named by `verify`."""
+        vault = await Vault.create(store, secret=SECRET, kdf=CHEAP)
+        sealer = vault.codecs[""]._seal.__self__  # type: ignore[attr-defined]
+        for name, payload in (("bin", b"\x81\xa1a\xc4\x01b"), ("long", b"\x81\xa1a\xcc\x01")):
+            record = sealer.seal(payload, "c", name, Encoding.MESSAGEPACK)
+            await store.put(name, to_stored(record), collection="c")
+        await EnvelopeEncryptionWrapper(store, vault=vault).put("good", {"a": 1}, collection="c")
+
+        report = await verify(store, vault)
+
+        assert {"scanned": 3, "already": 1, "failed": 2} == counts(report)
+        assert [("c", "bin"), ("c", "long")] == sorted((one.collection, one.key) for one in report.failures)
+        assert all("no writer" in one.reason for one in report.failures)
+        assert {"a": 1} == await EnvelopeEncryptionWrapper(store, vault=vault).get("long", collection="c")
+        await vault.close()
 
     async def test_what_verify_passes_a_wrapper_reads(self, any_store: AnyStore) -> None:
         """A record that is in order by verify is one that `get` returns."""

@@ -18,6 +18,9 @@ from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.drivers import driver_for
 from kvseal.drivers.base import PAGE_SIZE
 from kvseal.drivers.reach import Places
+from kvseal.envelope.payload import Encoding
+from kvseal.envelope.record import Header
+from kvseal.envelope.stored import from_stored
 from kvseal.errors import LeaseHeldError, RecodeError, StoreUnreachableError, VaultLockedError
 from kvseal.keys.meta import META_COLLECTION
 from kvseal.recoding import (
@@ -452,3 +455,16 @@ async def one_part(store: MemoryStore, part: tuple[int, int]) -> Report:
     done = await migrate(store, [fernet()], secret=SECRET, kdf=CHEAP, partition=part)
     assert done.report is not None
     return done.report
+
+
+async def test_checkpoint_is_plain_json(store: MemoryStore, vault: Vault) -> None:
+    """A checkpoint is sealed in the encoding that every release reads, and an application's value in another."""
+    await EnvelopeEncryptionWrapper(store, vault=vault).put("k", {"v": 1}, collection="c")
+    checkpoint = Checkpoint("plan", "migrate", 1, (Part(None, 0, None, done=False, tally=Tally()),))
+    assert await CheckpointStore(vault).swap(None, checkpoint)
+
+    entries = [await driver_for(store).get(*names) for names in (("c", "k"), (META_COLLECTION, CHECKPOINT))]
+    assert [Encoding.MESSAGEPACK, Encoding.JSON] == [
+        Header.parse(from_stored((entry.value if entry else None) or {})).encoding for entry in entries
+    ]
+    assert checkpoint == await open_recode(vault)

@@ -140,7 +140,7 @@ async def test_inspect_tells_formats_apart(store: MemoryStore, secret: Secret, c
         info.format for info in infos
     ]
     sealed = infos[0]
-    assert (1, "XAES-256-GCM", 1, "EXTENDED_JSON", "COLLECTION_AND_KEY") == (
+    assert (1, "XAES-256-GCM", 1, "MESSAGEPACK", "COLLECTION_AND_KEY") == (
         sealed.version,
         sealed.suite,
         sealed.dek,

@@ -17,9 +17,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from kvseal import Argon2idParams, Policy, Secret
+from kvseal import Argon2idParams, Policy, Secret, exact_json
 from kvseal.envelope.codec import RecordCodec
-from kvseal.envelope.payload import encode
+from kvseal.envelope.payload import Encoding, encode
 from kvseal.envelope.record import Binding, Header
 from kvseal.envelope.sealing import Associations, Opener, Sealer
 from kvseal.envelope.stored import DATA_FIELD, VERSION_FIELD, to_stored
@@ -88,13 +88,14 @@ def records() -> dict[str, Any]:
             binding=Binding.COLLECTION,
         ),
     ]
+    negative = _refused_records(urandom)
     return {
         "format": "kvseal record, version 1",
         "provenance": PROVENANCE,
         "vault_id": VAULT_ID.hex(),
         "deks": {str(number): dek.hex() for number, dek in DEKS.items()},
-        "positive": positive,
-        "negative": _refused_records(urandom),
+        "positive": positive + _packed_records(urandom),
+        "negative": negative + _refused_packings(urandom),
     }
 
 
@@ -144,26 +145,129 @@ def _record(
     binding: Binding = Binding.COLLECTION_AND_KEY,
     expires_at: int | None = None,
 ) -> dict[str, Any]:
-    associations = Associations(VAULT_ID, context=context)
-    sealer = Sealer(DEKS[dek], dek, associations, binding=binding, urandom=urandom)
-    opener = Opener(DEKS, associations, weakest=binding)
-    codec = RecordCodec(sealer, opener)
-    stored = codec.seal(value, collection, key, expires_at=expires_at)
-    payload, encoding = encode(value)
-    header = Header.parse(b64decode(stored[DATA_FIELD]))
+    text, portable = exact_json.dumps(value)
+    encoding = Encoding.JSON if portable else Encoding.EXTENDED_JSON
+    sealer = Sealer(DEKS[dek], dek, Associations(VAULT_ID, context=context), binding=binding, urandom=urandom)
+    record = sealer.seal(text, collection, key, encoding, expires_at)
+    return _vector(name, record, text, collection=collection, key=key, context=context)
+
+
+def _vector(name: str, record: bytes, payload: bytes, **names: str) -> dict[str, Any]:
+    header = Header.parse(record)
     return {
         "name": name,
-        "collection": collection,
-        "key": key,
-        "context": context,
-        "binding": int(binding),
-        "dek": dek,
-        "encoding": encoding,
+        **names,
+        "binding": int(header.binding),
+        "dek": header.dek,
+        "encoding": int(header.encoding),
         "expires_at": header.expires_at,
         "nonce": header.nonce.hex(),
         "payload": payload.hex(),
-        "stored": stored,
+        "stored": to_stored(record),
     }
+
+
+def _packed_records(urandom: Randomness) -> list[dict[str, Any]]:
+    """Return the vectors of payload encoding 2, each with its value as extended JSON text."""
+    edges = [2**bits for bits in (5, 7, 8, 15, 16, 31, 32, 63)]
+    values: dict[str, dict[str, Any]] = {
+        "MessagePack": VALUE,
+        "MessagePack: empty": {},
+        "MessagePack: integers from 0": {"a": [0, *(n + d for n in edges for d in (-1, 0)), 2**64 - 1]},
+        "MessagePack: integers below 0": {"a": [-n - d for n in edges for d in (0, 1) if n + d <= 2**63]},
+        "MessagePack: floats": {
+            "a": [0.0, -0.0, 1.0, 0.1, 5e-324, float("nan"), float("inf"), -float("inf")]
+        },
+        "MessagePack: text": {"a" * size: "b" * size for size in (0, 31, 32, 255, 256)},
+        "MessagePack: text beyond ASCII": {"größe 🔑": "\x00\u07ff\u0800\uffff\U0010ffff"},
+        "MessagePack: lists": {str(size): [None] * size for size in (0, 15, 16)},
+        "MessagePack: maps": {str(size): dict.fromkeys(map(str, range(size))) for size in (0, 15, 16)},
+        "MessagePack: order of keys": {"b": 1, "a": True, "": False, "B": 2},
+        "MessagePack: 254 levels": _nested(254),
+    }
+    one = Sealer(DEKS[1], 1, Associations(VAULT_ID), urandom=urandom)
+    flagged = Sealer(
+        DEKS[2], 2, Associations(VAULT_ID, context="x"), binding=Binding.COLLECTION, urandom=urandom
+    )
+    made = [(name, one, value, "", None) for name, value in values.items()]
+    made.append(("MessagePack: all flags", flagged, VALUE, "x", EXPIRY))
+    vectors = []
+    for name, sealer, value, context, expires_at in made:
+        payload, encoding = encode(value)
+        record = sealer.seal(payload, "c", "k", encoding, expires_at)
+        vector = _vector(name, record, payload, collection="c", key="k", context=context)
+        vectors.append({**vector, "value": json.dumps(value)})
+    return vectors
+
+
+def _nested(depth: int) -> dict[str, Any]:
+    leaf: Any = 1
+    for level in reversed(range(1, depth)):
+        leaf = [leaf] if level % 2 else {"k": leaf}
+    return {"k": leaf}
+
+
+def _refused_packings(urandom: Randomness) -> list[dict[str, Any]]:
+    """
+    Return payloads of encoding 2 that are authentic, and not in its strict form.
+
+    Every reader refuses those that are found by `open`; the others have a value, in a form that no writer gives it.
+    """
+    by_open = {
+        "empty": b"",
+        "JSON text": b'{"a":1}',
+        "truncated map": b"\x82\xa1a\x01",
+        "truncated text": b"\x81\xa1a\xa2b",
+        "length beyond the end": b"\x81\xa1a\xdd\xff\xff\xff\xff",
+        "list on top": b"\x90",
+        "nil on top": b"\xc0",
+        "reserved byte C1": b"\x81\xa1a\xc1",
+        "extension type": b"\x81\xa1a\xd4\x05x",
+        "ext 8": b"\x81\xa1a\xc7\x01\x05x",
+        "timestamp": b"\x81\xa1a\xd6\xff\x00\x00\x00\x01",
+        "integer as a key": b"\x81\x01\x01",
+        "nil as a key": b"\x81\xa1a\x81\xc0\x01",
+        "float as a key": b"\x81\xa1a\x91\x81\xcb\x00\x00\x00\x00\x00\x00\x00\x00\x01",
+        "bin as a key": b"\x81\xc4\x01a\x01",
+        "list as a key": b"\x81\x90\x01",
+        "ill-formed UTF-8": b"\x81\xa1a\xa1\xff",
+        "surrogate in UTF-8": b"\x81\xa1a\xa3\xed\xa0\x80",
+        "overlong UTF-8": b"\x81\xa1a\xa2\xc0\x80",
+        "ill-formed UTF-8 in a key": b"\x81\xa1\xff\x01",
+        "5000 levels": b"\x81\xa1a" + b"\x91" * 5000 + b"\xc0",
+    }
+    by_verify = {
+        "byte behind the map": b"\x80\xc0",
+        "second map": b"\x80\x80",
+        "bin 8": b"\x81\xa1a\xc4\x01b",
+        "bin 32, empty, in a list": b"\x81\xa1a\x91\xc6\x00\x00\x00\x00",
+        "float 32": b"\x81\xa1a\xca\x3f\x80\x00\x00",
+        "uint 8 for a fixint": b"\x81\xa1a\xcc\x01",
+        "uint 64 for a uint 32": b"\x81\xa1a\xcf\x00\x00\x00\x00\xff\xff\xff\xff",
+        "int 16 for a uint 8": b"\x81\xa1a\xd1\x00\xff",
+        "int 8 for a negative fixint": b"\x81\xa1a\xd0\xff",
+        "str 8 for a fixstr": b"\x81\xd9\x01a\x01",
+        "str 16 for a str 8": b"\x81\xa1a\xda\x00\x20" + b"b" * 32,
+        "array 16 for a fixarray": b"\x81\xa1a\xdc\x00\x00",
+        "map 16 for a fixmap": b"\xde\x00\x00",
+        "map 32 for a fixmap": b"\xdf\x00\x00\x00\x01\xa1a\x01",
+        "key that is there twice": b"\x82\xa1a\x01\xa1a\x02",
+        "key that is there twice, inside": b"\x81\xa1a\x91\x82\xa0\x01\xa0\x01",
+        "255 levels": b"\x81\xa1k" + b"\x91" * 254 + b"\x01",
+    }
+    sealer = Sealer(DEKS[1], 1, Associations(VAULT_ID), urandom=urandom)
+    place = {"collection": "c", "key": "k", "context": "", "weakest": 0, "vault_id": VAULT_ID.hex()}
+    return [
+        {
+            "name": f"MessagePack: {name}",
+            "error": "MalformedRecordError",
+            "found_by": found_by,
+            **place,
+            "stored": to_stored(sealer.seal(payload, "c", "k", Encoding.MESSAGEPACK)),
+        }
+        for found_by, payloads in (("open", by_open), ("verify", by_verify))
+        for name, payload in payloads.items()
+    ]
 
 
 def _refused_records(urandom: Randomness) -> list[dict[str, Any]]:
@@ -199,7 +303,7 @@ def _refused_records(urandom: Randomness) -> list[dict[str, Any]]:
         refused("format version 2", version, changed(0, 2)),
         refused("suite 0", "UnknownSuiteError", changed(1, 0)),
         refused("suite 2", "UnknownSuiteError", changed(1, 2)),
-        refused("encoding 2", flags, changed(2, 0b0000_0010)),
+        refused("encoding 2", tampered, changed(2, 0b0000_0010)),
         refused("encoding 3", flags, changed(2, 0b0000_0011)),
         refused("unknown flag 3", flags, changed(2, 0b0000_1000)),
         refused("unknown flag 6", flags, changed(2, 0b0100_0000)),
@@ -302,7 +406,7 @@ def _vault(
     active = len(states)
     associations = Associations(root.vault_id)
     sealer = Sealer(deks[active], active, associations, binding=policy.binding, urandom=urandom)
-    sealed = RecordCodec(sealer, Opener(deks, associations)).seal(VALUE, "sessions", "user:1")
+    sealed = RecordCodec(sealer, Opener(deks, associations)).seal_json(VALUE, "sessions", "user:1")
     return {
         "name": name,
         "secrets": [secret.reveal().hex() for _, secret, _ in slots],

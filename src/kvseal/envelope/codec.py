@@ -7,31 +7,45 @@ goes through `RecordCodec`, so there is one order of checks and one set of error
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
-from kvseal.envelope.payload import decode, encode
-from kvseal.envelope.record import ENCODING_MASK, EXPIRES, expiry_of
+from kvseal.envelope.bounded_cache import BoundedCache
+from kvseal.envelope.common import opening, sealing
+from kvseal.envelope.payload import decode, encode, encode_json, is_strict
+from kvseal.envelope.record import ENCODING_MASK, expiry_of
 from kvseal.envelope.stored import from_stored, to_stored
 from kvseal.errors import MalformedRecordError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kvseal.envelope.common import Open, Seal
     from kvseal.envelope.sealing import Opener, Sealer
+
+_COLLECTIONS: Final = 4096
 
 
 class RecordCodec:
     """Seals with the active DEK and opens with every DEK of one keyring, for one context."""
 
-    __slots__ = ("_open", "_seal", "active_dek")
+    __slots__ = ("_open", "_seal", "active_dek", "opening", "sealing")
 
     active_dek: int
     """The number of the DEK that seals."""
+
+    sealing: BoundedCache[str, Seal]
+    """By collection at the base store: what `seal` does, prepared for it."""
+
+    opening: BoundedCache[str, Open]
+    """By collection at the base store: what `open` does, prepared for it."""
 
     def __init__(self, sealer: Sealer, opener: Opener) -> None:
         self._seal = sealer.seal
         self._open = opener.open
         self.active_dek = sealer.dek
+        self.sealing = BoundedCache(partial(sealing, sealer, self._seal_uncommon), _COLLECTIONS)
+        self.opening = BoundedCache(partial(opening, opener, self._open_uncommon), _COLLECTIONS)
 
     def seal(
         self, value: Mapping[str, Any], collection: str, key: str, expires_at: int | None = None
@@ -44,8 +58,16 @@ class RecordCodec:
         Raises:
             UnsealableValueError: *value* would not come back as it is.
         """
-        payload, encoding = encode(value)
-        return to_stored(self._seal(payload, collection, key, encoding, expires_at))
+        return self.sealing[collection](value, key, expires_at)
+
+    def seal_json(self, value: dict[str, Any], collection: str, key: str) -> dict[str, Any]:
+        """
+        Return what to store for an entry of kvseal's own: in plain JSON, whatever `seal` writes.
+
+        Raises:
+            UnsealableValueError: plain JSON cannot hold *value*.
+        """
+        return to_stored(self._seal(encode_json(value), collection, key))
 
     def open(self, stored: Mapping[str, Any], collection: str, key: str) -> tuple[dict[str, Any], int | None]:
         """
@@ -54,12 +76,43 @@ class RecordCodec:
         Raises:
             RecordError: the subclass says why *stored* is no record of this vault for these names.
         """
+        return self.opening[collection](stored, key)
+
+    def verify(
+        self, stored: Mapping[str, Any], collection: str, key: str
+    ) -> tuple[dict[str, Any], int | None]:
+        """
+        Return what `open` does, if the payload is in the one form that a writer gives it.
+
+        Raises:
+            RecordError: as `open`; `MalformedRecordError` where only the form is another.
+        """
+        record, payload, value = self._opened(stored, collection, key)
+        if not is_strict(payload, record[2] & ENCODING_MASK, value):
+            msg = "the record is authentic, but no writer would encode its value in this form"
+            raise MalformedRecordError(msg, hint="get still returns the value: put it again")
+        return value, expiry_of(record)
+
+    def _seal_uncommon(
+        self, collection: str, value: Mapping[str, Any], key: str, expires_at: int | None = None
+    ) -> dict[str, Any]:
+        payload, encoding = encode(value)
+        return to_stored(self._seal(payload, collection, key, encoding, expires_at))
+
+    def _open_uncommon(
+        self, collection: str, stored: Mapping[str, Any], key: str
+    ) -> tuple[dict[str, Any], int | None]:
+        record, _, value = self._opened(stored, collection, key)
+        return value, expiry_of(record)
+
+    def _opened(
+        self, stored: Mapping[str, Any], collection: str, key: str
+    ) -> tuple[bytes, bytes, dict[str, Any]]:
+        """Return the bytes of the record, its payload and its value."""
         record = from_stored(stored)
         payload = self._open(record, collection, key)
-        flags = record[2]
         try:
-            value = decode(payload, flags & ENCODING_MASK)
+            return record, payload, decode(payload, record[2] & ENCODING_MASK)
         except ValueError:
-            msg = "the record is authentic but its payload is not JSON of the encoding it names"
+            msg = "the record is authentic but its payload is no value of the encoding it names"
             raise MalformedRecordError(msg) from None
-        return value, expiry_of(record) if flags & EXPIRES else None

@@ -14,7 +14,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import Final
 
-from kvseal.envelope.aead import NONCE_SIZE, TAG_SIZE
+from kvseal.envelope.aead import DERIVATION_SIZE, NONCE_SIZE, TAG_SIZE
 from kvseal.envelope.payload import Encoding
 from kvseal.errors import (
     MalformedRecordError,
@@ -32,6 +32,9 @@ FIXED_SIZE: Final = 8
 """Header bytes 0-7: version, suite, flags, zero, DEK number."""
 NONCE_END: Final = FIXED_SIZE + NONCE_SIZE
 EXPIRY_SIZE: Final = 8
+DERIVATION_END: Final = FIXED_SIZE + DERIVATION_SIZE
+"""Up to here the records of one run of a writer are the same, but for their flags."""
+EXPIRY_END: Final = NONCE_END + EXPIRY_SIZE
 MIN_SIZE: Final = NONCE_END + TAG_SIZE
 
 ENCODING_MASK: Final = 0b0000_0011
@@ -120,7 +123,7 @@ def check_start(record: bytes) -> None:
     if suite != SUITE_XAES_256_GCM:
         msg = f"the record is sealed with suite {suite}; this kvseal knows suite {SUITE_XAES_256_GCM}"
         raise UnknownSuiteError(msg, hint="upgrade kvseal")
-    known = not flags & ~_KNOWN_FLAGS and flags & ENCODING_MASK <= Encoding.EXTENDED_JSON
+    known = not flags & ~_KNOWN_FLAGS and flags & ENCODING_MASK <= max(Encoding)
     if not known or flags & BINDING_MASK == BINDING_MASK:
         msg = f"the record has flags {flags:#010b}, some of which this kvseal does not know"
         raise UnknownFlagsError(msg, hint="upgrade kvseal")

@@ -9,23 +9,24 @@ not the 96 random bits that each record draws for itself.
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import lru_cache
 from os import urandom as _os_urandom
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from cryptography.exceptions import InvalidTag
 
 from kvseal.envelope.aead import DERIVATION_SIZE, NONCE_SIZE, XAES256GCM
 from kvseal.envelope.bounded_cache import BoundedCache
+from kvseal.envelope.payload import Encoding
 from kvseal.envelope.record import (
     AAD_LABEL,
     BINDING_MASK,
     BINDING_SHIFT,
+    DERIVATION_END,
     EXPIRES,
-    EXPIRY_SIZE,
+    EXPIRY_END,
     FIXED_SIZE,
     FORMAT_VERSION,
-    MIN_SIZE,
     NONCE_END,
     SUITE_XAES_256_GCM,
     Binding,
@@ -49,16 +50,23 @@ if TYPE_CHECKING:
 RECORDS_PER_DERIVED_KEY: Final = 2**20
 """A writer draws a new derived key at the latest after so many records."""
 
+NONCE_REST: Final = NONCE_SIZE - DERIVATION_SIZE
+"""Bytes of the nonce that are drawn for each record."""
+
 _DERIVED_KEYS: Final = 1024
 """Derived keys that a reader keeps: one for each writer process and 2^20 records."""
-_COMMON_START: Final = bytes((FORMAT_VERSION, SUITE_XAES_256_GCM, 0, 0))
-_EXPIRING_START: Final = bytes((FORMAT_VERSION, SUITE_XAES_256_GCM, EXPIRES, 0))
-_EXPIRY_END: Final = NONCE_END + EXPIRY_SIZE
-_MIN_EXPIRING_SIZE: Final = MIN_SIZE + EXPIRY_SIZE
-_COLLECTIONS: Final = 4096
-_FLAGS: Final = 256
-_DERIVATION_END: Final = FIXED_SIZE + DERIVATION_SIZE
-_NONCE_REST: Final = NONCE_SIZE - DERIVATION_SIZE
+_LENGTHS: Final = 64
+"""Lengths of a key for which the AAD before it is kept."""
+_COMMON_START: Final = bytes((FORMAT_VERSION, SUITE_XAES_256_GCM, Encoding.MESSAGEPACK, 0))
+_EXPIRING_START: Final = bytes((FORMAT_VERSION, SUITE_XAES_256_GCM, Encoding.MESSAGEPACK | EXPIRES, 0))
+
+Run: TypeAlias = "tuple[bytes, Callable[[bytes, bytes, bytes], bytes], Iterator[int]]"
+"""Of a writer: the first 20 bytes of its common records, their encryption, a step for each to come."""
+
+OpenRun: TypeAlias = (
+    "tuple[Callable[[bytes, bytes, bytes], bytes], bytes | None, BoundedCache[int, bytes], Count]"
+)
+"""Of a reader: what decrypts, the AAD before an expiry (if any), the AAD from there to the key, the count."""
 
 
 class Associations:
@@ -76,13 +84,14 @@ class Associations:
             collection, key = bound_names(Binding(weaker >> BINDING_SHIFT), collection, key)
         return self._label + start + expiry + name_field(collection) + name_field(key) + self.context
 
-    def prefix(self, start: bytes, collection: str) -> bytes:
-        """Return the AAD up to the key, for a record without expiry that is bound to both names."""
-        return self._label + start + name_field(collection)
-
     def around_expiry(self, start: bytes, collection: str) -> tuple[bytes, bytes]:
-        """Return what stands in `prefix` before the expiry of a record that has one, and what behind it."""
+        """Return the AAD before an expiry and, up to the key, behind it, for records bound to both names."""
         return self._label + start, name_field(collection)
+
+
+def leads_of(prefix: bytes) -> BoundedCache[int, bytes]:
+    """Return by the length of a key what stands in the AAD before it: *prefix* and that length."""
+    return BoundedCache(lambda length: prefix + pack_length(length), _LENGTHS)
 
 
 class Sealer:
@@ -92,21 +101,13 @@ class Sealer:
     Safe to share between threads: at worst two of them draw a new derived key at once.
     """
 
-    __slots__ = (
-        "_associations",
-        "_context",
-        "_dek",
-        "_expiring",
-        "_expiring_start",
-        "_flags",
-        "_prefixes",
-        "_run",
-        "_sealed",
-        "_start",
-        "_starts",
-        "_urandom",
-        "_xaes",
-    )
+    __slots__ = ("_start", "_xaes", "associations", "binding", "dek", "run", "sealed", "urandom")
+
+    dek: int
+    """The number of the DEK that seals."""
+
+    run: Run
+    """What the next records share; a writer that finds its budget spent calls `renewed`."""
 
     def __init__(
         self,
@@ -119,23 +120,23 @@ class Sealer:
         urandom: Callable[[int], bytes] = _os_urandom,
     ) -> None:
         self._xaes = XAES256GCM(dek)
-        self._dek = number
-        self._associations = associations
-        self._context = associations.context
-        self._sealed = Count() if counts is None else counts
-        self._urandom = urandom
         self._start = Header(dek=number, nonce=b"", binding=binding).start()
-        self._flags = self._start[2]
-        self._expiring_start = self._start_with(self._flags | EXPIRES)
-        self._prefixes = BoundedCache(partial(associations.prefix, self._start), _COLLECTIONS)
-        self._expiring = BoundedCache(partial(associations.around_expiry, self._expiring_start), _COLLECTIONS)
-        self._starts = BoundedCache(self._start_with, _FLAGS)
-        self._run = self._begin_run()
+        self.dek = number
+        self.associations = associations
+        self.binding = binding
+        self.sealed = Count() if counts is None else counts
+        self.urandom = urandom
+        self.run = self._begin_run()
 
-    @property
-    def dek(self) -> int:
-        """The number of the DEK that seals."""
-        return self._dek
+    def start(self, flags: int) -> bytes:
+        """Return header bytes 0-7 with *flags* beside those of the binding."""
+        return self._start[:2] + bytes((self._start[2] | flags,)) + self._start[3:]
+
+    def renewed(self) -> Run:
+        """Begin a run, and take its first step."""
+        self.run = run = self._begin_run()
+        next(run[2])
+        return run
 
     def seal(
         self, payload: bytes, collection: str, key: str, encoding: int = 0, expires_at: int | None = None
@@ -145,41 +146,22 @@ class Sealer:
 
         *expires_at* is in Unix milliseconds.  Sealing the same payload twice gives different records.
         """
-        head, encrypt, budget = self._run
-        try:
-            next(budget)
-        except StopIteration:
-            self._run = head, encrypt, budget = self._begin_run()
-            next(budget)
-        self._sealed.number += 1
-        nonce_rest = self._urandom(_NONCE_REST)
-        if encoding or self._flags:
-            flags = self._flags | encoding | (EXPIRES if expires_at is not None else 0)
-            start, expiry = self._starts[flags], encode_expiry(expires_at)
-            aad = self._associations.of(start, expiry, collection, key)
-            ciphertext = encrypt(nonce_rest, payload, aad)
-            return b"".join((start, head[FIXED_SIZE:], nonce_rest, expiry, ciphertext))
-        try:
-            name = key.encode()  # `name_field` in line: a call less for every record.
-        except UnicodeEncodeError:
-            name = key.encode("utf-8", "surrogatepass")
-        if expires_at is None:
-            aad = self._prefixes[collection] + pack_length(len(name)) + name + self._context
-            return head + nonce_rest + encrypt(nonce_rest, payload, aad)
-        before, behind = self._expiring[collection]
+        head, encrypt, budget = self.run
+        for _ in budget:
+            break
+        else:
+            head, encrypt, _ = self.renewed()
+        self.sealed.number += 1
+        rest = self.urandom(NONCE_REST)
+        start = self.start(encoding | (EXPIRES if expires_at is not None else 0))
         expiry = encode_expiry(expires_at)
-        aad = before + expiry + behind + pack_length(len(name)) + name + self._context
-        nonce = head[FIXED_SIZE:] + nonce_rest
-        return self._expiring_start + nonce + expiry + encrypt(nonce_rest, payload, aad)
+        aad = self.associations.of(start, expiry, collection, key)
+        return b"".join((start, head[FIXED_SIZE:], rest, expiry, encrypt(rest, payload, aad)))
 
-    def _start_with(self, flags: int) -> bytes:
-        return self._start[:2] + bytes((flags,)) + self._start[3:]
-
-    def _begin_run(self) -> tuple[bytes, Callable[[bytes, bytes, bytes], bytes], Iterator[int]]:
-        """Return the first 20 bytes and the encryption that the next records share, and their budget."""
-        nonce_start = self._urandom(DERIVATION_SIZE)
+    def _begin_run(self) -> Run:
+        nonce_start = self.urandom(DERIVATION_SIZE)
         encrypt = self._xaes.derive(nonce_start).encrypt
-        return self._start + nonce_start, encrypt, iter(range(RECORDS_PER_DERIVED_KEY))
+        return self.start(Encoding.MESSAGEPACK) + nonce_start, encrypt, iter(range(RECORDS_PER_DERIVED_KEY))
 
 
 class Opener:
@@ -191,7 +173,10 @@ class Opener:
     is a step of what *counts* has for its DEK.
     """
 
-    __slots__ = ("_associations", "_context", "_derived", "_keys", "_opened", "_prepared", "_weakest")
+    __slots__ = ("_derived", "_keys", "_opened", "_weakest", "associations", "runs")
+
+    runs: BoundedCache[tuple[bytes, str], OpenRun | None]
+    """By the first 20 bytes of records and their collection: what common ones share, or `None`."""
 
     def __init__(
         self,
@@ -202,12 +187,11 @@ class Opener:
         counts: Mapping[int, Count] | None = None,
     ) -> None:
         self._keys = {number: XAES256GCM(dek) for number, dek in deks.items()}
-        self._associations = associations
-        self._context = associations.context
         self._opened = {number: Count() for number in deks} if counts is None else counts
         self._weakest = weakest
         self._derived = lru_cache(maxsize=_DERIVED_KEYS)(self._derive)
-        self._prepared = BoundedCache(self._prepare, _DERIVED_KEYS)
+        self.associations = associations
+        self.runs = BoundedCache(self._open_run, _DERIVED_KEYS)
 
     def open(self, record: bytes, collection: str, key: str) -> bytes:
         """
@@ -218,64 +202,33 @@ class Opener:
             UnknownDEKError: none of these DEKs sealed it.
             TamperedRecordError: it was changed, or sealed for other names, another context or vault.
         """
-        if len(record) < MIN_SIZE:
-            Header.parse(record)
-        prepared = self._prepared[record[:_DERIVATION_END], collection]
-        if prepared is None:
-            return self._open_uncommon(record, collection, key)
-        decrypt, prefix, behind, opened = prepared
-        try:
-            name = key.encode()  # As in `Sealer.seal`.
-        except UnicodeEncodeError:
-            name = key.encode("utf-8", "surrogatepass")
-        body = NONCE_END
-        if behind is not None:
-            body = _EXPIRY_END
-            if len(record) < _MIN_EXPIRING_SIZE:
-                Header.parse(record)
-            prefix += record[NONCE_END:body] + behind
-        aad = prefix + pack_length(len(name)) + name + self._context
-        try:
-            payload = decrypt(record[_DERIVATION_END:NONCE_END], record[body:], aad)
-        except InvalidTag:
-            raise _tampered() from None
-        opened.number += 1
-        return payload
-
-    def _open_uncommon(self, record: bytes, collection: str, key: str) -> bytes:
-        """Open a record with another encoding or a weaker binding, or say why it is none."""
         header = Header.parse(record)
         if header.binding > self._weakest:
             msg = f"the record is bound to {header.binding.name}, weaker than this vault's policy accepts"
             raise TamperedRecordError(msg)
-        body = NONCE_END if header.expires_at is None else _EXPIRY_END
-        aes_gcm = self._derived(record[4:_DERIVATION_END])
-        aad = self._associations.of(record[:FIXED_SIZE], record[NONCE_END:body], collection, key)
+        body = NONCE_END if header.expires_at is None else EXPIRY_END
+        aes_gcm = self._derived(record[4:DERIVATION_END])
+        aad = self.associations.of(record[:FIXED_SIZE], record[NONCE_END:body], collection, key)
         try:
-            payload = aes_gcm.decrypt(record[_DERIVATION_END:NONCE_END], record[body:], aad)
+            payload = aes_gcm.decrypt(record[DERIVATION_END:NONCE_END], record[body:], aad)
         except InvalidTag:
-            raise _tampered() from None
+            msg = "the record was changed, or was sealed for another name, context or vault"
+            raise TamperedRecordError(msg) from None
         self._opened[header.dek].number += 1
         return payload
 
-    def _prepare(
-        self, start_and_collection: tuple[bytes, str]
-    ) -> tuple[Callable[[bytes, bytes, bytes], bytes], bytes, bytes | None, Count] | None:
-        """
-        Return what opens records that start like this, their AAD up to the key, and who counts; or `None`.
-
-        The AAD of those with an expiry is in two parts, because the expiry stands between them.
-        """
+    def _open_run(self, start_and_collection: tuple[bytes, str]) -> OpenRun | None:
         start, collection = start_and_collection
-        prefix: tuple[bytes, bytes | None]
+        before, behind = self.associations.around_expiry(start[:FIXED_SIZE], collection)
+        aad: tuple[bytes | None, BoundedCache[int, bytes]]
         if start.startswith(_COMMON_START):
-            prefix = self._associations.prefix(start[:FIXED_SIZE], collection), None
+            aad = None, leads_of(before + behind)
         elif start.startswith(_EXPIRING_START):
-            prefix = self._associations.around_expiry(start[:FIXED_SIZE], collection)
+            aad = before, leads_of(behind)
         else:
             return None
         decrypt = self._derived(start[4:]).decrypt
-        return decrypt, *prefix, self._opened[int.from_bytes(start[4:FIXED_SIZE], "big")]
+        return decrypt, *aad, self._opened[int.from_bytes(start[4:FIXED_SIZE], "big")]
 
     def _derive(self, dek_and_nonce_start: bytes) -> AESGCM:
         number = int.from_bytes(dek_and_nonce_start[:4], "big")
@@ -289,7 +242,3 @@ class Opener:
             raise UnknownDEKError(
                 msg, hint="unlock the vault again, or restore the vault meta that has it"
             ) from None
-
-
-def _tampered() -> TamperedRecordError:
-    return TamperedRecordError("the record was changed, or was sealed for another name, context or vault")

@@ -29,8 +29,9 @@ VERSION_FIELD: Final = "__encryption_version__"
 VERSION: Final = 2
 LEGACY_VERSION: Final = 1
 
-_QUANTUM: Final = 4
-_LAST_CHARACTERS: Final = ("", "AQgw", "AEIMQUYcgkosw048")
+QUANTUM: Final = 4
+"""Characters of base64 that stand for three bytes."""
+LAST_CHARACTERS: Final = ("", "AQgw", "AEIMQUYcgkosw048")
 """By bytes beyond the last full three: the characters before the padding whose unused bits are 0."""
 _MIGRATE: Final = "import it with vaultctl migrate-from-fernet"
 
@@ -62,7 +63,7 @@ def from_stored(value: Mapping[str, Any]) -> bytes:
         raise MalformedRecordError(msg) from exc
     # Decoders ignore the unused bits of the last character, so two texts would mean one record.
     surplus = len(record) % 3
-    if surplus and text[surplus - _QUANTUM] not in _LAST_CHARACTERS[surplus]:
+    if surplus and text[surplus - QUANTUM] not in LAST_CHARACTERS[surplus]:
         msg = "the record's base64 text is not canonical"
         raise MalformedRecordError(msg)
     return record

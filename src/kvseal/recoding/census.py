@@ -21,7 +21,7 @@ from kvseal.keys.meta import META_COLLECTION
 from kvseal.legacy import FERNET, FernetCodec, PlaintextCodec, codecs_for
 from kvseal.observe.events import Failure, Progress, ignore
 from kvseal.recoding.decision import classify, format_of
-from kvseal.recoding.formats import KVSEAL, LegacySource, RefusedSource, SealedTarget, dek_of
+from kvseal.recoding.formats import KVSEAL, LegacySource, RefusedSource, StrictSource, dek_of
 from kvseal.recoding.report import FAILURES_KEPT, Report
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def readers_of(vault: Vault, *, context: str = "") -> tuple[Source, ...]:
     plaintext: Source = LegacySource(PlaintextCodec())
     if not keyring.policy.read_plaintext:
         plaintext = RefusedSource(PlaintextCodec(), PlaintextRecordError("the record is not encrypted"))
-    return (SealedTarget.of(vault, context), *legacy, plaintext)
+    return (StrictSource.of(vault, context), *legacy, plaintext)
 
 
 def _census_of(

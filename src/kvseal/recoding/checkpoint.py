@@ -134,7 +134,7 @@ class CheckpointStore:
 
     async def swap(self, entry: Entry | None, checkpoint: Checkpoint) -> bool:
         """Store *checkpoint* if *entry* is still what lies there."""
-        sealed = self._vault.codecs[CONTEXT].seal(checkpoint.as_json(), META_COLLECTION, KEY, None)
+        sealed = self._vault.codecs[CONTEXT].seal_json(checkpoint.as_json(), META_COLLECTION, KEY)
         if entry is None:
             now = clock.utc_now()
             return await self._driver.put_if_absent(Entry(META_COLLECTION, KEY, sealed, created_at=now))

@@ -18,6 +18,8 @@ from kvseal.errors import RecordError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from typing_extensions import Self
+
     from kvseal.drivers.base import Entry
     from kvseal.envelope.codec import RecordCodec
     from kvseal.legacy import FernetCodec, LegacyCodec
@@ -155,7 +157,7 @@ class SealedTarget:
         self._codec = codec
 
     @classmethod
-    def of(cls, vault: Vault, context: str = "") -> SealedTarget:
+    def of(cls, vault: Vault, context: str = "") -> Self:
         """Return the target that seals as a wrapper of *vault* and *context* does."""
         return cls(lambda: vault.codecs[context])
 
@@ -183,6 +185,16 @@ class SealedTarget:
     def key_candidates(self, _: str | None, __: Mapping[str, Any]) -> Iterable[str]:
         """Return nothing: without its key, a record does not open."""
         return ()
+
+
+class StrictSource(SealedTarget):
+    """The same records, opened only in the one form that a writer gives them: what a proof reads."""
+
+    __slots__ = ()
+
+    def open(self, entry: Entry) -> tuple[dict[str, Any], int | None]:
+        """Return the value and its sealed expiry."""
+        return self._codec().verify(_stored(entry), *_names(entry))
 
 
 def dek_of(stored: Mapping[str, Any]) -> int:

@@ -79,13 +79,13 @@ class Reader:
         uncommon: list[int] = []
         old: list[OldRecord] = []
         errors: list[RecordError] = []
-        codec = await self.codec()
+        opening = (await self.codec()).opening
         async for part in slices_between_turns(len(names)):
             few = zip(stored[part], names[part], strict=True)
             for index, (one, (base, name)) in enumerate(few, part.start):
                 if one is not None:
                     try:
-                        opened[index] = codec.open(one, base, name)
+                        opened[index] = opening[base](one, name)
                     except RecordError:
                         uncommon.append(index)
         for index in uncommon:

@@ -161,7 +161,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         if stored is None:
             return None
         try:
-            value, expires_at = codec.open(stored, base, name)
+            value, expires_at = codec.opening[base](stored, name)
         except RecordError:
             return (await self._reader.read(stored, (base, name)))[0]
         return value if expires_at is None or expires_at > clock.wall_ms() else None
@@ -207,7 +207,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             codec = await self._reader.codec()
         # After the vault is open: the time that a key derivation takes is not the record's.
         expires_at = None if ttl is None else expiry.expiry_of(ttl)
-        sealed = codec.seal(value, base, name, expires_at)
+        sealed = codec.sealing[base](value, name, expires_at)
         await self.key_value.put(key, sealed, collection=collection, ttl=ttl)
 
     @override
@@ -230,7 +230,10 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         await self.vault()
         stored = await self.key_value.get_many(keys=keys, collection=collection)
         opened = await self._reader.read_many(stored, names)
-        return [expiry.live(value, expires_at, None)[0] for value, expires_at in opened]
+        return [
+            value if expires_at is None else expiry.live(value, expires_at, None)[0]
+            for value, expires_at in opened
+        ]
 
     @override
     async def ttl_many(
@@ -259,12 +262,12 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         names = self._names_of_many(collection, keys)
         vault = await self.vault()
         await vault.confirm()
-        codec = vault.codecs[self._context]
+        sealing = vault.codecs[self._context].sealing
         expires_at = None if ttl is None else expiry.expiry_of(ttl)
         sealed: list[dict[str, Any]] = []
         async for part in slices_between_turns(len(names)):
             few = zip(values[part], names[part], strict=True)
-            sealed += [codec.seal(value, base, name, expires_at) for value, (base, name) in few]
+            sealed += [sealing[base](value, name, expires_at) for value, (base, name) in few]
         await self.key_value.put_many(keys=keys, values=sealed, collection=collection, ttl=ttl)
 
     @override
