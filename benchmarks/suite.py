@@ -136,7 +136,7 @@ def _stall(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield ""
     yield "## The event loop"
     yield ""
-    yield "How long each kind of work blocks it, beside other work that makes it late: milliseconds, the least,"
+    yield "How long each kind of work blocks it, beside other work that does: milliseconds, the least,"
     yield f"the median and the most.  The goal for unlock and rotate is < {rows[0]['most']} ms."
     yield ""
     yield "| work | takes | stall | beside | its stall |"
