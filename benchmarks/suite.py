@@ -136,8 +136,8 @@ def _stall(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield ""
     yield "## The event loop"
     yield ""
-    yield "For how long it stands still, beside what else makes it late: milliseconds, the least of all"
-    yield f"times, the median and the most.  The goal for unlock and rotate is < {rows[0]['most']} ms."
+    yield "How long each kind of work blocks it, beside other work that does: milliseconds, the least,"
+    yield f"the median and the most.  The goal for unlock and rotate is < {rows[0]['most']} ms."
     yield ""
     yield "| work | takes | stall | beside | its stall |"
     yield "|---|---|---|---|---|"
@@ -198,9 +198,9 @@ def _say_stall(facts: Mapping[str, Any]) -> Iterator[str]:
         if row["work"] in {"unlock", "rotate"}:
             missed = _unless(row["stall"]["median"] < facts["most"])
             yield (
-                f"The event loop stands still for {row['stall']['median']:.1f} ms during {row['work']}, "
-                f"{row['stall']['most']:.1f} at most (goal < {facts['most']:g}){missed}; during one Argon2id "
-                f"run in a thread, with nothing around it, {row['stall beside']['median']:.1f}."
+                f"`{row['work']}` blocks the event loop for {row['stall']['median']:.1f} ms, "
+                f"{row['stall']['most']:.1f} ms at most (goal < {facts['most']:g}){missed}; one Argon2id run "
+                f"in a thread alone blocks it for {row['stall beside']['median']:.1f} ms."
             )
 
 

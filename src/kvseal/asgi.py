@@ -2,8 +2,8 @@
 `GET /health` as an ASGI application that needs no framework.
 
 Served by itself it answers at `/health`.  Mounted at a prefix it answers at the prefix, with or
-without a slash, and at `/health` below it.  Whoever can reach it learns the id of the vault, when its keys
-were made and which libraries open it, so it belongs where only the monitoring can go.
+without a slash, and at `/health` below it.  A client that can reach it learns the id of the vault, the
+ages of its keys and the versions of its libraries, so only the monitoring should be able to reach it.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class HealthApp:
     """
     Answers 200 while the vault can serve and 503 while it cannot, with `Health.as_dict()` as JSON.
 
-    A probe opens nothing and derives nothing.  Only a stale vault is told to read its meta again, within the
-    limits of `kvseal.vault.freshness`: without traffic nobody else would, and it would stay stale.
+    A probe opens nothing and derives nothing.  It only makes a stale vault read its meta again, within the
+    limits of `kvseal.vault.freshness`: without traffic nothing else would, and the vault would stay stale.
     """
 
     def __init__(self, watched: Vault | EnvelopeEncryptionWrapper, max_dek_age: timedelta | None) -> None:
@@ -47,7 +47,7 @@ class HealthApp:
         self._max_dek_age = max_dek_age
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Serve one connection, or the life of a server."""
+        """Serve one request, or the lifespan events of a server."""
         kind = scope["type"]
         if kind == "http":
             await self._answer(scope, send)
@@ -87,9 +87,9 @@ class HealthApp:
                 vault = watched if isinstance(watched, Vault) else await watched.vault()
                 await vault.freshness.renew(vault.refresh)
                 health = self._look()
-        except Exception:  # noqa: BLE001 - whatever it is, whoever asks is answered
-            # What it says may name the store, so it goes to the log and not to whoever asks.
-            _log.exception("the health of the vault could not be told")
+        except Exception:  # noqa: BLE001 - a probe gets an answer after any error
+            # The error may name the store, so it goes to the log and not to the client.
+            _log.exception("the health of the vault could not be determined")
             return _UNAVAILABLE, {"state": "unknown"}
         return (_OK if health.serves else _UNAVAILABLE), health.as_dict()
 
@@ -101,7 +101,7 @@ def health_app(
     watched: Vault | EnvelopeEncryptionWrapper, *, max_dek_age: timedelta | None = None
 ) -> HealthApp:
     """
-    Return an ASGI application that tells the health of *watched*, an open vault or a wrapper.
+    Return an ASGI application that serves the health of *watched*, an open vault or a wrapper.
 
     >>> Starlette(routes=[Mount("/internal", health_app(kv))])  # GET /internal/health
     """
@@ -109,7 +109,7 @@ def health_app(
 
 
 def _is_ours(scope: Message) -> bool:
-    """Frameworks leave the prefix of a mount in the path, or, before ASGI said so, took it away."""
+    """Whether the path is ours: frameworks keep the prefix of a mount in it, or, older ones, remove it."""
     path, root = scope["path"], scope.get("root_path", "").rstrip("/")
     if not root:
         return bool(path == _PATH)
@@ -118,7 +118,7 @@ def _is_ours(scope: Message) -> bool:
 
 
 async def _live(receive: Receive, send: Send) -> None:
-    """There is nothing to start and nothing to stop."""
+    """Answer the lifespan events: there is nothing to start and nothing to stop."""
     while True:
         message = await receive()
         await send({"type": f"{message['type']}.complete"})

@@ -1,10 +1,10 @@
 """
-JSON that comes back as it was put, or is refused.
+JSON that round-trips exactly, or is refused.
 
 orjson is fast but lossy at the edges: NaN becomes null, tuples, enums and UUIDs
-become something else, integers beyond 64 bits come back as floats.  Here its
-result is used only where a look at the types shows that nothing was lost;
-everything else takes the standard library's exact path, or raises.
+become something else, it reads integers beyond 64 bits as floats.  This module
+uses its result only if the types show that nothing was lost; everything else
+takes the standard library's exact path, or raises.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def dumps(value: dict[str, Any]) -> tuple[bytes, bool]:
     reads it.
 
     Raises:
-        UnsealableValueError: a part of *value* would come back as something else.
+        UnsealableValueError: a part of *value* would not round-trip exactly.
     """
     try:
         text = orjson.dumps(value, option=STRICT)
@@ -69,7 +69,7 @@ def dumps_exact(value: dict[str, Any]) -> bytes:
 
 
 def loads(text: bytes | str) -> Any:
-    """Parse what `json.dumps` wrote, exactly; raises `ValueError` where it is not JSON."""
+    """Parse what `json.dumps` wrote, exactly; raises `ValueError` if it is not JSON."""
     try:
         value = orjson.loads(text)
     except ValueError:
@@ -87,7 +87,7 @@ def loads_exact(text: bytes | str) -> Any:
 
 
 def ascii_text(value: dict[str, Any]) -> str:
-    """Return JSON for a terminal, in ASCII: what UTF-8 cannot hold is escaped."""
+    """Return JSON for a terminal, in ASCII: characters that UTF-8 cannot encode are escaped."""
     return json.dumps(value)
 
 
@@ -175,7 +175,7 @@ def _refuse_lossy(value: Any, path: str, depth: int) -> None:
             if not isinstance(key, str):
                 msg = f"{path} has a key of type {type(key).__name__}; JSON would turn it into a string"
                 raise UnsealableValueError(msg, hint="use str keys at every depth")
-            # The name of a field is plaintext too, so a message says which one it is by number.
+            # The name of a field is plaintext too, so a message gives its number instead.
             _refuse_lossy(child, f"{path}.<field {number}>", depth + 1)
         _refuse_twins(value, path)
     elif isinstance(value, list):

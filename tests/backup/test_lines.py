@@ -79,7 +79,7 @@ def test_the_deepest_value_comes_back() -> None:
     ("made", "problem"),
     [
         (entry(value={"d": DEEP, "secret": "s3cr3t"}, stored=b"raw"), "nested deeper than 254 levels"),
-        (entry(None, stored=b"raw"), "does not tell its name"),
+        (entry(None, stored=b"raw"), "does not keep its name"),
         (Entry("c", "k", None, stored=b"raw"), "has no value"),
     ],
 )

@@ -182,7 +182,7 @@ class TestEntries:
 
         report = await restore(path, HookedDriver(driver_for(store), around), overwrite=True)
 
-        assert {"a": "other writers keep changing it"} == reasons(report)
+        assert {"a": "other processes keep changing it"} == reasons(report)
 
     async def test_what_was_unreadable_is_not_restored(self, store: MemoryStore, tmp_path: Path) -> None:
         """Bytes that nobody could read are named, and never put anywhere."""
@@ -410,7 +410,7 @@ class TestVaultMeta:
         before = dump(other)
 
         for options in ({}, {"overwrite": True}, {"dry_run": True}):
-            with pytest.raises(VaultExistsError, match="another vault meta"):
+            with pytest.raises(VaultExistsError, match="a different vault meta"):
                 await restore(saved, other, **options)
         assert before == dump(other)
 

@@ -299,7 +299,7 @@ async def test_the_vault_changes_meanwhile(
 async def test_what_is_on_disk_is_read_back(
     store: MemoryStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that does not give back what was written is found out before anybody relies on the file."""
+    """A backup fails if the disk does not return what was written, and leaves no file."""
     await put_all(driver_for(store), ENTRIES)
     finish = module.BackupWriter.finish
 
@@ -309,7 +309,7 @@ async def test_what_is_on_disk_is_read_back(
 
     monkeypatch.setattr(module.BackupWriter, "finish", finish_on_a_bad_disk)
 
-    with pytest.raises(MalformedBackupError, match="does not give back"):
+    with pytest.raises(MalformedBackupError, match="does not contain"):
         await backup(store, path)
     assert [] == list(path.parent.iterdir())
 

@@ -137,7 +137,7 @@ async def test_a_writer_that_never_rests(any_store: AnyStore) -> None:
     report = await interleaved(any_store, with_the_old_wrapper, times=1000)
 
     assert {"scanned": 1, "failed": 1, "conflicts": 16} == counts(report)
-    assert "other writers changed it 16 times in a row; run again" == report.failures[0].reason
+    assert "other processes changed it 16 times in a row; run again" == report.failures[0].reason
     assert {"v": "newer"} == await old(any_store).get("a", collection="c")
 
 

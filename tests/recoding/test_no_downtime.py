@@ -33,7 +33,7 @@ EVERY = [key for keys in HOT.values() for key in keys]
 LEGACY = LegacyKey(FERNET, parse_key(KEY))
 WRITES = {"memory": 4_000, "disk": 3_000, "redis": 3_000, "postgresql": 1_000, "filetree": 300}
 """So many take a few seconds."""
-BUSY = "other writers changed it 16 times in a row; run again"
+BUSY = "other processes changed it 16 times in a row; run again"
 
 Running = Deployed | Application
 

@@ -231,7 +231,7 @@ async def test_another_store(store: MemoryStore) -> None:
     await vault.rotate_dek()
     await other.put("k", {"v": 1})
 
-    with pytest.raises(DEKNeededError, match="none that is sealed"):
+    with pytest.raises(DEKNeededError, match="none of them is sealed"):
         await retire(other, vault, 1, grace=NONE)
     assert (await retire(store, vault, 1, grace=NONE)).changed
 
@@ -250,7 +250,7 @@ async def test_a_store_that_is_not_seen_whole(store: MemoryStore) -> None:
     vault = await reencrypted(store)
     driver = DelegatingDriver(GenericDriver(store, [("c", "a")], default_collection="c"))
 
-    with pytest.raises(DEKNeededError, match="only what a manifest names"):
+    with pytest.raises(DEKNeededError, match="sees only the names in a manifest"):
         await retire(driver, vault, 1, grace=NONE)
 
 

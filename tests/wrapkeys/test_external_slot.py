@@ -150,7 +150,7 @@ def test_every_field_is_authenticated(field: str) -> None:
     value["slots"][0][field] = theirs["slots"][0][field]
     meta = VaultMeta.from_value(value)
 
-    with pytest.raises(VaultMetaError, match="changed by something"):
+    with pytest.raises(VaultMetaError, match="changed by a writer"):
         Keyring(meta, ROOT)
 
 

@@ -173,7 +173,7 @@ async def test_a_slot_of_another_vault(reference: str, store: MemoryStore) -> No
     meta, theirs = await raw_meta(store), await raw_meta(other)
     await put_raw_meta(store, {**meta, "slots": theirs["slots"]})
 
-    with pytest.raises(DamagedSlotError, match="of another vault"):
+    with pytest.raises(DamagedSlotError, match="belongs to another vault"):
         await Vault.open(store, secret=reference)
 
 

@@ -1,12 +1,12 @@
 """
-The backup file: lines, compressed with zstd, checked while they are read and never believed before.
+The backup file: lines, compressed with zstd, checked while they are read and not trusted before.
 
-A reader holds one line and one piece of the file, whatever the file is: a block of zstd
-has at least four bytes if it becomes any, and never becomes more than 128 KiB, so a piece
-becomes no more than `_PIECE` / 4 times that; and a line is refused as soon as it is too long.
+A reader holds one line and one piece of the file in memory, however hostile the file is.  A zstd
+block that expands at all has at least four bytes and expands to at most 128 KiB, so a piece expands
+to at most `_PIECE` / 4 times that.  A line that is too long is refused before it is complete.
 
-The checksum shows damage.  It is no signature: whoever can write the file can write a new
-checksum, and what keeps sealed records from being changed is that they are sealed.
+The checksum detects damage.  It is not a signature: an attacker who can write the file can also
+write a matching checksum.  Sealed records are protected from changes by their own seal.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BATCH_BYTES: Final = 8 * 2**20
 _LEVEL: Final = 3
 _PIECE: Final = 512
 _MAX_WINDOW: Final = 2**23
-"""Bytes that a reader keeps for zstd to refer back to: RFC 8878 asks every reader for as much."""
+"""Bytes of output that zstd may refer back to: RFC 8878 asks every reader to support this many."""
 _OTHER_COPY: Final = "use another copy of it"
 
 
@@ -52,7 +52,7 @@ class BackupWriter:
         self._write(header.line())
 
     def add(self, entries: Sequence[Entry]) -> list[tuple[Entry, str]]:
-        """Write *entries*, and return those that cannot be restored with what is wrong with each."""
+        """Write *entries*; return those that cannot be restored, each with its problem."""
         failed = []
         for entry in entries:
             line, problem = entry_line(entry)
@@ -76,14 +76,14 @@ class BackupWriter:
 
 class BackupReader:
     """
-    Reads *file* from where it stands.  Every method blocks.
+    Reads *file* from its current position.  Every method blocks.
 
-    Only when `batches` has ended without an error is anything that it yielded to be believed.
+    A caller must not trust what `batches` yields until it has ended without an error.
 
     Raises:
         UnknownBackupVersionError: a later kvseal wrote it.
         TruncatedBackupError: it ends too early.
-        MalformedBackupError: it is no backup, or damaged, or something follows its end.
+        MalformedBackupError: it is not a backup, it is damaged, or data follows its end.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -128,15 +128,15 @@ class BackupReader:
 
     def _end(self, trailer: Trailer) -> None:
         if next(self._lines, None) is not None:
-            msg = "something follows the backup's trailer"
+            msg = "data follows the backup's trailer"
             raise MalformedBackupError(msg, hint=_OTHER_COPY)
         if trailer != Trailer(self.entries, self._digest.hexdigest()):
-            msg = "the backup is damaged: its entries do not fit its checksum"
+            msg = "the backup is damaged: its entries do not match its checksum"
             raise MalformedBackupError(msg, hint=_OTHER_COPY)
         self.trailer = trailer
 
     def _refuse_second_meta(self, entry: Entry) -> None:
-        # Restored after its records, it would be looked at when it is too late to refuse.
+        # A restore checks the vault meta before it writes records, so the meta has to be first.
         if self.entries and is_meta(entry):
             msg = "the backup is malformed: the vault meta is not its first entry"
             raise MalformedBackupError(msg, hint=_OTHER_COPY)
@@ -150,18 +150,18 @@ def is_meta(entry: Entry) -> bool:
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """
-    Yield a file that is *path* once the context has ended well: whole, durable, its owner's alone.
+    Yield a file that appears at *path*, whole and durable, when the context ends without an error.
 
-    Before that, and if anything goes wrong, there is nothing at *path*, and what is there
-    already is never replaced.
+    Until then, and after an error, there is nothing at *path*.  An existing file is never replaced.
+    Only the owner can read the file.
 
     Raises:
-        BackupFileError: there is a file of that name, or it cannot be written.
+        BackupFileError: *path* exists already, or the file cannot be written.
     """
     if os.path.lexists(path):
         raise _exists(path)
     with writing(path):
-        # Readable by its owner alone from the first moment on.
+        # mkstemp creates the file with mode 0600, so it is never readable by others.
         descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with _closing(os.fdopen(descriptor, "w+b")) as file:
@@ -177,7 +177,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _closing(file: BufferedRandom) -> Iterator[BufferedRandom]:
-    """Close *file* in the end, where what could not be written is tried once more; that is known by then."""
+    """Close *file* and ignore errors: closing retries a failed write, which has been reported already."""
     try:
         yield file
     finally:
@@ -187,7 +187,7 @@ def _closing(file: BufferedRandom) -> Iterator[BufferedRandom]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise `BackupFileError` where the file that becomes *path* cannot be written."""
+    """Raise `BackupFileError` if the file that becomes *path* cannot be written."""
     try:
         yield
     except OSError as exc:
@@ -204,12 +204,12 @@ def open_file(path: Path) -> BinaryIO:
 
 def _publish(beside: Path, path: Path) -> None:
     try:
-        # A link, unlike a rename, never replaces what is there.
+        # Unlike a rename, a link never replaces an existing file.
         os.link(beside, path)
     except FileExistsError:
         raise _exists(path) from None
     except OSError:
-        # The file system has no links: the name is claimed, and then renamed over.
+        # The file system has no links: create the name exclusively, then rename over it.
         try:
             path.touch(mode=0o600, exist_ok=False)
         except FileExistsError:
@@ -240,19 +240,19 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:
-    """Yield what *file* decompresses to, which is one frame and nothing else."""
+    """Yield the decompressed content of *file*, which must be exactly one frame."""
     zstd = ZstdDecompressor(max_window_size=_MAX_WINDOW).decompressobj()
     while piece := _read(file):
         if not zstd.eof:
             try:
                 chunk = zstd.decompress(piece)
             except ZstdError:
-                msg = "the file is no kvseal backup, or damaged: it cannot be decompressed"
+                msg = "the file is not a kvseal backup, or is damaged: it cannot be decompressed"
                 raise MalformedBackupError(msg, hint=_OTHER_COPY) from None
             yield chunk
             piece = zstd.unused_data
         if zstd.eof and piece:
-            msg = "something follows the backup's end"
+            msg = "data follows the backup's end"
             raise MalformedBackupError(msg, hint=_OTHER_COPY)
     if not zstd.eof:
         msg = "the backup ends too early: the file is cut off"

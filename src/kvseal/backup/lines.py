@@ -6,9 +6,9 @@ The lines of a backup file: one header, one line for each entry, one trailer.  P
     {"type":"unreadable","collection":…,"key":…,"problem":…,"stored":base64}
     {"type":"trailer","entries":n,"sha256":hex}
 
-Values are JSON that comes back as it was, NaN, large integers and lone surrogates included.
-Parsing is strict: exactly these fields, each of its type, so that nothing in a file goes
-unheeded.  docs/format.md is normative.
+Values are JSON that round-trips exactly, including NaN, large integers and lone surrogates.
+Parsing is strict: exactly these fields, each of its type, so nothing in a file is ignored.
+docs/format.md is normative.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ T = TypeVar("T")
 FORMAT: Final = "kvseal-backup"
 VERSION: Final = 1
 MAX_LINE: Final = 2**27
-"""Bytes in one line, without its end: so much a reader holds, whatever the file is."""
+"""Bytes in one line, without its newline: the most that a reader holds, however hostile the file is."""
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _HEADER: Final = {"format", "version", "tool", "store", "created_at"}
@@ -41,7 +41,7 @@ _FIELDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Which kvseal took the backup, of which store, and when."""
+    """The kvseal release that took the backup, the store, and the time."""
 
     tool: str
     store: str
@@ -59,15 +59,15 @@ class Header:
 
         Raises:
             UnknownBackupVersionError: a later kvseal wrote it.
-            MalformedBackupError: this is no backup.
+            MalformedBackupError: it is not a backup.
         """
         fields = _load(line)
         version = fields.get("version")
         if fields.get("format") != FORMAT or type(version) is not int or version < 1:
-            msg = "the file is no kvseal backup"
+            msg = "the file is not a kvseal backup"
             raise MalformedBackupError(msg, hint="check its name")
         if version > VERSION:
-            msg = f"the backup is of version {version}; this kvseal reads version {VERSION}"
+            msg = f"the backup has version {version}; this kvseal reads version {VERSION}"
             raise UnknownBackupVersionError(msg, hint="upgrade kvseal")
         _expect_fields(fields, _HEADER, "header")
         created_at = _expect(_time(fields, "created_at"), "created_at")
@@ -78,7 +78,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Trailer:
-    """How many entries there are, and the SHA-256 of every line before this one with its end."""
+    """The number of entries, and the SHA-256 of all lines before this one, newlines included."""
 
     entries: int
     sha256: str
@@ -89,15 +89,15 @@ class Trailer:
 
 
 def entry_line(entry: Entry) -> tuple[bytes, str]:
-    """Return the line of *entry*, and what is wrong with one of which only the stored bytes are kept."""
+    """Return the line of *entry*, and its problem if only its stored bytes can be kept."""
     problem = entry.problem or ("" if entry.value is not None else "it has no value")
     if None in (entry.collection, entry.key) and entry.path is None:
-        problem = problem or "the store does not tell its name"
+        problem = problem or "the store does not keep its name"
     if not problem:
         try:
             line = _entry_line(entry)
         except UnsealableValueError as exc:
-            problem = f"no backup can hold its value: {exc}"
+            problem = f"a backup cannot hold its value: {exc}"
         else:
             if len(line) <= MAX_LINE:
                 return line, ""
@@ -110,7 +110,7 @@ def parse_line(line: bytes) -> Entry | Trailer:
     fields = _load(line)
     kind = fields.get("type")
     if not isinstance(kind, str) or kind not in _FIELDS:
-        raise _malformed("a line is of no known type")
+        raise _malformed("a line has an unknown type")
     _expect_fields(fields, _FIELDS[kind], kind)
     if kind == "trailer":
         return _trailer(fields)
@@ -130,7 +130,7 @@ def _entry_line(entry: Entry) -> bytes:
             "expires_at": None if entry.expires_at is None else _time_text(entry.expires_at),
         }
     )
-    # Put in as text, so that the line does not take a level off the depth that a value may have.
+    # The value is inserted as text: nested in the line, it could be one level less deep than in a store.
     return b'%b,"value":%b}' % (head[:-1], value)
 
 
@@ -148,7 +148,7 @@ def _entry(fields: dict[str, Any]) -> Entry:
     collection, key, path = (_text(fields, name) for name in ("collection", "key", "path"))
     value = fields["value"]
     if not isinstance(value, dict):
-        raise _malformed("the value of an entry is no mapping")
+        raise _malformed("the value of an entry is not a mapping")
     if (path is None) != (collection is not None and key is not None):
         raise _malformed("an entry needs either both of its names, or the path where it is stored")
     times = _time(fields, "created_at"), _time(fields, "expires_at")
@@ -162,7 +162,7 @@ def _unreadable(fields: dict[str, Any]) -> Entry:
     except ValueError:
         raise _malformed("the stored bytes of an entry are not base64") from None
     if not problem:
-        raise _malformed("an unreadable entry does not say what is wrong with it")
+        raise _malformed("an unreadable entry does not name its problem")
     return Entry(_text(fields, "collection"), _text(fields, "key"), None, stored=content, problem=problem)
 
 
@@ -184,14 +184,14 @@ def _load(line: bytes) -> dict[str, Any]:
         # The parser's message quotes the line, which may hold plaintext.
         fields = None
     if not isinstance(fields, dict):
-        raise _malformed("a line is no JSON object")
+        raise _malformed("a line is not a JSON object")
     return fields
 
 
 def _expect_fields(fields: dict[str, Any], expected: set[str], kind: str) -> None:
     if set(fields) != expected:
         odd = sorted(set(fields) ^ expected)
-        raise _malformed(f"a line of type {kind} lacks or has too much: {', '.join(map(repr, odd))[:200]}")
+        raise _malformed(f"a line of type {kind} misses or adds fields: {', '.join(map(repr, odd))[:200]}")
 
 
 def _expect(value: T | None, name: str) -> T:

@@ -1,4 +1,4 @@
-"""What a backup or a restore did, in numbers that add up."""
+"""The results of a backup and of a restore, as counts that add up."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from kvseal.observe.events import Failure
 
 FAILURES_KEPT: Final = 1000
-"""A report keeps so many failures; all of them went to the listener."""
+"""The number of failures that a report keeps; the listener receives all of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackupReport:
     """
-    The end of a backup: `scanned` = `saved` + `failed`.
+    The result of a backup: `scanned` = `saved` + `failed`.
 
-    What failed is in the file as the bytes that are stored, for an expert to look at, and
-    cannot be restored.  `sha256` is the checksum in the file, over all that it says.
+    The file keeps the stored bytes of a failed entry for an expert to examine; it cannot be restored.
+    `sha256` is the checksum in the file, over its whole content.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -39,7 +39,7 @@ class BackupReport:
 
     @property
     def exit_code(self) -> int:
-        """0, or 3 where some entries cannot be restored from this backup."""
+        """0, or 3 if some entries cannot be restored from this backup."""
         return ExitCode.SOME_FAILED if self.failed else 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -62,9 +62,9 @@ class BackupReport:
 @dataclass(frozen=True, slots=True)
 class RestoreReport:
     """
-    The end of a restore: `scanned` = `restored` + `overwritten` + `already` + `expired` + `failed`.
+    The result of a restore: `scanned` = `restored` + `overwritten` + `already` + `expired` + `failed`.
 
-    With `dry_run` nothing was written; `restored` and `overwritten` are what would be.
+    With `dry_run` nothing was written; `restored` and `overwritten` count what would be.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -82,7 +82,7 @@ class RestoreReport:
 
     @property
     def exit_code(self) -> int:
-        """0, or 3 where some entries were not restored."""
+        """0, or 3 if some entries were not restored."""
         return ExitCode.SOME_FAILED if self.failed else 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -102,13 +102,13 @@ class RestoreReport:
 
 @dataclass(slots=True)
 class Failures:
-    """All failures counted, and the first of them kept."""
+    """Counts all failures and keeps the first of them."""
 
     count: int = 0
     kept: list[Failure] = field(default_factory=list)
 
     def add(self, failure: Failure) -> None:
-        """Count *failure*, and keep it while there is room."""
+        """Count *failure*, and keep it if there is room."""
         self.count += 1
         if len(self.kept) < FAILURES_KEPT:
             self.kept.append(failure)

@@ -1,10 +1,10 @@
 """
-Restore a backup: every entry that is missing, exactly as it was, and nothing that is there touched.
+Restore a backup: write every missing entry exactly as it was, and leave existing entries alone.
 
-The whole file is checked before the first write, and then read again.  The vault meta comes
-first: it claims the store, so that no process that starts meanwhile creates another vault
-there, and whatever was restored when a restore is killed can be read.  The same command
-finishes the rest, because what is there already counts as done.
+The whole file is checked before the first write, and then read again.  The vault meta is
+written first: it claims the store, so a process that starts meanwhile cannot create another
+vault there, and the records that a killed restore has written can be read.  Running the same
+command again finishes the restore, because entries that are there already count as done.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from kvseal.observe.events import Listener, Phase
 
 IN_FLIGHT: Final = 16
-"""Entries that are put at the same time."""
+"""Entries that are written concurrently."""
 
 _ATTEMPTS: Final = 16
 
@@ -61,20 +61,21 @@ async def restore(
     """
     Put each entry of the backup *path* into *store* if it is absent, with its own times.
 
-    What has expired since is left out.  Another value under the same names stays and is a
-    failure, or with *overwrite* is replaced, if it still is what was read; it then keeps the
-    creation time that it has in the store.  The vault meta is exempt from that: a later
-    revision of the same vault stays, and anything else there ends the restore before the
-    first write, unless *overwrite_meta* is set.  That rolls a vault back: secrets that it no
-    longer accepts open it again, and records sealed since may not open.
+    Entries that have expired since are left out.  If the store holds another value under the same
+    names, that value stays and the entry is a failure.  With *overwrite* it is replaced by
+    compare-and-swap, and the entry keeps the creation time that it has in the store.
 
-    With *only_meta* the vault meta is put back and nothing else, so that what was deleted since
-    stays deleted.
+    The vault meta has its own rule.  A later revision of the same vault stays.  Any other vault meta
+    in the store ends the restore before the first write, unless *overwrite_meta* is set.  That rolls
+    the vault back: secrets that it no longer accepts open it again, and records sealed since may not
+    open.
+
+    With *only_meta* only the vault meta is restored, so entries deleted since stay deleted.
 
     Raises:
         MalformedBackupError, BackupFileError: nothing was written.
-        VaultExistsError: another vault meta is there; nothing was written.
-        StoreError: the backend failed; run it again to finish.
+        VaultExistsError: the store holds another vault meta; nothing was written.
+        StoreError: the backend failed; run the restore again to finish it.
     """
     driver = recodable_driver(store, writes=not dry_run)
     try:
@@ -112,7 +113,7 @@ class _Restore:
             self._tell("restore", self._scanned, total)
         if self.only_meta and not self._scanned:
             msg = "there is no vault meta in the backup"
-            raise BackupFileError(msg, hint="take the backup of the store in which the vault meta was")
+            raise BackupFileError(msg, hint="use a backup of the store that holds the vault meta")
         return RestoreReport(
             scanned=self._scanned,
             **{name: self.outcomes[name] for name in RestoreReport.OUTCOMES},
@@ -126,7 +127,7 @@ class _Restore:
         return self.outcomes.total()
 
     async def _settle_all(self, entries: Sequence[Entry]) -> None:
-        """Settle *entries*, a few at a time; the first error stops them all."""
+        """Settle *entries*, a few at a time; the first error stops all of them."""
         for group in _groups(entries):
             tasks = [asyncio.create_task(self._settle(entry)) for entry in group]
             try:
@@ -154,12 +155,12 @@ class _Restore:
             msg = f"it could not be read when the backup was taken: {entry.problem}"
             raise _UnrestoredError(msg)
         if is_meta(entry):
-            # A vault does not end: whoever gave its meta an expiry meant harm.
+            # kvseal never gives a vault meta an expiry: one in a backup would delete the vault.
             entry = replace(entry, expires_at=None)
         if entry.expires_at is not None and entry.expires_at <= clock.utc_now():
             return "expired"
         if entry.path is not None:
-            # Looked at first, because this says why a store cannot hold an entry without a name.
+            # Checked first, because its error says why a store cannot hold an entry without a name.
             await in_place_of(self.driver, entry)
         for _ in range(_ATTEMPTS):
             if not self.dry_run and await self.driver.put_if_absent(entry):
@@ -168,11 +169,11 @@ class _Restore:
             outcome = await self._beside(entry, there) if there is not None else self.dry_run and "restored"
             if outcome:
                 return outcome
-        msg = "other writers keep changing it"
+        msg = "other processes keep changing it"
         raise _UnrestoredError(msg)
 
     async def _beside(self, entry: Entry, there: Entry) -> str | None:
-        """Return what becomes of *entry*, or `None` if *there* has changed again."""
+        """Return the outcome for *entry*, or `None` if *there* has changed again."""
         if (there.collection, there.key) != (entry.collection, entry.key):
             msg = f"the store keeps {there.collection!r}/{there.key!r} in its place"
             raise _UnrestoredError(msg)
@@ -189,10 +190,8 @@ class _Restore:
         if not self.overwrite_meta:
             if _is_later(there, entry):
                 return "already"
-            msg = f"{self.driver.location} holds another vault meta than the backup"
-            hint = (
-                "restore into another store, or --overwrite-vault-meta if you know what it would bring back"
-            )
+            msg = f"{self.driver.location} holds a different vault meta than the backup"
+            hint = "restore into another store, or use --overwrite-vault-meta, which rolls this vault back"
             raise VaultExistsError(msg, hint=hint)
         return await self._replaced(entry, there)
 
@@ -209,7 +208,7 @@ class _Restore:
 
 
 class _UnrestoredError(StoreError):
-    """Why one entry stays as it is in the store."""
+    """One entry was not restored, for this reason."""
 
 
 async def _batches(file: BinaryIO) -> AsyncIterator[list[Entry]]:
@@ -220,7 +219,7 @@ async def _batches(file: BinaryIO) -> AsyncIterator[list[Entry]]:
 
 
 def _groups(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
-    """Yield *entries* in groups in which nothing comes twice, so that what was read later is put later."""
+    """Yield *entries* in order, in groups without duplicate names: of two, the later is written later."""
     group: dict[object, Entry] = {}
     for entry in entries:
         name = (entry.collection, entry.key, entry.path)
@@ -233,7 +232,7 @@ def _groups(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
 
 
 def _same(one: Entry, other: Entry) -> bool:
-    """Whether the values are the same JSON, which tells 1 and 1.0 apart, in whatever order of fields."""
+    """Whether the values are the same JSON, in any order of fields; 1 and 1.0 differ."""
     try:
         return json.dumps(one.value, sort_keys=True) == json.dumps(other.value, sort_keys=True)
     except RecursionError:

@@ -1,4 +1,4 @@
-"""Take a backup: every live entry as it is stored, the vault meta first, into one new file."""
+"""Take a backup: write every live entry as it is stored, the vault meta first, into one new file."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ async def backup(
     """
     Write every live entry of *store* into the new file *path*, as it is stored: no secret is needed.
 
-    Once it returns, the file is whole, durable and read back; before that, and if anything goes
-    wrong, there is no such file.  An entry that cannot be read is kept as the bytes that are
-    stored, and is a failure.  Memory is that of one page.
+    When it returns, the file is complete, durable and has been read back.  Until then, and after an
+    error, there is no such file.  An entry that cannot be read is kept as its stored bytes, and counts
+    as a failure.  Memory use is that of one page.
 
-    Entries are those of a scan: what others write meanwhile may be in it or not, and what they
-    change may be in it twice.  Stop them for a backup of one moment.
+    The entries are those of a scan: an entry that another process writes meanwhile may be missing, and
+    one that it changes may appear twice.  Stop the writers to back up one moment.
 
     Raises:
-        BackupFileError: there is a file of that name, or it cannot be written.
-        Conflict: the vault meta was changed meanwhile, so that it might not open the records.
+        BackupFileError: *path* exists already, or the file cannot be written.
+        Conflict: the vault meta was changed during the backup, so it might not open the records.
         StoreError: the backend failed.
     """
     driver = recodable_driver(store, writes=False)
@@ -86,7 +86,7 @@ class _Backup:
             writer = BackupWriter(file, header)
         await self._add(writer, [] if meta is None else [meta])
         async for page in self.driver.scan():
-            # Beside the vault meta there is only how far a recode came, which holds for this very store.
+            # The other reserved entry is the checkpoint of a recode, which is valid for this store only.
             await self._add(writer, [entry for entry in page.entries if entry.collection != META_COLLECTION])
         await self._refuse_changed(meta)
         with writing(self.path):
@@ -103,21 +103,21 @@ class _Backup:
         self._tell("backup", self.scanned)
 
     async def _refuse_changed(self, meta: Entry | None) -> None:
-        """A DEK that came or went during the scan is one that the backup's records may need and not have."""
+        """Refuse if the meta changed during the scan: records may need a DEK that the saved meta lacks."""
         now = await self.driver.get(META_COLLECTION, META_KEY)
         if (None if now is None else now.stored) != (None if meta is None else meta.stored):
             msg = "the vault meta was changed during the backup, and might not open the records in it"
             raise Conflict(msg, hint="no file was written; take the backup again")
 
     async def _check(self, file: BinaryIO, trailer: Trailer) -> None:
-        """Read back what was written, as a restore would."""
+        """Read the written file back, as a restore would."""
         file.seek(0)
         reader = await asyncio.to_thread(BackupReader, file)
         batches = reader.batches()
         while await asyncio.to_thread(next, batches, None) is not None:
             self._tell("check", reader.entries)
         if reader.trailer != trailer:
-            msg = f"{self.path} does not give back what was written"
+            msg = f"{self.path} does not contain what was written"
             raise MalformedBackupError(msg, hint="no file is left; check the disk")
 
     def _tell(self, phase: Phase, done: int) -> None:

@@ -1,10 +1,10 @@
 """
-XAES-256-GCM: AES-256-GCM with a 192-bit nonce, as C2SP publishes it.
+XAES-256-GCM: AES-256-GCM with a 192-bit nonce, as published by C2SP.
 
 The first 12 nonce bytes derive an AES-256-GCM key, the last 12 are the nonce
 under that key.  Random nonces are safe for more records than a vault will ever
-hold, so no writer keeps a counter and a forked or restored process repeats
-nothing.
+hold, so no writer keeps a counter, and a forked or restored process repeats no
+nonce.
 
 https://c2sp.org/XAES-256-GCM
 """
@@ -48,7 +48,7 @@ class XAES256GCM:
         return AESGCM(b"".join(self._encrypt_block(_xor(half, self._mask)) for half in halves))
 
     def seal(self, nonce: bytes, plaintext: bytes, aad: bytes) -> bytes:
-        """Return ciphertext ‖ tag.  *nonce* is 24 random bytes, drawn for this call alone."""
+        """Return ciphertext ‖ tag.  *nonce* is 24 random bytes, drawn only for this call."""
         _check_nonce(nonce)
         return self.derive(nonce[:DERIVATION_SIZE]).encrypt(nonce[DERIVATION_SIZE:], plaintext, aad)
 

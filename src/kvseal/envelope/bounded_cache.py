@@ -1,4 +1,4 @@
-"""What was built once for many records: the cache of the hot path."""
+"""The bounded cache of the hot path: values that are built once for many records."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ V = TypeVar("V")
 
 class BoundedCache(dict[K, V]):
     """
-    `memo[key]` is what *build* returns for *key*, built once; with *limit* keys in it, a memo starts anew.
+    `cache[key]` is the result of *build* for *key*, built once.  A cache with *limit* keys starts anew.
 
-    A hit is a hit of a plain dict, half the time of an `lru_cache` around a method.  Safe to
-    share between threads: at worst two of them build the same value.
+    A hit costs as much as in a plain dict, half the time of an `lru_cache` around a method.  Threads
+    can share it: at worst two of them build the same value.
     """
 
     __slots__ = ("_build", "_limit")

@@ -1,9 +1,9 @@
 """
-From secrets to keys: Argon2id (RFC 9106) for what people hold, HKDF-SHA256 (RFC 5869) for what machines hold.
+Key derivation: Argon2id (RFC 9106) from secrets, HKDF-SHA256 (RFC 5869) from keys.
 
-Argon2id parameters are read from a store that an attacker may have written, so
-`Argon2idParams` cannot be built outside bounds, and `derive` checks the memory
-ceiling before anything is allocated.
+Argon2id parameters come from a store to which an attacker may write, so
+`Argon2idParams` cannot be built outside bounds, and `argon2id` checks the memory
+ceiling before it allocates anything.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ def argon2id(
     secret: bytes, salt: bytes, params: Argon2idParams, *, memory_ceiling: int = DEFAULT_MEMORY_CEILING
 ) -> bytes:
     """
-    Return 32 bytes.  Blocks for as long as *params* cost; the GIL is released meanwhile.
+    Return 32 bytes.  Blocks for the time that *params* cost, and releases the GIL meanwhile.
 
     Raises:
-        KDFParametersError: *salt* is not 16 bytes, *params* want more than *memory_ceiling* KiB,
-            or the memory cannot be had.
+        KDFParametersError: *salt* is not 16 bytes, *params* need more than *memory_ceiling* KiB,
+            or the memory cannot be allocated.
     """
     if len(salt) != SALT_SIZE:
         msg = f"an Argon2id salt has {SALT_SIZE} bytes, not {len(salt)}"
@@ -93,7 +93,7 @@ def argon2id(
 
 
 def check_memory(params: Argon2idParams, memory_ceiling: int) -> None:
-    """Raise `KDFParametersError` if *params* ask for more than *memory_ceiling* KiB."""
+    """Raise `KDFParametersError` if *params* need more than *memory_ceiling* KiB."""
     if params.memory_cost > memory_ceiling:
         msg = f"Argon2id wants {params.memory_cost} KiB of memory, above the ceiling of {memory_ceiling} KiB"
         raise KDFParametersError(msg, hint="raise the memory ceiling only if you set this cost yourself")
@@ -103,8 +103,8 @@ def hkdf(key: bytes, info: bytes, length: int = OUTPUT_SIZE) -> bytes:
     """
     Return *length* bytes for the purpose that *info* names.
 
-    Only HKDF's expand step: *key* is always 32 uniformly random bytes, an Argon2id
-    output or a random key, for which RFC 5869, section 3.3, allows to skip the extract step.
+    This is only HKDF's expand step.  *key* is always 32 uniformly random bytes, an Argon2id
+    output or a random key, and for those RFC 5869, section 3.3, allows skipping the extract step.
     """
     return HKDFExpand(SHA256(), length, info).derive(key)
 
@@ -118,6 +118,6 @@ def _check_bound(name: str, value: int, low: int, high: int) -> None:
 # First and second recommended options of RFC 9106, section 4.
 Argon2idParams.RFC_9106_HIGH_MEMORY = Argon2idParams(time_cost=1, memory_cost=2 * 1024 * 1024, parallelism=4)
 Argon2idParams.RFC_9106_LOW_MEMORY = Argon2idParams(time_cost=3, memory_cost=64 * 1024, parallelism=4)
-# The least that OWASP's password storage cheat sheet recommends for Argon2id.  kvseal takes it for secrets of
-# 256 random bits, which nobody guesses at any cost, so that they open quickly and with little memory.
+# The lowest cost that OWASP's password storage cheat sheet recommends for Argon2id.  kvseal uses it for
+# secrets of 256 random bits, which cannot be guessed at any cost: they open quickly, with little memory.
 Argon2idParams.OWASP_MINIMUM = Argon2idParams(time_cost=2, memory_cost=19 * 1024, parallelism=1)

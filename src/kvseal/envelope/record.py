@@ -1,10 +1,10 @@
 """
 The sealed record: what is stored in place of a plaintext value.
 
-A record names the suite and the DEK that sealed it, so a reader never has to
-guess and a migration can tell finished records from pending ones by looking at
-the first bytes.  Parsing is strict: one valid encoding per record, every length
-checked before it is used.  Nothing here performs I/O.
+A record names the suite and the DEK that sealed it, so a reader never guesses,
+and a migration recognises finished records by their first bytes.  Parsing is
+strict: there is one valid encoding per record, and every length is checked
+before it is used.  Nothing here performs I/O.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ pack_length: Final = Struct(">I").pack
 
 
 class Binding(IntEnum):
-    """Which names a record is bound to: bits 4-5 of its flags.  The lower, the stronger."""
+    """The names to which a record is bound: bits 4-5 of its flags.  A lower value is stronger."""
 
     COLLECTION_AND_KEY = 0
     COLLECTION = 1
@@ -59,7 +59,7 @@ class Binding(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Header:
     """
-    Everything of a record but its ciphertext.
+    Everything in a record except its ciphertext.
 
     offset size
     0      1   format version = 1
@@ -138,7 +138,7 @@ def check_start(record: bytes) -> None:
 
 
 def no_dek_zero() -> MalformedRecordError:
-    """Return the error of a record that names DEK 0, which no vault ever has."""
+    """Return the error for a record that names DEK 0, which no vault ever has."""
     return MalformedRecordError("the record names DEK 0, and numbers start at 1")
 
 
@@ -150,7 +150,7 @@ def expiry_of(record: bytes) -> int | None:
 
 
 def encode_expiry(expires_at: int | None) -> bytes:
-    """Return 8 bytes, or none; an expiry beyond 63 bits is as good as the last one."""
+    """Return 8 bytes, or none; an expiry beyond 63 bits becomes the last possible one."""
     if expires_at is None:
         return b""
     clamped = max(-_EXPIRY_LIMIT, min(expires_at, _EXPIRY_LIMIT - 1))
@@ -158,13 +158,13 @@ def encode_expiry(expires_at: int | None) -> bytes:
 
 
 def name_field(name: str) -> bytes:
-    """Return u32 length ‖ UTF-8.  A lone surrogate, which some stores take in a name, is encoded likewise."""
+    """Return u32 length ‖ UTF-8.  A lone surrogate, which some stores allow in a name, is encoded as well."""
     encoded = name.encode("utf-8", "surrogatepass")
     return pack_length(len(encoded)) + encoded
 
 
 def bound_names(binding: Binding, collection: str, key: str) -> tuple[str, str]:
-    """Return the names that enter the AAD; what *binding* leaves out is empty."""
+    """Return the names for the AAD; a name that *binding* omits is empty."""
     return (
         collection if binding < Binding.NONE else "",
         key if binding == Binding.COLLECTION_AND_KEY else "",
@@ -172,7 +172,7 @@ def bound_names(binding: Binding, collection: str, key: str) -> tuple[str, str]:
 
 
 def context_field(context: str) -> bytes:
-    """Return u32 length ‖ UTF-8 of a wrapper's context, or nothing where there is none."""
+    """Return u32 length ‖ UTF-8 of a wrapper's context, or nothing if it has none."""
     return name_field(context) if context else b""
 
 
@@ -180,7 +180,7 @@ def associated_data(
     vault_id: bytes, header: Header, collection: str, key: str, *, context: str = ""
 ) -> bytes:
     r"""
-    Return what a record is authenticated with beside its ciphertext.
+    Return the data that is authenticated with the ciphertext of a record.
 
     "kvseal/record/v1\\0" ‖ vault id (16) ‖ header bytes 0-7 ‖ expiry if present
     ‖ u32 length of collection ‖ collection ‖ u32 length of key ‖ key

@@ -2,8 +2,8 @@
 The stored value: a record as the two-field mapping of py-key-value's encryption wrappers.
 
 `{"__encrypted_data__": <standard base64>, "__encryption_version__": 2}`.  Upstream's
-Fernet wrapper writes version 1 and refuses 2, so neither ever misreads the other.
-One mapping per record: no further field, no other number, no other base64 text.
+Fernet wrapper writes version 1 and refuses 2, so neither misreads the other.
+There is one mapping per record: no other field, number or base64 text is valid.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def from_stored(value: Mapping[str, Any]) -> bytes:
     Raises:
         PlaintextRecordError: *value* has neither field.
         LegacyRecordError: another encryption wrapper wrote it.
-        MalformedRecordError: it is no valid encoding of any record.
+        MalformedRecordError: it is not a valid encoding of a record.
     """
     try:
         text, version = value[DATA_FIELD], value[VERSION_FIELD]
@@ -61,7 +61,7 @@ def from_stored(value: Mapping[str, Any]) -> bytes:
     except (binascii.Error, ValueError) as exc:
         msg = "the record is not base64"
         raise MalformedRecordError(msg) from exc
-    # Decoders ignore the unused bits of the last character, so two texts would mean one record.
+    # Decoders ignore the unused bits of the last character, so two texts would encode one record.
     surplus = len(record) % 3
     if surplus and text[surplus - QUANTUM] not in LAST_CHARACTERS[surplus]:
         msg = "the record's base64 text is not canonical"
@@ -76,7 +76,7 @@ def to_stored(record: bytes) -> dict[str, Any]:
 
 def _without_a_field(value: Mapping[str, Any]) -> RecordError:
     if DATA_FIELD in value or VERSION_FIELD in value:
-        return MalformedRecordError("the record has one of its two fields only")
+        return MalformedRecordError("the record has only one of its two fields")
     return PlaintextRecordError("the record is not encrypted", hint=_MIGRATE)
 
 
@@ -88,5 +88,5 @@ def _with_odd_fields(value: Mapping[str, Any]) -> RecordError:
         )
     if version == LEGACY_VERSION:
         return LegacyRecordError("the record was sealed by another encryption wrapper", hint=_MIGRATE)
-    msg = f"the record is of encryption version {version}; this kvseal reads version {VERSION}"
+    msg = f"the record has encryption version {version}; this kvseal reads version {VERSION}"
     return UnknownRecordVersionError(msg, hint="upgrade kvseal")

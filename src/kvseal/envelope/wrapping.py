@@ -1,9 +1,9 @@
 """
-Keys under keys: every stored key is wrapped with XAES-256-GCM and committed to.
+Wrapping: every stored key is wrapped with XAES-256-GCM, with a commitment to the wrapping key.
 
-AES-GCM alone does not commit to its key: a ciphertext can be made that opens
-under two.  So every wrap carries a commitment, an HKDF output that is compared
-before anything is opened.  A wrong key and damaged bytes are thereby told apart.
+AES-GCM alone does not commit to its key: an attacker can make a ciphertext that opens under two
+keys.  So every wrap has a commitment, an HKDF output that is compared before anything is opened.
+The comparison also distinguishes a wrong key from damaged bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class WrongKeyError(Exception):
 
 
 class DamagedWrapError(Exception):
-    """The wrapping key is right, but the wrapped bytes or what they are bound to were changed."""
+    """The wrapping key is right, but the wrapped bytes or the data they are bound to were changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,8 @@ def wrap_key(
     """
     Wrap the 32-byte *key*.
 
-    *under* is 32 uniformly random or Argon2id-derived bytes; wrapping key and
-    commitment are two HKDF outputs of it, for *purpose*.  *aad* is what the wrap is bound to.
+    *under* is 32 uniformly random or Argon2id-derived bytes; wrapping key and commitment
+    are two HKDF outputs of it, for *purpose*.  The wrap is bound to *aad*.
     """
     if len(key) != KEY_SIZE:
         msg = f"a key to wrap has {KEY_SIZE} bytes, not {len(key)}"
@@ -70,7 +70,7 @@ def unwrap_key(wrapped: WrappedKey, *, under: bytes, purpose: bytes, aad: bytes)
     Return the 32-byte key.
 
     Raises:
-        WrongKeyError: *under* or *purpose* is not what the key was wrapped with.
+        WrongKeyError: the key was wrapped with another *under* or *purpose*.
         DamagedWrapError: nonce, ciphertext or *aad* were changed.
     """
     wrapping_key, commitment = _derive(under, purpose)

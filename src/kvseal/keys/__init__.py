@@ -1,1 +1,1 @@
-"""The keys of a vault and the vault meta that holds them; nothing here reaches a store."""
+"""The keys of a vault and the vault meta that holds them; nothing here accesses a store."""

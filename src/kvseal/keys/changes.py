@@ -1,8 +1,8 @@
 """
 Every change of a vault meta, as a pure function: the next meta from the present one.
 
-Each raises the revision by one, drops the slots that have expired and authenticates the whole.
-None leaves a vault without a slot that lasts, none does I/O or derives.
+Each change raises the revision by one, drops expired slots and authenticates the whole meta.  No change
+leaves a vault without a permanent slot.  No change does I/O or derives a key.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ID_SIZE: Final = 8
 def first(
     root: RootKey, slot: Slot, policy: Policy, *, adopted: Sequence[LegacyKey] = (), now: datetime
 ) -> VaultMeta:
-    """Return revision 1: one slot, DEK 1, and the *adopted* keys, with which legacy records are read."""
+    """Return revision 1: one slot, DEK 1, and the *adopted* keys, which open legacy records."""
     policy = replace(policy, read_legacy=policy.read_legacy or bool(adopted))
     deks = (_new_dek(root, 1, now),)
     legacy = tuple(_wrap_legacy(root, key, now) for key in adopted)
@@ -39,20 +39,20 @@ def first(
 
 
 def with_slot(meta: VaultMeta, root: RootKey, slot: Slot, *, now: datetime) -> VaultMeta:
-    """Add *slot*; raises `VaultError` where there are as many as there can be."""
+    """Add *slot*; raises `VaultError` if the vault has the maximum number of slots."""
     if sum(other.usable(now) for other in meta.slots) >= MAX_SLOTS:
-        msg = f"the vault has all of its {MAX_SLOTS} keyslots, and this needs one more"
+        msg = f"the vault has {MAX_SLOTS} keyslots, the maximum, and this needs one more"
         raise VaultError(msg, hint="remove a slot first")
     return _next(meta, root, now, slots=(*meta.slots, slot))
 
 
 def without_slot(meta: VaultMeta, root: RootKey, slot_id: str, *, now: datetime) -> VaultMeta:
-    """Remove one slot; raises `LastSlotError` where none that lasts would be left."""
+    """Remove one slot; raises `LastSlotError` if no permanent slot would be left."""
     return _next(meta, root, now, slots=tuple(slot for slot in meta.slots if slot.id != slot_id))
 
 
 def with_lasting_slot(meta: VaultMeta, root: RootKey, slot_id: str, *, now: datetime) -> VaultMeta:
-    """Let a slot that would have expired last."""
+    """Remove the expiry of a slot."""
     slots = (replace(slot, expires_at=None) if slot.id == slot_id else slot for slot in meta.slots)
     return _next(meta, root, now, slots=tuple(slots))
 
@@ -61,11 +61,11 @@ def with_slot_in_place(
     meta: VaultMeta, root: RootKey, slot: Slot, *, keep_until: datetime | None = None, now: datetime
 ) -> VaultMeta:
     """
-    Remove every other slot with the label of *slot*, which is one of the meta's, or let it expire.
+    Remove every other slot with the label of *slot*, which is in the meta already, or let it expire.
 
-    A label is one way in, and its older slots are what a rotation replaces: the one that
-    it began from, and any that an interrupted rotation has left.  None of them is given more
-    time than it had.
+    The slots of one label belong together.  A rotation replaces its older ones: the slot that it
+    started from, and any that an interrupted rotation left behind.  Rotating does not extend the
+    expiry of any of them.
     """
     slots = []
     for other in meta.slots:
@@ -77,13 +77,13 @@ def with_slot_in_place(
 
 
 def with_new_dek(meta: VaultMeta, root: RootKey, *, now: datetime) -> VaultMeta:
-    """Add the next DEK as the active one; the one that was active becomes readable."""
+    """Add the next DEK as the active one; the previous one becomes readable."""
     older = (replace(dek, state="readable") if dek.state == "active" else dek for dek in meta.deks)
     return _next(meta, root, now, deks=(*older, _new_dek(root, len(meta.deks) + 1, now)))
 
 
 def without_dek(meta: VaultMeta, root: RootKey, *, number: int, now: datetime) -> VaultMeta:
-    """Keep of a DEK its number alone, which is never used again; raises `VaultError` for the active one."""
+    """Drop a DEK but keep its number, which is never reused; raises `VaultError` if it is active."""
     if meta.active_dek.number == number:
         msg = f"every new record is sealed under DEK {number}: it is active"
         raise VaultError(msg, hint="vaultctl rotate --dek first")
@@ -95,10 +95,9 @@ def with_new_root(
     meta: VaultMeta, root: RootKey, *, successor: RootKey, slots: Sequence[Slot], now: datetime
 ) -> VaultMeta:
     """
-    Wrap every DEK and every legacy key under *successor* instead of *root*, and hand over to it.
+    Wrap every DEK and every legacy key under *successor* instead of *root*, and add the handover.
 
-    *slots*, which wrap *successor*, take the place of all slots.  The DEKs themselves stay, and so do
-    the records.
+    *slots*, which wrap *successor*, replace all slots.  The DEKs and the records do not change.
     """
     deks = (
         dek
@@ -121,21 +120,21 @@ def with_new_root(
 
 
 def with_limits(meta: VaultMeta, root: RootKey, *, limits: Mapping[str, Any], now: datetime) -> VaultMeta:
-    """Ask for a rotation of the DEK by these *limits* of the policy; the others stay."""
+    """Set these *limits* of the policy, at which a rotation of the DEK is due; the others stay."""
     return _next(meta, root, now, policy=replace(meta.policy, **limits))
 
 
 def with_legacy_keys(
     meta: VaultMeta, root: RootKey, *, keys: Sequence[LegacyKey], plaintext: bool, now: datetime
 ) -> VaultMeta:
-    """Hold *keys* and read legacy records, and with *plaintext* unencrypted ones too."""
+    """Hold *keys* and allow reading legacy records, and with *plaintext* unencrypted ones too."""
     policy = replace(meta.policy, read_legacy=True, read_plaintext=meta.policy.read_plaintext or plaintext)
     legacy = (*meta.legacy, *(_wrap_legacy(root, key, now) for key in keys))
     return _next(meta, root, now, policy=policy, legacy=legacy)
 
 
 def without_legacy_keys(meta: VaultMeta, root: RootKey, *, now: datetime) -> VaultMeta:
-    """Drop the legacy keys and read sealed records alone."""
+    """Drop the legacy keys and allow reading sealed records only."""
     policy = replace(meta.policy, read_legacy=False, read_plaintext=False)
     return _next(meta, root, now, policy=policy, legacy=())
 
@@ -149,7 +148,7 @@ def _next(meta: VaultMeta, root: RootKey, now: datetime, **fields: Any) -> Vault
     changed = replace(meta, revision=meta.revision + 1, updated_at=now, **fields)
     slots = tuple(slot for slot in changed.slots if slot.usable(now))
     if all(slot.expires_at is not None for slot in slots):
-        msg = "no keyslot that lasts would be left, and then nobody could open the vault"
+        msg = "no keyslot without an expiry would be left, and the vault could not be opened any more"
         raise LastSlotError(msg, hint="add another slot first: vaultctl slot add")
     return replace(changed, slots=slots).authenticated(root)
 

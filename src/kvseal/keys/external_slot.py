@@ -1,9 +1,9 @@
 """
-The external slot: one way in whose KEK a key management service holds.
+The external slot: a slot whose KEK a key management service holds.
 
-The service wraps the root key itself, bound to the vault and to the slot.  What the slot
-says of the key, its kind and name, only chooses the slot: the key that is used is the one
-that the caller has named, so nobody who writes to the store can send a process to another.
+The service wraps the root key itself, bound to the vault and to the slot.  The kind and name of
+the key in the slot only serve to choose the slot.  kvseal always uses the key that the caller has
+named, so an attacker who writes to the store cannot direct a process to another key.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _KIND: Final = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class ExternalSlot:
-    """One way in; `wrapped` is what the key `key` of the service `kind` has made of the root key."""
+    """One slot; `wrapped` is the root key, wrapped by the key named `key` of the service `kind`."""
 
     id: str
     label: str
@@ -44,7 +44,7 @@ class ExternalSlot:
     def __post_init__(self) -> None:
         named = is_external_kind(self.kind) and 0 < len(self.key) <= MAX_NAME and self.key.isprintable()
         if not named or not 0 < len(self.wrapped) <= MAX_WRAPPED:
-            msg = "an external slot has the kind and name of a key, and what it has wrapped"
+            msg = "an external slot needs the kind and the name of a key, and the wrapped root key"
             raise ValueError(msg)
 
     @classmethod
@@ -58,11 +58,11 @@ class ExternalSlot:
         expires_at: datetime | None = None,
     ) -> ExternalSlot:
         """
-        Wrap *root* with *wrap_key*.  Blocks while the service is asked.
+        Wrap *root* with *wrap_key*.  Blocks while it waits for the service.
 
         Raises:
-            WrapKeyError: the service did not wrap it, or does not bind what it wraps.
-            VaultError: *label* is not one that a message can show.
+            WrapKeyError: the service did not wrap it, or does not bind what it wraps to the context.
+            VaultError: *label* is not a valid label.
         """
         slot_id, label = urandom(ID_SIZE).hex(), checked_label(label)
         wrapped = wrap_key.wrap(root.reveal(), _context(root.vault_id, slot_id))
@@ -70,28 +70,28 @@ class ExternalSlot:
         try:
             return cls(slot_id, label, wrap_key.kind, wrap_key.name, wrapped, now, expires_at)
         except ValueError:
-            msg = f"what the {wrap_key.kind} key gives back does not fit into a slot"
+            msg = f"the output of the {wrap_key.kind} key does not fit into a slot"
             raise VaultError(msg, hint="use another key") from None
 
     def open(self, wrap_key: WrapKey, vault_id: bytes) -> RootKey:
         """
-        Return the root key.  Blocks while the service is asked.
+        Return the root key.  Blocks while it waits for the service.
 
         Raises:
-            DamagedSlotError: the service does not unwrap these bytes for this slot of this vault.
+            DamagedSlotError: the service cannot unwrap these bytes for this slot of this vault.
             WrapKeyError: it does not answer, or refuses.
         """
         try:
             return RootKey(wrap_key.unwrap(self.wrapped, _context(vault_id, self.id)), vault_id)
         except (DamagedWrapError, ValueError):
             msg = (
-                f"slot {self.id} ({self.label}) is damaged, or of another vault, slot or key:"
-                f" {self.kind} key {wrap_key.name} does not unwrap it"
+                f"slot {self.id} ({self.label}) is damaged, or belongs to another vault, slot or key:"
+                f" {self.kind} key {wrap_key.name} cannot unwrap it"
             )
             raise DamagedSlotError(msg, hint="use another slot, or restore the vault meta") from None
 
     def is_of(self, wrap_key: WrapKey) -> bool:
-        """Whether it is *wrap_key* that has to open this slot."""
+        """Whether *wrap_key* is the key that opens this slot."""
         return (self.kind, self.key) == (wrap_key.kind, wrap_key.name)
 
     def usable(self, now: datetime) -> bool:
@@ -109,7 +109,7 @@ def _context(vault_id: bytes, slot_id: str) -> dict[str, str]:
 
 
 def _refuse_unbound(wrap_key: WrapKey, wrapped: bytes, vault_id: bytes) -> None:
-    """Raise where the service unwraps for another slot, too: some ignore what they do not know."""
+    """Raise if the service unwraps for another slot too: some services ignore a context."""
     try:
         wrap_key.unwrap(wrapped, _context(vault_id, bytes(ID_SIZE).hex()))
     except DamagedWrapError:

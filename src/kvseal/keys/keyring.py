@@ -1,8 +1,8 @@
 """
 The keyring: the unlocked DEKs of one vault in memory.
 
-It is built from a vault meta that the root key has verified, and never changes;
-when the meta changes, a new keyring takes its place.
+It is built from a vault meta that the root key has verified, and is immutable.
+When the meta changes, a new keyring replaces it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CONTEXTS: Final = 256
 
 @dataclass(frozen=True, slots=True, repr=False)
 class LegacyKey:
-    """An unwrapped legacy key: 32 bytes and the kind that says which codec takes them."""
+    """An unwrapped legacy key: 32 bytes, and the kind, which selects the codec."""
 
     kind: str
     key: bytes
@@ -40,12 +40,12 @@ class LegacyKey:
 
 class Keyring:
     """
-    Everything that opens and seals this vault's records.
+    The DEKs that seal and open this vault's records, and its legacy keys.
 
-    It has no repr of its keys and is never pickled.
+    Its repr shows no key, and it cannot be pickled.
 
     Raises:
-        TamperedMetaError: *meta* was not written by a holder of *root*.
+        TamperedMetaError: *meta* does not verify under *root*.
     """
 
     __slots__ = (
@@ -72,7 +72,7 @@ class Keyring:
             if dek.wrapped is not None
         }
         self._retired = frozenset(dek.number for dek in meta.deks if dek.wrapped is None)
-        # Kept here and not by wrappers, so that no key outlives the keyring.
+        # Kept here and not in wrappers, so that no key outlives the keyring.
         self.codecs: BoundedCache[str, RecordCodec] = BoundedCache(self._build_codec, _CONTEXTS)
         self.legacy = tuple(
             LegacyKey(key.kind, root.unwrap_legacy(key.wrapped, key.kind, key.id)) for key in meta.legacy
@@ -99,7 +99,7 @@ class Keyring:
         return self._active
 
     def codec(self, context: str = "") -> RecordCodec:
-        """Return what seals with the active DEK and opens with all, for wrappers of this *context*."""
+        """Return the codec of this *context*: it seals with the active DEK and opens with every DEK."""
         return self.codecs[context]
 
     def _build_codec(self, context: str) -> RecordCodec:
@@ -123,12 +123,12 @@ class Keyring:
 
 
 class LockedCodecs(dict[str, RecordCodec]):
-    """What stands in for the codecs of a vault that was locked: asking for one raises."""
+    """Replaces the codecs of a locked vault: every lookup raises."""
 
     def __missing__(self, _: str) -> RecordCodec:
         raise locked()
 
 
 def locked() -> VaultLockedError:
-    """Return the error of everything that needs the keys of a locked vault."""
+    """Return the error for an operation that needs the keys of a locked vault."""
     return VaultLockedError("the vault is locked", hint="open it again")

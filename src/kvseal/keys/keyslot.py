@@ -1,9 +1,9 @@
 """
-The keyslot: one way in.
+The keyslot: one way to the root key.
 
-A keyslot holds what is needed to get from a master secret to the root key:
-Argon2id parameters and salt, a commitment, and the wrapped root key.  A reader
-derives, compares the commitment in constant time, and only then unwraps.
+A keyslot holds what leads from a master secret to the root key: Argon2id
+parameters and salt, a commitment, and the wrapped root key.  A reader derives
+the KEK, compares the commitment in constant time, and only then unwraps.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PURPOSE: Final = b"kvseal/slot/v1"
 
 @dataclass(frozen=True, slots=True)
 class Keyslot:
-    """One way in; `wrapped` is the root key under the KEK, bound to parameters, id and vault."""
+    """One slot; `wrapped` is the root key wrapped by the KEK, bound to parameters, slot id and vault id."""
 
     id: str
     label: str
@@ -57,8 +57,8 @@ class Keyslot:
         Wrap *root* for *secret*.  Blocks for one derivation.
 
         Raises:
-            KDFParametersError: *params* ask for more memory than *memory_ceiling* KiB, or than there is.
-            VaultError: *label* is not one that a message can show.
+            KDFParametersError: *params* need more memory than *memory_ceiling* KiB, or than the machine has.
+            VaultError: *label* is not a valid label.
         """
         label = checked_label(label)
         slot_id, salt = urandom(ID_SIZE).hex(), urandom(SALT_SIZE)
@@ -74,9 +74,9 @@ class Keyslot:
         Return the root key.  Blocks for one derivation.
 
         Raises:
-            envelope.wrapping.WrongKeyError: *secret* is not this slot's; another slot may be tried.
-            DamagedSlotError: *secret* is right but the wrapped key, the id or the vault id was changed.
-            KDFParametersError: the parameters ask for more memory than *memory_ceiling* KiB.
+            envelope.wrapping.WrongKeyError: *secret* does not open this slot; it may open another one.
+            DamagedSlotError: *secret* is right, but the wrapped key, the slot id or the vault id was changed.
+            KDFParametersError: the parameters need more memory than *memory_ceiling* KiB.
         """
         derived = argon2id(secret.reveal(), self.salt, self.params, memory_ceiling=memory_ceiling)
         try:
@@ -93,11 +93,11 @@ class Keyslot:
 
 def cost_for(secret: Secret, *, present: Argon2idParams | None = None) -> Argon2idParams:
     """
-    Return the cost of a new slot for *secret* where nobody chose one.
+    Return the default cost of a new slot for *secret*.
 
     *present* is the cost of the slot that it replaces.  A derivation adds nothing to 256 random bits, so
-    a generated secret has the least cost that OWASP recommends; what a person may have thought
-    up never inherits that.
+    a generated secret gets the lowest cost that OWASP recommends.  A secret that a person may have
+    chosen never inherits that cost.
     """
     if secret.is_generated:
         return present or Argon2idParams.OWASP_MINIMUM
@@ -107,7 +107,7 @@ def cost_for(secret: Secret, *, present: Argon2idParams | None = None) -> Argon2
 
 
 def checked_label(text: str) -> str:
-    """Return *text*, or raise `VaultError` where it is no label."""
+    """Return *text*, or raise `VaultError` if it is not a valid label."""
     if not is_label(text):
         msg = f"a slot label has 1 to {MAX_LABEL} printable characters"
         raise VaultError(msg)
@@ -115,7 +115,7 @@ def checked_label(text: str) -> str:
 
 
 def is_label(text: str) -> bool:
-    """Whether *text* can be shown in a message as it is: a stored label is not authenticated when it is."""
+    """Whether a message can show *text* as it is: labels are shown before they are authenticated."""
     return 0 < len(text) <= MAX_LABEL and text.isprintable()
 
 

@@ -1,4 +1,4 @@
-"""What opens a slot, a master secret or a wrap key, and the slot that is made for it."""
+"""Make a slot for what opens it: a master secret or a wrap key."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ async def new_slot(
     memory_ceiling: int = DEFAULT_MEMORY_CEILING,
 ) -> Slot:
     """
-    Return a slot of *root* that *unlocker* opens; *cost* is what `cost_of` says.
+    Return a slot of *root* that *unlocker* opens; `cost_of` returns the *cost*.
 
-    A secret is derived from, and a service asked, in a thread.
+    The derivation, or the call to the service, runs in a thread.
 
     Raises:
         WrapKeyError: the service did not wrap the root key.
@@ -63,13 +63,13 @@ def cost_of(
     memory_ceiling: int = DEFAULT_MEMORY_CEILING,
 ) -> Argon2idParams | None:
     """
-    Return the Argon2id cost of a new slot: *kdf* or, where nobody chose one, what `cost_for` says.
+    Return the Argon2id cost of a new slot: *kdf*, or the default of `cost_for`.
 
-    A wrap key derives nothing, and has none.
+    A wrap key derives nothing and has no cost.
 
     Raises:
         UsageError: *kdf* was given for a wrap key.
-        KDFParametersError: it is more than *memory_ceiling* KiB, or than there is.
+        KDFParametersError: it needs more memory than *memory_ceiling* KiB, or than the machine has.
     """
     if isinstance(unlocker, Secret):
         cost = kdf or cost_for(unlocker, present=replaces.params if isinstance(replaces, Keyslot) else None)
@@ -82,7 +82,7 @@ def cost_of(
 
 
 def is_such_a_slot(slot: Slot, unlocker: Unlocker, cost: Argon2idParams | None) -> bool:
-    """Whether *slot* has the kind, and the key or the *cost*, of one that was made for *unlocker*."""
+    """Whether *slot* has the kind, and the key or the *cost*, of a slot made for *unlocker*."""
     if isinstance(unlocker, Secret):
         return isinstance(slot, Keyslot) and slot.params == cost
     return isinstance(slot, ExternalSlot) and slot.is_of(unlocker)

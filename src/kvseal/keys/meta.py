@@ -1,10 +1,10 @@
 """
 The vault meta: the one stored entry that a vault needs to be opened.
 
-It is JSON with exactly one spelling: what is read is built into values, written
-out again and compared, so no field is ignored and no byte string has a second
-form.  A MAC under the root key covers all of it; until `verify` has been called
-nothing in it is to be believed but the slots, which prove themselves.
+It is JSON with exactly one valid encoding: a reader parses it into values, encodes
+them again and compares, so no field is ignored and no byte string has a second
+form.  A MAC under the root key covers all of it.  Before `verify` has been called,
+a caller must not trust anything in it except the slots, which authenticate themselves.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _MAC_FIELD: Final = "mac"
 _HANDOVER_FIELD: Final = "handover"
 _MAC_SIZE: Final = 32
 _MAX_KEYS: Final = 65_536
-"""DEKs, and legacy keys, that one vault can have: a rotation every day for 179 years."""
+"""The maximum number of DEKs, and of legacy keys, in one vault: a rotation every day for 179 years."""
 _EXTERNAL_FIELDS: Final = {"id", "label", "kind", "key", "wrapped", "created_at"}
 _TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
 _MALFORMED: Final = "restore the vault meta from a backup"
@@ -60,7 +60,7 @@ _MALFORMED: Final = "restore the vault meta from a backup"
 
 @dataclass(frozen=True, slots=True)
 class WrappedDEK:
-    """One numbered DEK at rest; a retired one keeps its number and nothing else."""
+    """One numbered DEK at rest; a retired one keeps only its number and creation time."""
 
     number: int
     state: DEKState
@@ -106,7 +106,7 @@ class VaultMeta:
         """
         version = value.get(_FORMAT_FIELD)
         if type(version) is int and version > FORMAT:
-            msg = f"the vault meta is of version {version}; this kvseal reads version {FORMAT}"
+            msg = f"the vault meta has version {version}; this kvseal reads version {FORMAT}"
             raise UnknownMetaVersionError(msg, hint="upgrade kvseal")
         try:
             meta = _parse(value)
@@ -114,7 +114,7 @@ class VaultMeta:
         except KDFParametersError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, Base64Error):
-            # No cause is attached: a parser's message could quote what it stumbled over.
+            # No cause is attached: a parser's message could quote the input.
             meta, exact = None, False
         if meta is None or not exact:
             msg = "the vault meta is malformed"
@@ -131,20 +131,20 @@ class VaultMeta:
 
     def verify(self, root: RootKey) -> None:
         """
-        Raise unless all of this was written by a holder of *root*.
+        Raise unless a holder of *root* has written all of this.
 
         Raises:
-            TamperedMetaError: a slot, a policy, a DEK state or anything else was changed.
+            TamperedMetaError: a slot, the policy, a DEK state or another part was changed.
         """
         if not compare_digest(self.mac, root.mac(self._message())):
-            msg = "the vault meta was changed by something that does not hold the root key"
+            msg = "the vault meta was changed by a writer that does not hold the root key"
             hint = "find out what wrote to it, then restore it from a backup"
             if self.handover is not None:
                 hint += "; or the root key was rotated more than once meanwhile: open the vault again"
             raise TamperedMetaError(msg, hint=hint)
 
     def follows(self, root: RootKey) -> bool:
-        """Whether *root* has handed over to the root key that this meta is to be verified with."""
+        """Whether *root* has handed over to the root key that authenticates this meta."""
         return self.handover is not None and self.handover.is_by(root)
 
     @property
@@ -173,16 +173,16 @@ class VaultMeta:
 
 
 def refuse_reserved(collection: str | None) -> None:
-    """Raise `ReservedNameError` for the collection of the vault meta."""
+    """Raise `ReservedNameError` if *collection* is that of the vault meta."""
     if collection == META_COLLECTION:
-        msg = f"the collection {META_COLLECTION} belongs to the vault itself"
+        msg = f"the collection {META_COLLECTION} is reserved for the vault meta"
         raise ReservedNameError(
             msg, hint="use vaultctl status to look at it, and another name for your own data"
         )
 
 
 def is_vault_meta(value: Mapping[str, Any]) -> bool:
-    """Whether kvseal wrote *value*, readable or not; other programs use the same name for theirs."""
+    """Whether kvseal wrote *value*, readable or not; other programs use this name too."""
     return _FORMAT_FIELD in value
 
 
@@ -197,12 +197,12 @@ def time_of(text: str) -> datetime:
 
 
 def _canonical(value: Mapping[str, Any]) -> bytes:
-    """Return RFC 8785 JSON, which tells 1, 1.0 and true apart where `==` does not."""
+    """Return RFC 8785 JSON, which distinguishes 1, 1.0 and true; `==` does not."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 def _parse(value: Mapping[str, Any]) -> VaultMeta | None:
-    # Before anything is built: how much work a hostile meta can ask for.
+    # Checked before anything is built: this limits the work that a hostile meta can cause.
     if len(value["slots"]) > MAX_SLOTS or max(len(value["deks"]), len(value["legacy"])) > _MAX_KEYS:
         return None
     meta = VaultMeta(
@@ -244,13 +244,13 @@ def _unique(names: Sequence[str]) -> bool:
 def _slot(value: Mapping[str, Any]) -> Slot:
     slot_id, label, kind = _text(value["id"]), _text(value["label"]), _text(value["kind"])
     if len(bytes.fromhex(slot_id)) != ID_SIZE or not is_label(label):
-        msg = "no keyslot of this version"
+        msg = "not a keyslot of this version"
         raise ValueError(msg)
     times = time_of(value["created_at"]), time_of(value["expires_at"]) if "expires_at" in value else None
     if kind == KIND:
         return _argon2id_slot(value, slot_id, label, *times)
     if is_external_kind(kind) and set(value) - {"expires_at"} != _EXTERNAL_FIELDS:
-        msg = f"slot {slot_id} ({label}) is of the kind {kind}, with fields that this kvseal does not know"
+        msg = f"slot {slot_id} ({label}) has the kind {kind}, with fields that this kvseal does not know"
         raise UnknownSlotKindError(msg, hint="upgrade kvseal")
     return ExternalSlot(slot_id, label, kind, _text(value["key"]), _bytes(value["wrapped"]), *times)
 
@@ -260,7 +260,7 @@ def _argon2id_slot(
 ) -> Keyslot:
     salt = _bytes(value["salt"])
     if len(salt) != SALT_SIZE:
-        msg = "no salt of this version"
+        msg = "not a salt of this version"
         raise ValueError(msg)
     params = Argon2idParams(value["t"], value["m"], value["p"])
     return Keyslot(slot_id, label, params, salt, _wrapped(value), created_at, expires_at)
@@ -295,7 +295,7 @@ def _slot_json(slot: Slot) -> dict[str, Any]:
 def _dek(value: Mapping[str, Any]) -> WrappedDEK:
     state = value["state"]
     if state not in {"active", "readable", "retired"} or type(value["number"]) is not int:
-        msg = "no DEK of this version"
+        msg = "not a DEK of this version"
         raise ValueError(msg)
     wrapped = None if state == "retired" else _wrapped(value)
     return WrappedDEK(value["number"], state, time_of(value["created_at"]), wrapped)

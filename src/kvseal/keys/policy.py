@@ -1,4 +1,4 @@
-"""What a vault reads, how its records are bound, when its DEK is due: authenticated with the vault meta."""
+"""What a vault reads, how records are bound, when a DEK is due: covered by the MAC of the meta."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ _BINDINGS: Final = {
 _BINDING_NAMES: Final = {binding: name for name, binding in _BINDINGS.items()}
 
 DEFAULT_MAX_DEK_AGE: Final = 365 * 86_400
-"""Seconds, for a vault whose policy says nothing."""
+"""Seconds; the default of a policy without a limit of its own."""
 LONGEST_DEK_AGE: Final = 100 * 365 * 86_400
 MOST_DEK_RECORDS: Final = 2**53 - 1
-"""The greatest whole number that every JSON parser reads as it is."""
+"""The greatest integer that every JSON parser reads exactly."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """
-    The default is strict: only records sealed for their very name are read.
+    The default is strict: a vault reads only records that were sealed for the name asked for.
 
-    `read_legacy` and `read_plaintext` open a migration's time window; `binding` is
-    what new records are bound to and the weakest that is accepted.
+    `read_legacy` and `read_plaintext` are set for the time of a migration.  `binding` is what new
+    records are bound to, and the weakest binding that is accepted.
 
-    `max_dek_age`, in seconds, and `max_dek_records` are soft: once the active DEK is older, or seals
-    more records than that, a rotation is asked for, and nothing is refused.
+    `max_dek_age`, in seconds, and `max_dek_records` are soft limits: once the active DEK is older, or
+    has sealed more records, kvseal asks for a rotation and refuses nothing.
 
     Raises:
-        ValueError, TypeError: a limit is no whole number, or out of bounds.
+        ValueError, TypeError: a limit is not an integer, or out of bounds.
     """
 
     read_legacy: bool = False
@@ -49,7 +49,7 @@ class Policy:
 
     @property
     def dek_age_limit(self) -> int:
-        """The age in seconds at which a rotation of the DEK is asked for."""
+        """The age in seconds at which a rotation of the DEK is due."""
         return self.max_dek_age or DEFAULT_MAX_DEK_AGE
 
     @classmethod
@@ -57,7 +57,7 @@ class Policy:
         """Read what `as_json` wrote; raises `KeyError`, `TypeError` or `ValueError` for anything else."""
         read_legacy, read_plaintext = value["read_legacy"], value["read_plaintext"]
         if type(read_legacy) is not bool or type(read_plaintext) is not bool:
-            msg = "policy switches are true or false"
+            msg = "a policy switch is true or false"
             raise TypeError(msg)
         return cls(
             read_legacy,
@@ -68,7 +68,7 @@ class Policy:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Return the policy as it stands in the vault meta: a limit that is not set is not there."""
+        """Return the policy as the vault meta stores it; a limit that is not set is absent."""
         limits = {"max_dek_age": self.max_dek_age, "max_dek_records": self.max_dek_records}
         return {
             "read_legacy": self.read_legacy,
@@ -79,7 +79,7 @@ class Policy:
 
 
 def whole_seconds(age: timedelta) -> int:
-    """Return *age* as a policy keeps it, or raise `ValueError`."""
+    """Return *age* in whole seconds, or raise `ValueError`."""
     if age % timedelta(seconds=1):
         msg = f"max_dek_age is a whole number of seconds, not {age}"
         raise ValueError(msg)

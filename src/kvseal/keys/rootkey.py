@@ -1,7 +1,7 @@
 """
 The root key: 32 random bytes, one per vault, that wrap the DEKs and authenticate the vault meta.
 
-For each use it derives a key of its own, so that no two purposes share one.
+It derives a separate key for each purpose.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HANDOVER_SIZE: Final = 32
 
 class RootKey:
     """
-    The root key of one vault in memory.  It has no repr and is never pickled.
+    The root key of one vault in memory.  Its repr shows no key, and it cannot be pickled.
 
     Raises:
         ValueError: *key* is not 32 bytes.
@@ -83,11 +83,11 @@ class RootKey:
 
     @property
     def identity(self) -> bytes:
-        """Return 32 bytes that tell this root key from every other one, and nothing about it."""
+        """Return 32 bytes that identify this root key and reveal nothing about it."""
         return hkdf(self._key, _IDENTITY_PURPOSE)
 
     def vouch(self, successor: bytes) -> bytes:
-        """Return the 32-byte HMAC-SHA256 with which this root key names the *identity* of its successor."""
+        """Return the 32-byte HMAC-SHA256 of this root key over *successor*, the identity of the next one."""
         return hmac.digest(hkdf(self._key, _HANDOVER_PURPOSE), self._vault_id + successor, "sha256")
 
     def __repr__(self) -> str:
@@ -113,7 +113,7 @@ class RootKey:
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """The identity of a new root key, and the MAC of the one before over it: 32 bytes each."""
+    """The identity of a new root key, and the MAC of the previous root key over it: 32 bytes each."""
 
     successor: bytes
     mac: bytes
@@ -126,13 +126,13 @@ class Handover:
 
     @classmethod
     def between(cls, root: RootKey, successor: RootKey) -> Handover:
-        """Return the word of *root* for *successor*."""
+        """Return the handover from *root* to *successor*."""
         return cls(successor.identity, root.vouch(successor.identity))
 
     def is_by(self, root: RootKey) -> bool:
-        """Whether *root* has given it; nothing is derived from a secret for this."""
+        """Whether *root* made this handover; the check derives nothing from a secret."""
         return compare_digest(self.mac, root.vouch(self.successor))
 
     def is_to(self, root: RootKey) -> bool:
-        """Whether *root* is the one that it names."""
+        """Whether this handover names *root* as the new root key."""
         return compare_digest(self.successor, root.identity)

@@ -1,15 +1,15 @@
 """
-From a vault meta and a secret or wrap key to the root key, deriving or asking at most once per process.
+From a vault meta and a secret or wrap key to the root key, with at most one run per process.
 
-Argon2id costs memory and time on purpose, and a key service is asked over a network, so all
-who unlock one vault with one secret, or one wrap key, share a single run: those who ask
-while it goes on wait for it, across threads and event loops, and those who ask later get
-the same root key for as long as anybody still holds it.
+Argon2id is expensive by design, and a call to a key service crosses a network.  All callers that
+unlock one vault with one secret, or one wrap key, therefore share a single run: a caller that asks
+during the run waits for it, across threads and event loops, and a later caller gets the same root
+key while any part of the process still holds it.
 
-Slots are read before anything in a vault meta can be authenticated, so whoever writes
-to the store can plant some.  The cheapest is tried first: planted ones cost whoever has
-the secret no more than its own slot does, for each.  And all that are tried together
-stay within a budget, so a wrong secret has its end too.
+A process reads slots before it can authenticate the vault meta, so an attacker who writes to the
+store can plant slots.  The cheapest slot is tried first: a planted slot costs the holder of the
+secret no more than the holder's own slot does.  All attempts together stay within a budget, so
+unlocking with a wrong secret ends too.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ if TYPE_CHECKING:
     from kvseal.wrapkeys import WrapKey
 
 _PROCESS_KEY: Final = os.urandom(32)
-"""Keys the cache, so that it holds no secret and nothing that could be tested offline."""
+"""Keys the names in the cache, so that it holds no secret and nothing to test guesses against."""
 
 _PASSES: Final = 96
-"""What one unlocking may cost, in passes over all memory below the ceiling: 32 slots of three passes each."""
+"""The most that one unlocking may cost, in passes over all memory below the ceiling: 32 slots of 3 passes."""
 
 _lock = threading.Lock()
 _held: WeakValueDictionary[bytes, RootKey] = WeakValueDictionary()
@@ -71,13 +71,13 @@ async def unlock(
     """
     Return the root key and the usable slot that *unlocker* opens, for a secret the cheapest.
 
-    A wrap key is tried on the slots of its kind and name alone.  With *anew* its service is asked
-    even where this process holds the root key already.
+    A wrap key is tried only on slots of its kind and name.  With *anew* kvseal asks its service
+    even if this process holds the root key already.
 
     Raises:
-        WrongSecretError: it opens none.
-        DamagedSlotError: it is the secret or wrap key of one that is damaged.
-        KDFParametersError: it opens none of those that were tried; others are too dear.
+        WrongSecretError: *unlocker* opens no slot.
+        DamagedSlotError: *unlocker* belongs to a slot that is damaged.
+        KDFParametersError: it opens none of the slots tried; the others are too expensive to try.
         WrapKeyError: the service does not answer, or refuses.
         VaultMetaError: there is no usable slot.
     """
@@ -97,7 +97,7 @@ async def unlock(
 async def _with_secret(
     slots: Sequence[Keyslot], secret: Secret, vault_id: bytes, memory_ceiling: int
 ) -> tuple[RootKey, Keyslot]:
-    # A slot that is damaged, or too dear for this machine, does not keep another one from opening.
+    # A slot that is damaged, or too expensive for this machine, does not prevent another from opening.
     tried: list[Keyslot] = []
     damaged: list[DamagedSlotError] = []
     refused: list[tuple[Keyslot, KDFParametersError]] = []
@@ -122,8 +122,8 @@ async def _with_secret(
 async def _with_wrap_key(
     slots: Sequence[Slot], wrap_key: WrapKey, vault_id: bytes, *, anew: bool
 ) -> tuple[RootKey, ExternalSlot]:
-    # A service may refuse one slot and not another: its policy sees the context.  One that cannot be
-    # reached ends it, because each further slot would wait as long.
+    # A service may refuse one slot and accept another: its policy sees the context.  An unreachable
+    # service ends the loop, because every further slot would wait as long.
     failed: list[DamagedSlotError | WrapKeyRefusedError] = []
     for slot in slots:
         if not isinstance(slot, ExternalSlot) or not slot.is_of(wrap_key):
@@ -153,13 +153,13 @@ def _cost(slot: Keyslot) -> int:
 def _check_budget(left: int) -> None:
     if left < 0:
         msg = "the vault's keyslots together cost more than one unlocking may"
-        raise KDFParametersError(msg, hint="remove slots that nobody needs, or raise the memory ceiling")
+        raise KDFParametersError(msg, hint="remove unused slots, or raise the memory ceiling")
 
 
 def _refusal(
     tried: Sequence[Keyslot], refused: Sequence[tuple[Keyslot, KDFParametersError]]
 ) -> KDFParametersError:
-    """Name both: what the secret does not open, and what nobody knows of because it was not tried."""
+    """Name both: the slots that the secret does not open, and those that were not tried."""
     slots, (first, *_) = [slot for slot, _ in refused], [error for _, error in refused]
     opens = f"this secret opens none of the keyslots {_names(tried)}, and " if tried else ""
     msg = f"{opens}{_names(slots)} could not be tried: {first}"
@@ -176,7 +176,7 @@ def _names(slots: Sequence[Keyslot]) -> str:
 
 
 async def _derive_once(slot: Keyslot, secret: Secret, vault_id: bytes, memory_ceiling: int) -> RootKey:
-    # Before joining a derivation that another caller, with another ceiling, may have started.
+    # Checked here too: the derivation to join may be that of a caller with another ceiling.
     check_memory(slot.params, memory_ceiling)
 
     def derive() -> RootKey:
@@ -198,7 +198,7 @@ async def _unwrap_once(slot: ExternalSlot, wrap_key: WrapKey, vault_id: bytes, *
 
 
 async def _once(name: bytes, work: Callable[[], RootKey], *, anew: bool = False) -> RootKey:
-    """Return the root key that is held under *name*, or what *work* returns to all who ask meanwhile."""
+    """Return the root key held under *name*, or the result of *work*, shared by all concurrent callers."""
     with _lock:
         held, running = None if anew else _held.get(name), _running.get(name)
         counters.hits.number += held is not None or running is not None
@@ -207,12 +207,12 @@ async def _once(name: bytes, work: Callable[[], RootKey], *, anew: bool = False)
         future = running or _running.setdefault(name, Future())
     if running is None:
         _start(future, name, work)
-    # Shielded, because a caller who gives up must not cancel it for the others.
+    # Shielded, because a cancelled caller must not cancel the work for the others.
     return await asyncio.shield(asyncio.wrap_future(future))
 
 
 def _start(future: Future[RootKey], name: bytes, work: Callable[[], RootKey]) -> None:
-    """Work in a thread of its own: it outlives the event loop and the task that happened to ask first."""
+    """Run *work* in its own thread, which outlives the event loop and the task of the first caller."""
 
     def fail(error: BaseException) -> None:
         with _lock:
@@ -222,7 +222,7 @@ def _start(future: Future[RootKey], name: bytes, work: Callable[[], RootKey]) ->
     def run() -> None:
         try:
             root = work()
-        except BaseException as exc:  # noqa: BLE001 - whatever it is, it belongs to those who wait
+        except BaseException as exc:  # noqa: BLE001 - every error goes to the callers that wait
             fail(exc)
         else:
             with _lock:
@@ -233,18 +233,18 @@ def _start(future: Future[RootKey], name: bytes, work: Callable[[], RootKey]) ->
     try:
         threading.Thread(target=run, name="kvseal-unlock", daemon=True).start()
     except RuntimeError as exc:
-        # No thread to be had: without this, all who ask later would wait for it for ever.
+        # The thread could not start: without this, every later caller would wait for ever.
         fail(exc)
 
 
 def _cache_name(vault_id: bytes, slot: Slot, *parts: bytes) -> bytes:
-    """Name exactly this slot's bytes and what opens it; a changed slot is opened anew."""
+    """Return a name for these bytes of a slot and their unlocker, so that a changed slot is opened anew."""
     message = b"".join(len(part).to_bytes(4, "big") + part for part in (vault_id, slot.id.encode(), *parts))
     return hmac.digest(_PROCESS_KEY, message, "sha256")
 
 
 def _forget_running() -> None:
-    """In a forked child nobody finishes what the parent's threads began."""
+    """Forget running work in a forked child, which does not have the parent's threads."""
     global _lock  # noqa: PLW0603 - another thread of the parent may have held it
     _lock = threading.Lock()
     _running.clear()
@@ -258,9 +258,9 @@ async def prove(
     meta: VaultMeta, slot: Slot, unlocker: Unlocker, root: RootKey, *, now: datetime
 ) -> tuple[RootKey, Keyring]:
     """
-    Open the bytes that are about to be written with what will have to open them, in memory.
+    Open the bytes that are about to be written, in memory, with the secret or key that has to open them.
 
-    Returns the root key and the keyring that came out of them.
+    Returns the root key and the keyring that result.
 
     Raises:
         VaultError: *slot* does not open to *root*; nothing may be written.

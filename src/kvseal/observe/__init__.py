@@ -1,1 +1,1 @@
-"""What kvseal lets others see: audit records, counters, telemetry and events of long work."""
+"""Observation of kvseal: audit records, counters, telemetry, and events of long work."""

@@ -1,23 +1,23 @@
 """
-Who came in and what changed: structured records on the logger `kvseal.audit`.
+The audit trail of unlocks and changes: structured records on the logger `kvseal.audit`.
 
-Each record has an attribute `kvseal`, a flat dict of schema 1, and a message for people:
+Each record has an attribute `kvseal`, a flat dict of schema 1, and a message for operators:
 
-* `schema`, `event`, `outcome` (`success`, `failure`, `unknown`), `vault_id` (or `None`), and with an
-  outcome that is no success `error`, the class of what was raised
-* `vault.create`, `vault.unlock`, `vault.lock`: `revision`; `slot_id` and `slot_kind` of the way in
+* `schema`, `event`, `outcome` (`success`, `failure`, `unknown`), `vault_id` (or `None`), and if the
+  outcome is not `success`, `error`, the class of the exception
+* `vault.create`, `vault.unlock`, `vault.lock`: `revision`; `slot_id` and `slot_kind` of the slot used
 * `vault.refute`: `revision`, of the meta that the store has lost, or holds another one instead of
 * `slot.add`, `slot.remove`, `slot.keep`, `slot.expire`: `slot_id`, `slot_kind`, `expires_at`, `revision`
 * `dek.add`, `dek.retire`: `dek`, `revision`
 * `legacy_key.import`, `legacy_key.drop`: `legacy_key_id`, `legacy_key_kind`, `revision`
 * `policy.change`: `before`, `after`, `revision`; `root.rotate`: `revision`
-* `secret.rotate`: `slot_id` and `old_slot_id`, after the changes of the slots that it consists of
-* `recode.start`, `recode.end`: `run`, which both have in common, `command`, `partition`, `dry_run`; at the
+* `secret.rotate`: `slot_id` and `old_slot_id`, after the changes of slots that it consists of
+* `recode.start`, `recode.end`: `run`, the same in both, `command`, `partition`, `dry_run`; at the
   end `scanned`, `changed`, `already`, `skipped`, `failed`, `conflicts`, `pending`, `seconds`
 
-A change is told once it was read back.  One that failed was not written; one that is unknown may have
-been, because the answer was lost.  No secret, key, URL, label or name of a record is in any of them.
-Successes have the level INFO, everything else WARNING.  No handler is set and no level.
+A change is logged after it was read back.  A failed change was not written.  An unknown one may have
+been written, because the store's answer was lost.  No record contains a secret, key, URL, label or name
+of a record.  A success has the level INFO, everything else WARNING.  kvseal sets no handler and no level.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ Outcome = Literal["success", "failure", "unknown"]
 
 SCHEMA: Final = 1
 LOGGER: Final = logging.getLogger("kvseal.audit")
-# Or a failed unlock would come out on stderr, where nobody has set logging up.
+# Without it, Python would print a failed unlock to stderr if the application has not set up logging.
 LOGGER.addHandler(logging.NullHandler())
 
 _UNCHANGED: Final = (Conflict, VaultExistsError)
-"""What a write raises that was not done."""
+"""The errors of a write that was not done."""
 _IN_FRONT: Final = frozenset({"schema", "event", "outcome"})
 _COUNTS: Final = ("scanned", "changed", "already", "skipped", "failed", "conflicts", "pending", "seconds")
 
 
 class JSONFormatter(logging.Formatter):
-    """One JSON object a line, with `time`, `level` and `logger`; for other records with their `message`."""
+    """Formats one JSON object per line, with `time`, `level` and `logger`; other records with `message`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -64,12 +64,12 @@ class JSONFormatter(logging.Formatter):
 
 
 def unlocked(vault_id: str, revision: int, *, slot_id: str, slot_kind: str) -> None:
-    """Tell that a slot has opened its vault, whether by a derivation or from memory."""
+    """Log that a slot has opened its vault, by a derivation or from memory."""
     _tell("vault.unlock", vault_id, slot_id=slot_id, slot_kind=slot_kind, revision=revision)
 
 
 def unlock_failed(error: BaseException, vault_id: str | None) -> None:
-    """Tell that *error* kept somebody out; *vault_id* is `None` where no meta was read."""
+    """Log that unlocking ended with *error*; *vault_id* is `None` if no meta was read."""
     _tell("vault.unlock", vault_id, error=error)
 
 
@@ -79,18 +79,18 @@ def refuted(vault_id: str, revision: int, error: BaseException) -> None:
 
 
 def locked(vault_id: str, revision: int) -> None:
-    """Tell that a process has forgotten its keys."""
+    """Log that a process has forgotten its keys."""
     _tell("vault.lock", vault_id, revision=revision)
 
 
 def rotated(vault_id: str, old_slot_id: str, slot_id: str) -> None:
-    """Tell that the slot *slot_id* has taken the place of another one."""
+    """Log that the slot *slot_id* has replaced another one."""
     _tell("secret.rotate", vault_id, slot_id=slot_id, old_slot_id=old_slot_id)
 
 
 @contextmanager
 def creation(meta: Stored) -> Iterator[None]:
-    """Tell what became of the block, which writes the first *meta* of a vault."""
+    """Log the outcome of the block, which writes the first *meta* of a vault."""
     adopted = [("legacy_key.import", _legacy_key(key)) for key in meta["legacy"]]
     with _told(meta, [("vault.create", _slot(meta["slots"][0])), *adopted]):
         yield
@@ -98,14 +98,14 @@ def creation(meta: Stored) -> Iterator[None]:
 
 @contextmanager
 def change(before: Stored, after: Stored) -> Iterator[None]:
-    """Tell what became of the block, which writes the meta *after* in place of *before*."""
+    """Log the outcome of the block, which replaces the meta *before* with *after*."""
     with _told(after, list(_differences(before, after))):
         yield
 
 
 @contextmanager
 def recode(vault_id: str | None, **fields: Any) -> Iterator[Callable[[Stored], None]]:
-    """Tell when the block begins and how it ends; it hands over its report, which has the counts."""
+    """Log the start and the end of the block, which passes its report with the counts."""
     run, counts = os.urandom(8).hex(), dict[str, Any]()
 
     def ended(report: Stored) -> None:
@@ -135,7 +135,7 @@ def _told(meta: Stored, events: list[tuple[str, Fields]]) -> Iterator[None]:
 
 
 def _differences(before: Stored, after: Stored) -> Iterator[tuple[str, Fields]]:
-    """Return what one meta has that another one has not, whoever made it."""
+    """Return the changes from one meta to the other, as events."""
     if before.get("handover") != after.get("handover"):
         yield "root.rotate", {}
     old, new = _by_id(before["slots"]), _by_id(after["slots"])

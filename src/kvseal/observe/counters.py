@@ -1,9 +1,9 @@
 """
-What this process has counted: plain numbers, which the code that does the work adds to.
+The counters of this process: plain numbers, to which the code that does the work adds.
 
 `put` and `get` take microseconds, so they add one and do nothing else; `kvseal.observe.telemetry`
-reads the numbers when they are collected.  Some may be lost between threads: they are for watching,
-not for accounting.
+reads the numbers when they are collected.  Threads that count at the same time may lose an increment:
+the counters are for monitoring, not for accounting.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ operations: Final[defaultdict[tuple[bytes, int, Operation], Count]] = defaultdic
 """Records sealed and opened, by vault id and DEK.  Each process has few of both."""
 
 failures: Final[Counter[tuple[Operation, str]]] = Counter()
-"""What could not be done, by the class of the error."""
+"""Failed operations, by the class of the error."""
 
 derivations: Final = Count()
-"""Argon2id derivations that were started for unlocking."""
+"""Argon2id derivations started for unlocking."""
 
 unwrappings: Final = Count()
 """Requests to a key service, for unlocking."""
 
 hits: Final = Count()
-"""Unlockings that needed neither: the root key was held, or another caller was about to have it."""
+"""Unlockings that needed neither: the root key was held, or another caller's run was shared."""
 
 
 def failed(operation: Operation, error: BaseException) -> None:
-    """Count what ended with *error*."""
+    """Count an operation that ended with *error*."""
     failures[operation, type(error).__name__] += 1

@@ -1,4 +1,4 @@
-"""What long work tells while it runs: frozen events to one listener, which must not block."""
+"""The events of long work: frozen values, passed to one listener, which must not block."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Phase = Literal["survey", "recode", "verify", "backup", "check", "restore"]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far *phase* has come; `total` is the number of entries, or `None` where nobody knows it."""
+    """The progress of *phase*; `total` is the number of entries, or `None` if it is unknown."""
 
     phase: Phase
     scanned: int
@@ -27,13 +27,13 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One entry that cannot be opened, changed, kept or restored, and why.  It is left as it is."""
+    """One entry that cannot be opened, changed, saved or restored, and the reason.  It is not changed."""
 
     collection: str | None
     key: str | None
     reason: str
     unknown_dek: bool = field(default=False, repr=False, compare=False)
-    """Whether a newer vault meta may have the DEK that it needs."""
+    """Whether a newer vault meta may hold the DEK that the entry needs."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the line that `--json` prints."""
@@ -46,4 +46,4 @@ Listener = Callable[[Event], None]
 
 
 def ignore(_: Event) -> None:
-    """Listen to nothing."""
+    """Ignore the event."""

@@ -1,7 +1,7 @@
 """
-What `kvseal.observe.counters` says, through OpenTelemetry's API where that is installed.
+The counters of `kvseal.observe.counters`, through OpenTelemetry's API if that is installed.
 
-The instruments are observable: their numbers are read when somebody collects them, so an
+The instruments are observable: their numbers are read when a collector asks, so an
 operation costs the same with OpenTelemetry, without an SDK, and without OpenTelemetry.
 
 | instrument | unit | attributes |
@@ -12,7 +12,7 @@ operation costs the same with OpenTelemetry, without an SDK, and without OpenTel
 | `kvseal.key_service.requests` | `{request}` | |
 | `kvseal.cache.hits` | `{hit}` | `kvseal.cache` (`root_key`) |
 
-There is one series for each DEK and for each class of error, and no name of a record in any.
+There is one series for each DEK and for each class of error.  No series has the name of a record.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _is_offered = False
 
 
 async def offer() -> None:
-    """Call `instrument` in a thread, unless that was done before; importing OpenTelemetry takes a while."""
+    """Call `instrument` in a thread, once; importing OpenTelemetry takes a while."""
     if not _is_offered:
         await asyncio.to_thread(instrument)
 
@@ -45,8 +45,8 @@ def instrument(provider: MeterProvider | None = None) -> bool:
     """
     Offer the counters to *provider*, by default OpenTelemetry's global one, which may be set later.
 
-    Opening a vault does this, so that it needs calling only with a *provider*, and before.  Of all calls
-    the first one counts, or numbers would be told twice.  Returns whether it was this one.
+    Opening a vault does this, so an application calls it only to name a *provider*, and before that.
+    Only the first call has an effect, so that no number is reported twice.  Returns whether it was this one.
     """
     global _is_offered  # noqa: PLW0603 - once in each process
     with _lock:
@@ -73,7 +73,7 @@ def _observe(meter: Meter, name: str, unit: str, description: str, numbers: Numb
 
 
 def _operations() -> Iterator[tuple[int, Attributes]]:
-    # Copied at once: another thread may meet a new DEK meanwhile.
+    # Copied in one step: another thread may add a new DEK meanwhile.
     for (vault_id, dek, operation), count in tuple(counters.operations.items()):
         if number := count.number:
             yield (
@@ -101,7 +101,7 @@ def _hits() -> Iterator[tuple[int, Attributes]]:
 
 _INSTRUMENTS: Final[dict[str, tuple[str, str, Numbers]]] = {
     "kvseal.operations": ("{operation}", "Records sealed and opened.", _operations),
-    "kvseal.failures": ("{failure}", "What could not be sealed, opened or unlocked.", _failures),
+    "kvseal.failures": ("{failure}", "Operations that failed to seal, open or unlock.", _failures),
     "kvseal.derivations": ("{derivation}", "Argon2id derivations for unlocking.", _derivations),
     "kvseal.key_service.requests": ("{request}", "Root keys that a key service unwrapped.", _requests),
     "kvseal.cache.hits": ("{hit}", "Unlockings that neither derived nor asked.", _hits),

@@ -1,4 +1,4 @@
-"""Migration, re-encryption, rollback and proof: everything that walks a whole store."""
+"""Migration, re-encryption, rollback and proof: the operations that walk a whole store."""
 
 from kvseal.observe.events import Event, Failure, Listener, Progress
 from kvseal.recoding.authsome import Takeover, take_over_authsome

@@ -1,8 +1,8 @@
 """
 What a migration from authsome needs: codecs that open its records, and the keys that the new vault adopts.
 
-All key material is tried before anything is written: a secret that does not open the key record,
-and flat records that no given key opens, are found out here.
+kvseal tries all key material before it writes anything: it finds here a secret that does not open the
+key record, and flat records that none of the given keys opens.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _OLD_KEY: Final = "name the key of authsome 0.4, too: its master.key, or keyring
 @dataclass(frozen=True, slots=True)
 class Takeover:
     """
-    What `migrate` is to be given: `legacy`, `leaves` and, for a vault in this very store, `adopts`.
+    The arguments for `migrate`: `legacy`, `leaves` and, for a vault in the same store, `adopts`.
 
-    `adopts` is `None` where there is nothing to adopt, or a kvseal vault has already done so;
-    that one holds the keys itself.
+    `adopts` is `None` if there is nothing to adopt, or if a kvseal vault has adopted the keys already
+    and holds them itself.
     """
 
     legacy: tuple[LegacyCodec, ...]
@@ -55,15 +55,15 @@ async def take_over_authsome(
     memory_ceiling: int = DEFAULT_MEMORY_CEILING,
 ) -> Takeover:
     """
-    Return how to open what authsome left in *store*; *masters* are tried in order.  Nothing is written.
+    Return what opens the records of authsome in *store*; *masters* are tried in order.  Writes nothing.
 
     An upgraded home can need two: 0.4 preferred the keyring to the key file, 0.5 does not.
 
     Raises:
-        WrongLegacyKeyError: none of *masters* opens the key record, or none of the flat records.
+        WrongLegacyKeyError: none of *masters* opens the key record, or none opens a flat record.
         ForeignVaultError: the key record is not authsome's, or is malformed.
-        KDFParametersError: it asks for more than *memory_ceiling* KiB.
-        VaultMetaError: what is there cannot be read, or the key record of existing records is missing.
+        KDFParametersError: it needs more memory than *memory_ceiling* KiB.
+        VaultMetaError: the key record cannot be read, or is missing although records need it.
         SecretError: no master was given.
     """
     if not masters:
@@ -89,7 +89,7 @@ async def take_over_authsome(
 
 
 def _foreign(entry: Entry | None, location: str) -> Mapping[str, Any] | None:
-    """Return what lies where the vault meta would, unless that is nothing or kvseal's own."""
+    """Return another program's entry at the place of the vault meta, or `None`."""
     if entry is None:
         return None
     if entry.value is None:
@@ -114,7 +114,7 @@ async def _dek(
 
 
 class _Look:
-    """Which of the keys open flat records, and whether every record has a key at all."""
+    """Finds which keys open flat records, and whether there is a key for every record."""
 
     def __init__(self, masters: Sequence[AuthsomeMasterKey]) -> None:
         keys = dict.fromkeys(master.flat for master in masters if master.flat is not None)
@@ -126,7 +126,7 @@ class _Look:
 
     @property
     def proven(self) -> list[bytes]:
-        """The keys that have opened a flat record, in their order: no other one needs to be kept."""
+        """The keys that have opened a flat record, in order; the vault needs to hold no others."""
         return [key for key in self._candidates if key in self._proven]
 
     def at_all(self, entries: Sequence[Entry]) -> None:
@@ -145,17 +145,17 @@ class _Look:
 
     def judge(self, *, has_keys: bool) -> None:
         if self._enveloped and not has_keys:
-            msg = f"{self._enveloped} records are of authsome 0.5 or later, and their key record is missing"
+            msg = f"{self._enveloped} records are from authsome 0.5 or later, but their key record is missing"
             raise VaultMetaError(
                 msg, hint=f"restore {META_COLLECTION}/{META_KEY} from a backup; nothing was written"
             )
-        # Beside finished records, the last flat ones may be just those that are damaged.
+        # If other records are finished, the flat ones that are left may all be damaged.
         if not self._flat or self._proven or self._sealed:
             return
         if not self._candidates:
-            msg = f"{self._flat} records are of authsome 0.3 or 0.4, and what was given is no key for them"
+            msg = f"{self._flat} records are from authsome 0.3 or 0.4, and no given key is for them"
             raise WrongLegacyKeyError(msg, hint=_OLD_KEY)
-        msg = f"none of {self._flat} records of authsome 0.3 and 0.4 opens with the given key"
+        msg = f"the given key opens none of {self._flat} records from authsome 0.3 and 0.4"
         raise WrongLegacyKeyError(msg, hint=_OLD_KEY)
 
 

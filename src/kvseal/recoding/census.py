@@ -1,9 +1,8 @@
 """
-Proof instead of hope: open every record and count what each one needs.
+The census: open every record, and count the records by format and by DEK.
 
-A record that opens here is one that a `get` would return.  Formats and DEKs are
-counted over all records, so a format or a DEK that is not in the counts is no
-longer needed.
+A `get` would return every record that opens here.  The counts cover all
+records, so a format or a DEK that is not in them is no longer needed.
 """
 
 from __future__ import annotations
@@ -41,23 +40,23 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Census:
-    """Entries by format, sealed records by DEK, and what does not open; the vault meta is not counted."""
+    """Counts of entries by format and of sealed records by DEK, and the failures; without the vault meta."""
 
     formats: Counter[str] = field(default_factory=Counter)
     deks: Counter[int] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
     failed: int = 0
     pending: int = 0
-    """Entries that a plan has yet to recode, where the census was taken for one."""
+    """Entries that a plan has not recoded yet, if the census was taken for a plan."""
     unknown_dek: bool = False
 
     @property
     def scanned(self) -> int:
-        """How many entries were looked at."""
+        """The number of entries examined."""
         return sum(self.formats.values())
 
     def add(self, page: Census) -> None:
-        """Add what was found in one more page."""
+        """Add the counts of one more page."""
         self.formats += page.formats
         self.deks += page.deks
         self.failed += page.failed
@@ -70,7 +69,7 @@ async def verify(
     store: AsyncKeyValue | Driver, vault: Vault, *, context: str = "", listener: Listener = ignore
 ) -> Report:
     """
-    Open every record of *store* as a wrapper of *vault* and *context* would, and report what fails.
+    Open every record of *store* as a wrapper with *vault* and *context* would, and report failures.
 
     Raises:
         VaultMetaLostError: the store has lost the vault meta, so none of this opens for a new process.
@@ -121,10 +120,11 @@ async def take_census(
     listener: Listener = ignore,
 ) -> Census:
     """
-    Count every entry of *partition*; *readers* open those that *opens* picks, the first that knows them.
+    Count every entry of *partition*; the first of *readers* that recognises an entry opens it.
 
-    What *pends* picks is counted as pending.  A page with records of an unknown DEK is looked at once
-    more after *refresh*: another process may have rotated the DEK meanwhile.
+    Only entries that *opens* selects are opened.  Entries that *pends* selects count as pending.  A page
+    with records of an unknown DEK is examined again after *refresh*, because another process may have
+    rotated the DEK meanwhile.
     """
     census, started = Census(), clock.monotonic()
     async for page in driver.scan(partition=partition):
@@ -142,7 +142,7 @@ async def take_census(
 
 
 def readers_of(vault: Vault, *, context: str = "") -> tuple[Source, ...]:
-    """Return what a wrapper of *vault* reads by its policy; other known formats are counted but refused."""
+    """Return readers for what the policy of *vault* allows; other known formats are counted but refused."""
     keyring = vault.keyring
     held = codecs_for((key.kind, key.key) for key in keyring.legacy) if keyring.policy.read_legacy else ()
     legacy: list[Source] = [LegacySource(codec) for codec in held]
@@ -178,7 +178,7 @@ def _census_of(
 
 
 def _count_dek(entry: Entry, census: Census) -> None:
-    """Count by the header: also a record that does not open today needs its DEK, if it ever will."""
+    """Count by the header: a record that does not open now still needs its DEK."""
     with suppress(RecordError):
         census.deks[dek_of(entry.value or {})] += 1
 
@@ -186,7 +186,7 @@ def _count_dek(entry: Entry, census: Census) -> None:
 def _judge(entry: Entry, reader: Source | None, census: Census) -> None:
     try:
         if reader is None:
-            raise RecordError(entry.problem or "the record is of no known format")  # noqa: TRY301
+            raise RecordError(entry.problem or "the record has no known format")  # noqa: TRY301
         reader.open(entry)
     except RecordError as exc:
         census.failed += 1

@@ -1,9 +1,9 @@
 """
-How far a recode came: one entry beside the vault meta, sealed like a record.
+The checkpoint: the progress of a recode, in one entry beside the vault meta, sealed like a record.
 
-A checkpoint is a hint.  It saves a run the pages that an earlier one has finished, and it
-carries the leases that keep two runs from doing the same work; that a record is done says
-its header alone.  It is sealed by the vault, so what somebody else writes there is ignored.
+A checkpoint is a hint.  With it a run skips the pages that an earlier run has finished, and it
+carries the leases that keep two runs from doing the same work.  Only the header of a record decides
+whether the record is done.  The vault seals the checkpoint, so a forged one is ignored.
 
     {"plan": hex, "command": "…", "started_at": ms, "prepared": false,
      "parts": [{"holder": {…} | null, "until": ms, "cursor": "…" | null, "done": false,
@@ -31,12 +31,12 @@ KEY: Final = "__recode__"
 CONTEXT: Final = "kvseal/recode"
 MAX_PARTS: Final = 1024
 LONGEST: Final = 5 * 60 * 1000
-"""How far ahead, in milliseconds, a lease may end, clocks that disagree a little included."""
+"""The latest end of a lease, in milliseconds from now; it includes a small difference between clocks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One partition: who works on it and until when (Unix milliseconds), and how far it came."""
+    """One partition: its holder, the end of the lease (Unix milliseconds), and its progress."""
 
     holder: LeaseHolder | None = None
     until: int = 0
@@ -45,12 +45,12 @@ class Part:
     tally: Tally = field(default_factory=Tally)
 
     def is_free(self, now: int) -> bool:
-        """Whether nobody works on it."""
-        # A lease that ends later than any lease can is that of a clock which is wrong.
+        """Whether no run works on it."""
+        # A lease that ends later than a lease can was written with a wrong clock.
         return self.holder is None or not now < self.until <= now + LONGEST or self.holder.is_gone()
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as it stands in the checkpoint."""
+        """Return the part as the checkpoint stores it."""
         return {
             "holder": None if self.holder is None else self.holder.as_json(),
             "until": self.until,
@@ -69,30 +69,30 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """An open recode: *plan* names what it does to which store."""
+    """An unfinished recode; *plan* identifies what it does, and to which store."""
 
     plan: str
     command: str
     started_at: int
     parts: tuple[Part, ...]
     prepared: bool = False
-    """Whether the run that began it has taken a backup first."""
+    """Whether the steps before the first write, such as a backup, are done."""
 
     @property
     def is_done(self) -> bool:
-        """Whether every part has come to its end."""
+        """Whether every part is finished."""
         return all(part.done for part in self.parts)
 
     def holders(self, now: int) -> tuple[LeaseHolder, ...]:
-        """Return those who work on it."""
+        """Return the holders of its current leases."""
         return tuple(p.holder for p in self.parts if p.holder is not None and not p.is_free(now))
 
     def with_part(self, index: int, part: Part) -> Checkpoint:
-        """Return it with another part at *index*."""
+        """Return a copy with *part* at *index*."""
         return replace(self, parts=(*self.parts[:index], part, *self.parts[index + 1 :]))
 
     def as_json(self) -> dict[str, Any]:
-        """Return the value that is sealed."""
+        """Return the value to seal."""
         return {
             "plan": self.plan,
             "command": self.command,
@@ -103,14 +103,14 @@ class Checkpoint:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Checkpoint:
-        """Read what `as_json` wrote; raises `KeyError` or `TypeError` where it is something else."""
+        """Read what `as_json` wrote; raises `KeyError` or `TypeError` for anything else."""
         parts = tuple(Part.from_json(part) for part in value["parts"])
         started_at, prepared = int(value["started_at"]), value.get("prepared") is True
         return cls(value["plan"], value["command"], started_at, parts, prepared)
 
 
 def plan_id(*facts: str | None) -> str:
-    """Return the name of a plan: runs with the same *facts* go on where the other one stopped."""
+    """Return the id of a plan: a run with the same *facts* resumes where an earlier one stopped."""
     return sha256(exact_json.dumps({"facts": list(facts)})[0]).hexdigest()[:32]
 
 
@@ -122,7 +122,7 @@ class CheckpointStore:
         self._driver: Driver = vault.metastore.driver
 
     async def load(self) -> tuple[Entry | None, Checkpoint | None]:
-        """Return what is stored, and the checkpoint in it, unless nobody could have sealed that."""
+        """Return the stored entry, and the checkpoint in it, or `None` if it does not open."""
         entry = await self._driver.get(META_COLLECTION, KEY)
         if entry is None or entry.value is None:
             return entry, None
@@ -133,7 +133,7 @@ class CheckpointStore:
             return entry, None
 
     async def swap(self, entry: Entry | None, checkpoint: Checkpoint) -> bool:
-        """Store *checkpoint* if *entry* is still what lies there."""
+        """Store *checkpoint* if the store still holds *entry*."""
         sealed = self._vault.codecs[CONTEXT].seal_json(checkpoint.as_json(), META_COLLECTION, KEY)
         if entry is None:
             now = clock.utc_now()
@@ -142,7 +142,7 @@ class CheckpointStore:
         return done
 
     async def drop(self, entry: Entry) -> bool:
-        """Delete *entry* if it is still what lies there."""
+        """Delete *entry* if the store still holds it."""
         return await self._driver.delete_if_unchanged(entry)
 
     async def _open(self, entry: Entry) -> dict[str, Any]:
@@ -155,5 +155,5 @@ class CheckpointStore:
 
 
 async def open_recode(vault: Vault) -> Checkpoint | None:
-    """Return the recode that was begun and has not come to its end, or `None`."""
+    """Return the unfinished recode of *vault*, or `None`."""
     return (await CheckpointStore(vault).load())[1]

@@ -1,4 +1,4 @@
-"""What becomes of one entry: decided by its bytes and the plan alone, without I/O and in any thread."""
+"""Decide what to do with one entry, from its bytes and the plan alone, without I/O and in any thread."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Leave(Enum):
-    """Why an entry stays as it is."""
+    """The reason why an entry is not changed."""
 
     ALREADY = "already"
     SKIPPED = "skipped"
@@ -33,7 +33,7 @@ class Leave(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """*value* is to be written for *entry*."""
+    """Write *value* in place of *entry*."""
 
     entry: Entry
     value: Mapping[str, Any] = field(repr=False)
@@ -44,7 +44,7 @@ Decision = Change | Leave | Failure
 
 
 def classify(entry: Entry, sources: Sequence[Source]) -> Source | None:
-    """Return the first source that recognises *entry*, or `None`: it is unreadable or of no known format."""
+    """Return the first source that recognises *entry*, or `None` if it is unreadable or unknown."""
     if entry.value is None or entry.collection is None:
         return None
     for source in sources:
@@ -54,28 +54,28 @@ def classify(entry: Entry, sources: Sequence[Source]) -> Source | None:
 
 
 def format_of(source: Source | None) -> str:
-    """Return the format to count an entry under, once it is classified."""
+    """Return the name of the format under which a classified entry is counted."""
     return UNDECODABLE if source is None else source.format
 
 
 def decide(entry: Entry, plan: Plan, proves: Prover) -> Decision:
-    """Decide for an entry that is recoded where it lies."""
+    """Decide for an entry that is recoded in place."""
     source = classify(entry, plan.known)
     return Leave.ALREADY if _is_done(entry, source, plan) else _recoded(entry, source, plan, proves)
 
 
 def decide_copy(entry: Entry, plan: Plan, proves: Prover) -> Decision:
-    """Decide for an entry of which another store is to get a copy: what is sealed already goes along."""
+    """Decide for an entry that is copied to another store; sealed entries are copied too."""
     return _recoded(entry, classify(entry, plan.known), plan, proves)
 
 
 def is_done(entry: Entry, plan: Plan) -> bool:
-    """Whether *entry* is done by its header alone: whether it opens is left to the verify pass."""
+    """Whether *entry* is done, judged by its header; the verify pass finds out whether it opens."""
     return _is_done(entry, classify(entry, plan.known), plan)
 
 
 def is_pending(entry: Entry, plan: Plan) -> bool:
-    """Whether *plan* has yet to recode *entry*, or could not."""
+    """Whether *plan* has not recoded *entry*, or could not."""
     source = classify(entry, plan.known)
     return source in plan.sources and not _is_done(entry, source, plan)
 
@@ -83,13 +83,13 @@ def is_pending(entry: Entry, plan: Plan) -> bool:
 def _is_done(entry: Entry, source: Source | None, plan: Plan) -> bool:
     if source is not plan.target:
         return False
-    # A migration leaves older DEKs to a re-encryption.
+    # A migration does not change records of older DEKs; a re-encryption does.
     return plan.target not in plan.sources or plan.target.is_current(entry.value or {})
 
 
 def _recoded(entry: Entry, source: Source | None, plan: Plan, proves: Prover) -> Decision:
     if source is None:
-        return _failure(entry, entry.problem or "its format is none that this run takes")
+        return _failure(entry, entry.problem or "this run does not handle its format")
     if source in plan.leaves:
         return Leave.SKIPPED
     try:
@@ -104,7 +104,7 @@ def _recoded(entry: Entry, source: Source | None, plan: Plan, proves: Prover) ->
 
 
 def _bare(entry: Entry, value: Mapping[str, Any], expires_at: int, plan: Plan) -> Decision:
-    """Leave to the backend an expiry that was sealed; what has expired by it is not revived."""
+    """Move a sealed expiry to the backend; a record that has expired by it stays expired."""
     if expires_at <= clock.wall_ms():
         return Leave.SKIPPED
     sealed = plan.target.seal(value, entry, expires_at)
@@ -114,7 +114,7 @@ def _bare(entry: Entry, value: Mapping[str, Any], expires_at: int, plan: Plan) -
 
 
 def _named(entry: Entry, source: Source, value: Mapping[str, Any], proves: Prover) -> Entry:
-    """Return *entry* with its key: where the store does not keep it, the one that its value proves."""
+    """Return *entry* with its key; if the store does not keep keys, with the key that its value proves."""
     if entry.key is not None:
         return entry
     for key in source.key_candidates(entry.collection, value):

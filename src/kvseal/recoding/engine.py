@@ -1,11 +1,11 @@
 """
 The recode engine: scan, classify, open, seal, compare-and-swap, and verify.
 
-Migration, re-encryption and rollback are all this.  It can be stopped at any
-moment and run again, because the header of a record says whether it is done.
-Live writers are safe, because a swap succeeds only where the backend still
-holds what was read; whoever loses reads again and decides again.  What cannot
-be opened is never changed and never deleted, but named.
+Migration, re-encryption and rollback all use this engine.  A run can be stopped
+at any moment and started again, because the header of a record shows whether
+the record is done.  Live writers are safe, because a swap succeeds only if the
+backend still holds what was read; a run that loses a swap reads and decides
+again.  An entry that cannot be opened is reported, never changed or deleted.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 WHOLE: Final = (0, 1)
 _MORE_PASSES: Final = 2
-"""One for what a checkpoint or a scan has passed over, and one for what came meanwhile."""
+"""One for entries that a checkpoint or a scan has passed over, and one for entries written meanwhile."""
 
 
 async def recode(
@@ -59,18 +59,18 @@ async def recode(
     listener: Listener = ignore,
 ) -> Report:
     """
-    Bring every entry of *store* into the format of *plan*'s target, in place or as copies in the store *to*.
+    Convert every entry of *store* to the format of *plan*'s target, in place or as copies in the store *to*.
 
-    Names, creation times and expiries stay exactly as they are.  Of a *partition* `(i, n)` only the
-    i-th of n parts is done, so that n processes share the work; *rate* is the most records per second;
-    *total* is for progress.  A plan that knows its vault holds a lease while it writes, and leaves a
-    checkpoint there when it is stopped.  Survey the store first: see `survey`.
+    Names, creation times and expiries do not change.  With a *partition* `(i, n)` this run converts only
+    the i-th of n parts, so n processes can share the work.  *rate* limits the records per second; *total*
+    is for progress events.  A plan that knows its vault holds a lease while it writes, and leaves a
+    checkpoint in the vault when it is stopped.  Survey the store first: see `survey`.
 
     Raises:
         LeaseHeldError: another run works on this part, or with another plan.
         RecodeError: the store cannot be split.
         VaultMetaLostError: the store has lost the vault meta that opens what was sealed; keep the old keys.
-        StoreError: the backend failed; run it again to go on where it stopped.
+        StoreError: the backend failed; run it again to resume where it stopped.
     """
     started = clock.monotonic()
     async with reached(store, to, writes=not plan.dry_run) as places:
@@ -101,7 +101,7 @@ class _Run:
     listener: Listener
 
     async def to_the_end(self, lease: Lease | None) -> tuple[Tally, Census | None]:
-        """Walk and verify, and once more where the verify pass finds what is still to be done."""
+        """Walk and verify, and repeat while the verify pass finds entries to convert."""
         pace = Pace(self.rate)
         async with leased(lease):
             cursor, tally = self._beginning(lease)
@@ -115,12 +115,12 @@ class _Run:
         return tally, census
 
     def _beginning(self, lease: Lease | None) -> tuple[str | None, Tally]:
-        """Return where to begin: where an earlier run has stopped, if nothing can be missed behind that."""
-        # No verify pass looks for what a copy lacks, or for what has changed since it was copied.
+        """Return where to start: where an earlier run stopped, if that skips nothing."""
+        # A verify pass finds neither entries that a copy lacks nor entries changed since they were copied.
         if lease is None or not self._in_place:
             return None, Tally()
         tally = lease.part.tally
-        # What an earlier run has passed over, this one may have the key for.
+        # This run may have the key for entries that an earlier run failed on or skipped.
         return (None, Tally()) if tally.failed or tally.skipped else (lease.part.cursor, tally.copy())
 
     @property
@@ -147,7 +147,7 @@ class _Run:
             self.plan.known,
             opens=self.writing.is_to_verify,
             pends=partial(is_pending, plan=self.plan) if self._in_place else none,
-            # The parts of another store are not those of this one.
+            # Another store is split into other parts than this one.
             partition=self.partition if self._in_place else WHOLE,
             refresh=self.plan.refresh,
             pace=pace,
@@ -177,7 +177,7 @@ def _lease(plan: Plan, places: Places, partition: tuple[int, int]) -> Lease | No
 
 
 def plan_name(command: str, places: Places, target: Target) -> str:
-    """Return what runs have in common that go on where one of them has stopped."""
+    """Return the plan id, which is the same for runs that resume each other."""
     there = None if places.in_place else places.destination.location
     return plan_id(command, places.source.location, there, target.format)
 
@@ -185,7 +185,7 @@ def plan_name(command: str, places: Places, target: Target) -> str:
 async def is_prepared(
     plan: Plan, store: AsyncKeyValue | Driver, to: AsyncKeyValue | Driver | None = None
 ) -> bool:
-    """Whether a run of *plan* was stopped after what comes before its first write was done."""
+    """Whether a run of *plan* was stopped after its preparations, such as a backup, were done."""
     if plan.vault is None:
         return False
     async with reached(store, to, writes=False) as places:
@@ -195,14 +195,14 @@ async def is_prepared(
 
 
 def _left_over(census: Census, tally: Tally) -> int:
-    """Return how many entries are still to be done, and have not failed."""
+    """Return the number of entries that are not converted yet and have not failed."""
     return max(0, census.pending + census.formats[UNDECODABLE] - tally.failed)
 
 
 def _check_partition(driver: Driver, partition: tuple[int, int]) -> None:
     index, count = partition
     if not (0 <= index < count <= MAX_PARTS):
-        msg = f"there is no part {index} of {count}; parts count from 0, and there are at most {MAX_PARTS}"
+        msg = f"there is no part {index} of {count}: parts count from 0, and there are at most {MAX_PARTS}"
         raise RecodeError(msg)
     if count > 1 and not driver.capabilities.partitions:
         msg = f"{driver.location} cannot be split into parts"
@@ -210,18 +210,18 @@ def _check_partition(driver: Driver, partition: tuple[int, int]) -> None:
 
 
 def _report(plan: Plan, tally: Tally, census: Census | None, *, in_place: bool, seconds: float) -> Report:
-    """Return what was done, with what the verify pass has found."""
+    """Return the report of the walk and of the verify pass."""
     damaged = 0 if census is None else census.failed
     changed, already = tally.changed, tally.already
     if in_place:
-        # Such a record was done by its header, or written in vain; only opening it showed the damage.
+        # Its header said that such a record is done, or this run wrote it; only opening it showed the damage.
         already = max(0, tally.already - damaged)
         changed = max(0, tally.changed - max(0, damaged - tally.already))
     failed = tally.failed + damaged
     failures = (*tally.failures, *(census.failures if census is not None else ()))
     return Report(
         command=plan.command,
-        # What came after it was scanned and does not open is counted, too.
+        # Records that were written after the scan and do not open count too.
         scanned=changed + already + tally.skipped + failed,
         changed=changed,
         already=already,

@@ -1,9 +1,9 @@
 """
-How a recode opens what it finds and seals what it writes.
+The stored formats: how a recode opens what it reads and seals what it writes.
 
-A source turns an entry into a value and its expiry; a target can seal as well.
-kvseal's own records are both, so re-encryption is a recode whose source and
-target are the same keyring, and a rollback is one with the two exchanged.
+A source turns an entry into a value and its expiry; a target can also seal.
+kvseal's own records are both.  Re-encryption is a recode whose source and target
+are the same keyring; a rollback exchanges the source and target of a migration.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Source(Protocol):
         ...
 
     def recognises(self, stored: Mapping[str, Any]) -> bool:
-        """Whether *stored* has this format, whichever key it takes."""
+        """Whether *stored* has this format, under any key."""
         ...
 
     def open(self, entry: Entry) -> tuple[dict[str, Any], int | None]:
@@ -46,7 +46,7 @@ class Source(Protocol):
         ...
 
     def key_candidates(self, collection: str | None, value: Mapping[str, Any]) -> Iterable[str]:
-        """Return what may be the key of an entry that opened to *value*; the store has to prove it."""
+        """Return possible keys of an entry that opened to *value*; the store has to prove one."""
         ...
 
 
@@ -55,11 +55,11 @@ class Target(Source, Protocol):
 
     @property
     def keeps_expiry(self) -> bool:
-        """Whether the format holds an expiry of its own, beside the backend's."""
+        """Whether the format contains an expiry, in addition to the backend's."""
         ...
 
     def is_current(self, stored: Mapping[str, Any]) -> bool:
-        """Whether *stored* is what this target would write: a look at the header, nothing is opened."""
+        """Whether this target has nothing to change in *stored*, judged by its header alone."""
         ...
 
     def seal(self, value: Mapping[str, Any], entry: Entry, expires_at: int | None) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Target(Source, Protocol):
 
 
 class LegacySource:
-    """A legacy format; the expiry that its entries have on the backend becomes the sealed one."""
+    """A legacy format; the backend's expiry of an entry becomes the sealed expiry."""
 
     __slots__ = ("_codec",)
 
@@ -81,7 +81,7 @@ class LegacySource:
         return self._codec.format
 
     def recognises(self, stored: Mapping[str, Any]) -> bool:
-        """Whether the codec does."""
+        """Whether the codec recognises *stored*."""
         return self._codec.recognises(stored)
 
     def open(self, entry: Entry) -> tuple[dict[str, Any], int | None]:
@@ -90,12 +90,12 @@ class LegacySource:
         return self._codec.open(_stored(entry)), expires_at
 
     def key_candidates(self, collection: str | None, value: Mapping[str, Any]) -> Iterable[str]:
-        """Return what the codec knows."""
+        """Return the candidates of the codec."""
         return self._codec.key_candidates(collection, value)
 
 
 class RefusedSource:
-    """A format that is recognised, so that it has its name in reports, but never opened."""
+    """A format that reports can name but that is never opened."""
 
     __slots__ = ("_codec", "_error")
 
@@ -109,20 +109,20 @@ class RefusedSource:
         return self._codec.format
 
     def recognises(self, stored: Mapping[str, Any]) -> bool:
-        """Whether the codec does."""
+        """Whether the codec recognises *stored*."""
         return self._codec.recognises(stored)
 
     def open(self, _: Entry) -> tuple[dict[str, Any], int | None]:
-        """Raise the error that says why not."""
+        """Raise the error that gives the reason."""
         raise self._error
 
     def key_candidates(self, _: str | None, __: Mapping[str, Any]) -> Iterable[str]:
-        """Return nothing: nothing was opened."""
+        """Return nothing, because nothing was opened."""
         return ()
 
 
 class FernetTarget(LegacySource):
-    """Records that py-key-value's own Fernet wrapper reads: the way back."""
+    """The target of a rollback: records that py-key-value's own Fernet wrapper reads."""
 
     __slots__ = ("_fernet",)
 
@@ -133,19 +133,19 @@ class FernetTarget(LegacySource):
         self._fernet = codec
 
     def is_current(self, stored: Mapping[str, Any]) -> bool:
-        """Whether *stored* is a Fernet record, whichever key it takes."""
+        """Whether *stored* is a Fernet record, under any key."""
         return self._fernet.recognises(stored)
 
     def seal(self, value: Mapping[str, Any], _: Entry, __: int | None) -> dict[str, Any]:
-        """Encrypt under the first key; the expiry is left to the backend, as that wrapper does."""
+        """Encrypt under the first key; as in that wrapper, only the backend keeps the expiry."""
         return self._fernet.seal(value)
 
 
 class SealedTarget:
     """
-    kvseal's records under the keyring of the moment; the expiry that was sealed stays.
+    kvseal's records under the current keyring; a sealed expiry does not change.
 
-    *codec* is asked at every use, so that a DEK which is rotated meanwhile is taken up.
+    *codec* is called at every use, so that the target follows a rotation of the DEK.
     """
 
     __slots__ = ("_codec",)
@@ -158,7 +158,7 @@ class SealedTarget:
 
     @classmethod
     def of(cls, vault: Vault, context: str = "") -> Self:
-        """Return the target that seals as a wrapper of *vault* and *context* does."""
+        """Return the target that seals as a wrapper with *vault* and *context* does."""
         return cls(lambda: vault.codecs[context])
 
     def recognises(self, stored: Mapping[str, Any]) -> bool:
@@ -166,7 +166,7 @@ class SealedTarget:
         return is_sealed(stored)
 
     def is_current(self, stored: Mapping[str, Any]) -> bool:
-        """Whether the active DEK sealed *stored*, by its header."""
+        """Whether the header of *stored* names the active DEK."""
         if not is_sealed(stored):
             return False
         try:
@@ -183,7 +183,7 @@ class SealedTarget:
         return self._codec().seal(value, *_names(entry), expires_at=expires_at)
 
     def key_candidates(self, _: str | None, __: Mapping[str, Any]) -> Iterable[str]:
-        """Return nothing: without its key, a record does not open."""
+        """Return nothing: a record does not open without its key."""
         return ()
 
 
@@ -211,6 +211,6 @@ def _stored(entry: Entry) -> Mapping[str, Any]:
 
 def _names(entry: Entry) -> tuple[str, str]:
     if entry.collection is None or entry.key is None:
-        msg = "the store does not keep its name, which it is bound to"
+        msg = "the store does not keep its name, to which the record is bound"
         raise RecordError(msg, hint="name it in a manifest: --manifest FILE")
     return entry.collection, entry.key

@@ -1,8 +1,8 @@
 """
-The right to work on one part of a recode: taken before the first write, renewed, given back.
+The lease: the right to work on one part of a recode, acquired before the first write, renewed, released.
 
-It keeps two runs from doing the same work at the same time.  Nothing depends on it: a swap
-never loses a write, whoever makes it, so clocks that disagree cost time and no record.
+It keeps two runs from doing the same work at the same time.  Correctness does not depend on it: a swap
+never loses a write, so clocks that disagree cost time but no record.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SECONDS: Final = 30
 SECONDS_BETWEEN_RENEWALS: Final = 5
 SECONDS_TO_RELEASE: Final = 5
 _ATTEMPTS: Final = 256
-"""Each of 1,024 parts renews its lease in the same entry; whoever loses a swap tries again."""
+"""Each of 1,024 parts renews its lease in the same entry; a run that loses a swap tries again."""
 
 _log = logging.getLogger("kvseal")
 
@@ -56,11 +56,11 @@ class Lease:
         self._me = LeaseHolder.new()
         self._lost: LeaseHeldError | None = None
         self.part = Part()
-        """How far this part has come, at first what an earlier run has left."""
+        """The progress of this part; at first, that of an earlier run."""
 
     async def acquire(self) -> None:
         """
-        Take the part, and what an earlier run of this plan has left of it.
+        Acquire the part, and load the progress of an earlier run of this plan.
 
         Raises:
             LeaseHeldError: another run works on it, or on another plan for this vault.
@@ -74,20 +74,20 @@ class Lease:
         raise _contended()
 
     def note(self, cursor: str | None, tally: Tally) -> None:
-        """Note how far the part has come; the next renewal, or the release, writes it."""
+        """Note the progress of the part; the next renewal, or the release, stores it."""
         self.part = replace(self.part, cursor=cursor, tally=tally.copy())
 
     async def finish(self) -> None:
-        """Give the part back as done; the checkpoint of a recode that is done as a whole is dropped."""
+        """Release the part as done; if all parts are done, delete the checkpoint."""
         await self._update(lambda: Part(done=True, tally=self.part.tally), is_last=True)
 
     async def release(self) -> None:
-        """Give the part back as far as it has come."""
+        """Release the part with its progress."""
         with suppress(LeaseHeldError):
             await self._update(lambda: replace(self.part, holder=None, until=0))
 
     async def renew_for_ever(self, seconds: float = SECONDS_BETWEEN_RENEWALS) -> None:
-        """Renew the lease every few seconds; a store that does not answer is asked again."""
+        """Renew the lease every few seconds; if the store does not answer, try again later."""
         while self._lost is None:
             await asyncio.sleep(seconds)
             try:
@@ -98,7 +98,7 @@ class Lease:
                 _log.warning("the lease of the recode could not be renewed: %s", exc)
 
     def check(self) -> None:
-        """Raise `LeaseHeldError` if another run has taken the part over: this one was away for too long."""
+        """Raise `LeaseHeldError` if another run has acquired the part because this lease expired."""
         if self._lost is not None:
             raise self._lost
 
@@ -106,17 +106,17 @@ class Lease:
         return replace(self.part, holder=self._me, until=self._now() + SECONDS * 1000)
 
     def _taken(self, found: Checkpoint | None) -> tuple[Checkpoint, Part]:
-        """Return the checkpoint with this part held, and the part as it was left."""
+        """Return the checkpoint with this part held, and the part as it was before."""
         now = self._now()
         if found is None or (found.plan, len(found.parts)) != (self._plan, self._count):
             if found is not None and (holders := found.holders(now)):
                 raise _held_by(holders[0], found.command)
-            # Nobody works on the other plan any more: what is done of it, the headers say.
+            # No run works on the other plan any more; the headers show which of its records are done.
             found = self._new()
         left = found.parts[self._index]
         if left.holder is not None and not left.is_free(now):
             raise _held_by(left.holder, found.command)
-        # A part that was done once is done again from its start.
+        # A part that is done starts again from its beginning.
         left = Part() if left.done else replace(left, holder=None, until=0)
         self.part = left
         taken = replace(found, prepared=found.prepared or self._prepared)
@@ -135,9 +135,9 @@ class Lease:
         raise _contended()
 
     def _mine(self, found: Checkpoint | None) -> Checkpoint:
-        """Return *found*, if it still says that this run holds the part, or if nothing says anything."""
+        """Return *found* if this run still holds the part there, or a new checkpoint if there is none."""
         if found is None:
-            # Lost with an evicting store, or overwritten by somebody who could not seal it.
+            # An evicting store dropped it, or a writer without the keys overwrote it.
             return self._new()
         holder = None
         if (found.plan, len(found.parts)) == (self._plan, self._count):
@@ -156,7 +156,7 @@ class Lease:
 
 @asynccontextmanager
 async def leased(lease: Lease | None) -> AsyncIterator[Lease | None]:
-    """Hold *lease* for as long as the block runs; done at its end, and given back if it ends early."""
+    """Hold *lease* while the block runs; mark it done at the end, or release it if the block ends early."""
     if lease is None:
         yield None
         return
@@ -166,7 +166,7 @@ async def leased(lease: Lease | None) -> AsyncIterator[Lease | None]:
         yield lease
     except BaseException:
         await _stop(renewing)
-        # Also on Ctrl-C.  Where the store is what failed, the lease expires.
+        # Also on Ctrl-C.  If the store has failed, the lease expires.
         with suppress(StoreError, asyncio.TimeoutError):
             await asyncio.wait_for(lease.release(), SECONDS_TO_RELEASE)
         raise
@@ -184,7 +184,7 @@ def _held_by(holder: LeaseHolder | None, command: str) -> LeaseHeldError:
     who = "another run" if holder is None else str(holder)
     msg = f"{command} is being run on this vault by {who}"
     return LeaseHeldError(
-        msg, hint=f"wait for it, or stop it; the lease of a run that is gone expires within {SECONDS} s"
+        msg, hint=f"wait for it, or stop it; the lease of a run that has ended expires within {SECONDS} s"
     )
 
 

@@ -1,9 +1,9 @@
 """
-Who holds a lease: enough to see, on the same machine, that a process is gone.
+The holder of a lease, with enough detail to see, on the same machine, that its process has ended.
 
-A lease expires by itself.  But who kills a run and starts it again at once should not
-have to wait for that, so a holder says on which boot of which machine it lives, in which
-namespace of process numbers, and when it began, because numbers are given out again.
+A lease expires by itself.  An operator who kills a run and starts it again at once should not have
+to wait for that.  A holder therefore records the machine and its boot, the namespace of process
+numbers, and the start time of the process, because the system reuses process numbers.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, Final
 
 _START_FIELD: Final = 19
-"""Of /proc/PID/stat behind the name in parentheses: clock ticks from boot to start, proc(5)."""
+"""Of /proc/PID/stat, after the name in parentheses: clock ticks from boot to start, proc(5)."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseHolder:
-    """One run in one process; *token* tells apart those of the same process."""
+    """One run in one process; *token* distinguishes the runs of one process."""
 
     host: str
     machine: str
@@ -32,13 +32,13 @@ class LeaseHolder:
 
     @classmethod
     def new(cls) -> LeaseHolder:
-        """Return this process with a token of its own."""
+        """Return a holder for this process, with a new token."""
         pid = os.getpid()
         return cls(socket.gethostname(), _machine(), pid, _started(pid) or 0, os.urandom(8).hex())
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> LeaseHolder:
-        """Read what `as_json` wrote; raises `KeyError` or `TypeError` where it is something else."""
+        """Read what `as_json` wrote; raises `KeyError` or `TypeError` for anything else."""
         holder = cls(value["host"], value["machine"], value["pid"], value["started"], value["token"])
         if tuple(map(type, (holder.pid, holder.started))) != (int, int):
             msg = "not a holder"
@@ -46,7 +46,7 @@ class LeaseHolder:
         return holder
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as it stands in a checkpoint."""
+        """Return the holder as a checkpoint stores it."""
         return {
             "host": self.host,
             "machine": self.machine,
@@ -56,7 +56,7 @@ class LeaseHolder:
         }
 
     def is_gone(self) -> bool:
-        """Whether the process is known to have ended; of other machines nothing is known."""
+        """Whether the process is known to have ended; for other machines this is never known."""
         if not self.machine or self.machine != _machine():
             return False
         return _started(self.pid) != self.started
@@ -67,7 +67,7 @@ class LeaseHolder:
 
 @cache
 def _machine() -> str:
-    """Return what is the same for processes that see each other's numbers, or nothing where nobody knows."""
+    """Return the same text for all processes that see each other's numbers, or "" if that is unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
         namespace = Path("/proc/self/ns/pid").readlink()
@@ -77,11 +77,11 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """Return when the process began, or `None` if there is none."""
+    """Return the start time of the process, or `None` if there is no such process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
     fields = text.rpartition(")")[2].split()
-    # A killed process that nobody has waited for yet works no more.
+    # A zombie does no more work.
     return None if fields[0] in "ZX" else int(fields[_START_FIELD])

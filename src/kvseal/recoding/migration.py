@@ -1,10 +1,10 @@
 """
-From an old vault to a sealed one: survey, vault, recode, in the order in which nothing can be lost.
+The migration of an old store to sealed records: survey, vault, recode, in an order that loses nothing.
 
-With users online it takes three steps.  `import_keys` puts the old keys into the vault, so
-that every process with the new wrapper reads old records and new ones.  Once it is deployed
-everywhere, `migrate` re-seals what is left, and with *finalize* it ends the old reads as soon
-as its verify pass finds nothing that needs them.
+With users online it takes three steps.  `import_keys` puts the old keys into the vault, so that every
+process with the new wrapper reads both old and new records.  When the wrapper is deployed everywhere,
+`migrate` re-seals the records that are left.  With *finalize* it ends legacy reads as soon as its
+verify pass finds no record that needs them.
 """
 
 from __future__ import annotations
@@ -50,27 +50,27 @@ if TYPE_CHECKING:
 
 
 class Options(TypedDict, total=False):
-    """How the vault is reached, or made: see `Vault.open_or_create`; and what is not legacy."""
+    """How to open or create the vault: see `Vault.open_or_create`; and what to do with other records."""
 
     secret: Unlocker | str | None
     meta_store: AsyncKeyValue | Driver | None
     pin: str | PathLike[str] | None
     kdf: Argon2idParams
     plaintext: PlaintextRule
-    """What becomes of records that were never encrypted; by default they are refused."""
+    """What to do with records that were never encrypted; the default is to refuse them."""
     leaves: Sequence[LegacyCodec]
-    """What these recognise is left as it is."""
+    """Records that one of these recognises are not changed."""
     adopts: Adoption | None
-    """Another program's keys, for a vault that is yet to be made: see `Vault.create`."""
+    """Another program's keys, for a vault that does not exist yet: see `Vault.create`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
     """
-    What a migration did.
+    The result of a migration.
 
-    `report` is `None` where keys were imported and nothing else; `vault` after a dry run over a store
-    that has no vault yet.  `finalized` says that the vault reads sealed records alone.
+    `report` is `None` if keys were imported and nothing else was done.  `vault` is `None` after a dry
+    run over a store without a vault.  With `finalized` the vault reads only sealed records.
     """
 
     report: Report | None
@@ -80,7 +80,7 @@ class Migration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Request:
-    """What a caller asked for, beside the stores."""
+    """The arguments of a call, without the stores."""
 
     legacy: Sequence[LegacyCodec]
     options: Options
@@ -102,7 +102,7 @@ class _Request:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """What is there once a migration may begin: `vault` is `None` in a dry run where there is none yet."""
+    """The state before the first write of a record; `vault` is `None` in a dry run without a vault."""
 
     vault: Vault | None
     codecs: Sequence[LegacyCodec]
@@ -125,16 +125,16 @@ async def migrate(
     **options: Unpack[Options],
 ) -> Migration:
     """
-    Re-seal what *legacy* opens, in place or as copies in the store *to*; the vault is created if need be.
+    Re-seal what *legacy* opens, in place or as copies in the store *to*; creates the vault if needed.
 
-    Legacy keys that the vault holds are tried, too.  The whole store is surveyed before the first
-    write, the vault included, and then *before_writes* is awaited, unless this run goes on where
-    another one stopped, or finds nothing to do.  With *finalize* legacy reads end, and the legacy
-    keys are dropped, once everything is re-sealed and the verify pass has found nothing else.
+    Legacy keys in the vault are tried too.  `migrate` surveys the whole store before its first write,
+    which may be the vault meta.  Then it awaits *before_writes*, unless this run resumes an earlier
+    one or finds nothing to do.  With *finalize* legacy reads end, and the legacy keys are dropped,
+    once every record is re-sealed and the verify pass has found no other.
 
     Raises:
         WrongLegacyKeyError, PlaintextFoundError: found by the survey; nothing was written.
-        RecodeError: there is nothing to open old records with; or see `recode`.
+        RecodeError: there is no key for old records; or see `recode`.
         VaultError, SecretError, StoreError: see `Vault`.
     """
     if finalize and (partition != WHOLE or to is not None):
@@ -169,7 +169,7 @@ async def prepare(
     **options: Unpack[Options],
 ) -> VaultStatus:
     """
-    Do what comes before a migration that several processes share: survey, *before_writes*, vault.
+    Prepare a migration that several processes share: survey, *before_writes*, vault.
 
     Raises like `migrate`.
     """
@@ -193,8 +193,8 @@ async def import_keys(
     """
     Hold *keys* in the vault, so that its wrappers read old records from now on.
 
-    That the keys fit is found out first, as by `migrate`, and the vault is created if need be.  With the
-    rule to seal plaintext, wrappers read plaintext, too.  Raises like `migrate`.
+    As in `migrate`, a survey checks first that the keys open records, and the vault is created if
+    needed.  With the rule to seal plaintext, wrappers read plaintext too.  Raises like `migrate`.
     """
     codecs = codecs_for((key.kind, key.key) for key in keys)
     request = _Request(
@@ -210,7 +210,7 @@ async def import_keys(
 
 @asynccontextmanager
 async def _prepared(places: Places, request: _Request) -> AsyncIterator[_Prepared]:
-    """Survey, back up, and make the vault if need be: what comes before the first write of a record."""
+    """Survey, back up, and create the vault if needed, before the first write of a record."""
     options = request.options
     adopts, reaches = options.get("adopts"), _opening(options)
     vault = await Vault.open_if_any(places.destination, adopts=adopts, **reaches)
@@ -230,7 +230,7 @@ async def _prepared(places: Places, request: _Request) -> AsyncIterator[_Prepare
 
 
 def _opening(options: Options) -> OpeningOptions:
-    """Return how the vault is opened, of what else *options* say."""
+    """Return the *options* that opening a vault takes."""
     return {
         "secret": options.get("secret"),
         "meta_store": options.get("meta_store"),
@@ -241,7 +241,7 @@ def _opening(options: Options) -> OpeningOptions:
 async def _surveyed(
     source: Driver, request: _Request, codecs: Sequence[LegacyCodec], vault: Vault | None
 ) -> Survey:
-    """Look at every entry, and raise where nothing could open what is there."""
+    """Survey every entry, and raise if the keys open no legacy record."""
     if vault is None:
         _refuse_keyless(request, codecs)
     found = await survey(
@@ -253,7 +253,7 @@ async def _surveyed(
         rate=request.rate,
         listener=request.listener,
     )
-    # Where everything is sealed, the keys are gone with a run that has finalized and was not heard.
+    # If everything is sealed, an earlier run may have finalized, and dropped the keys, before it was killed.
     if set(found.formats) - {KVSEAL, PlaintextCodec.format, *(one.format for one in request.leaves)}:
         _refuse_keyless(request, codecs)
     return found
@@ -262,13 +262,13 @@ async def _surveyed(
 def _refuse_keyless(request: _Request, codecs: Sequence[LegacyCodec]) -> None:
     if not codecs and request.plaintext is not PlaintextRule.SEAL:
         msg = "no key for old records was given, and the vault holds none"
-        raise RecodeError(msg, hint="name the old key, such as with --fernet-key REF")
+        raise RecodeError(msg, hint="name the old key, for example with --fernet-key REF")
 
 
 async def _begins(
     places: Places, request: _Request, codecs: Sequence[LegacyCodec], found: Survey, vault: Vault | None
 ) -> bool:
-    """Whether there is something to change, and no run that was stopped has prepared for it."""
+    """Whether there is something to change, and no earlier run has prepared for it."""
     is_done = found.formats.get(KVSEAL, 0) == found.total
     if is_done or vault is None:
         return not is_done
@@ -305,7 +305,7 @@ async def _recode(places: Places, request: _Request, prepared: _Prepared, contex
 
 
 async def _ended(request: _Request, prepared: _Prepared, report: Report, *, finalize: bool) -> Migration:
-    """End legacy reads where that was asked for, and nothing needs them any more."""
+    """With *finalize*, end legacy reads if no record needs them any more."""
     vault = prepared.vault
     if vault is None:
         return Migration(report, None)
@@ -322,23 +322,23 @@ def _held(vault: Vault | None) -> Sequence[LegacyCodec]:
 
 
 def _refuse_blindness(driver: Driver) -> None:
-    """Raise where a scan does not see every record: one that it misses may need the old keys."""
+    """Raise if a scan does not see every record: a record that it misses may need the old keys."""
     if not driver.capabilities.sees_all:
-        msg = f"of {driver.location} no more is seen than a manifest names, so nothing can be finalized"
-        raise RecodeError(msg, hint="finalize it where the whole store can be walked")
+        msg = f"a scan of {driver.location} sees only the names in a manifest, so nothing can be finalized"
+        raise RecodeError(msg, hint="finalize with a driver that can scan the whole store")
 
 
 def _is_complete(report: Report, request: _Request, vault: Vault) -> bool:
-    """Whether the verify pass has found sealed records alone, and what is left as it is on purpose."""
+    """Whether the verify pass found only sealed records, and records that are left unchanged on purpose."""
     left = {codec.format for codec in request.leaves}
-    # Plaintext that wrappers read until now would be lost to them.
+    # Wrappers that read plaintext until now could not read it any more.
     if request.plaintext is PlaintextRule.SKIP and not vault.keyring.policy.read_plaintext:
         left.add("plaintext")
     return not report.failed and set(report.formats or {}) <= {KVSEAL, *left}
 
 
 def _throwaway_target() -> SealedTarget:
-    """Return a target whose keys nobody keeps, so that a dry run without a vault seals like a real one."""
+    """Return a target with temporary keys, so that a dry run without a vault seals like a real run."""
     associations = Associations(os.urandom(VAULT_ID_SIZE))
     codec = RecordCodec(Sealer(os.urandom(KEY_SIZE), 1, associations), Opener({}, associations))
     return SealedTarget(lambda: codec)

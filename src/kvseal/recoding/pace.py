@@ -1,4 +1,4 @@
-"""How fast a recode may go, so that it does not get in the way of those who use the store."""
+"""The pace of a recode: a limit on its rate, so that it does not slow down the users of the store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SLICES_PER_SECOND: Final = 4
 
 
 class Pace:
-    """At most *rate* records per second, evenly; without one, as fast as can be."""
+    """At most *rate* records per second, evenly; without a rate, no limit."""
 
     def __init__(
         self,
@@ -29,16 +29,16 @@ class Pace:
         self._next = clock()
 
     def slice(self, most: int) -> int:
-        """Return how many records to do at a time: no more than *most*, and a quarter of a second's worth."""
+        """Return the batch size: at most *most*, and at most the records of a quarter of a second."""
         return most if self._rate is None else max(1, min(most, int(self._rate / _SLICES_PER_SECOND)))
 
     async def take(self, records: int) -> None:
-        """Wait until *records* more may be done."""
+        """Wait until *records* more are allowed."""
         if self._rate is None:
             return
         now = self._clock()
         start = max(now, self._next)
-        # Reserved before anybody else is let in: several pages share one pace.
+        # Reserved before this task waits, because several pages share one pace.
         self._next = start + records / self._rate
         if start > now:
             await self._sleep(start - now)

@@ -1,4 +1,4 @@
-"""What a recode is to do, as a value: made once, checked before anything is read."""
+"""The plan of a recode, as a value: made once, and checked before anything is read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class PlaintextRule(Enum):
-    """What becomes of records that nobody encrypted."""
+    """What to do with records that are not encrypted."""
 
     REFUSE = "refuse"
     """Stop before the first write."""
@@ -34,10 +34,10 @@ class Plan:
     """
     Open with the first of *sources* that recognises an entry, seal with *target*.
 
-    What *target* would not write any differently is left alone, and so is what one of
-    *leaves* recognises.  With *dry_run* everything is opened and sealed, and nothing written.
-    A *vault* keeps the lease and the checkpoint; without one, nothing keeps two runs apart.
-    *prepared* is what the checkpoint remembers: what comes before the first write, a backup, is done.
+    An entry stays as it is if *target* would not change it, or if one of *leaves* recognises it.  With
+    *dry_run* every record is opened and sealed, and nothing is written.  The *vault* keeps the lease
+    and the checkpoint; without a vault, nothing prevents two runs at the same time.  *prepared* goes
+    into the checkpoint: the steps before the first write, such as a backup, are done.
     """
 
     command: str
@@ -49,20 +49,20 @@ class Plan:
     vault: Vault | None = None
     prepared: bool = False
     known: tuple[Source, ...] = field(init=False, repr=False, compare=False)
-    """Every format that has a name in this plan; what is left alone before what is refused."""
+    """Every format that this plan can name; formats to leave alone before formats to refuse."""
 
     def __post_init__(self) -> None:
-        """Order the formats once: every entry is held against them."""
+        """Order the formats once, because every entry is compared with them."""
         refused = tuple(source for source in self.sources if isinstance(source, RefusedSource))
         opened = (source for source in self.sources if source not in refused)
         object.__setattr__(self, "known", (self.target, *opened, *self.leaves, *refused))
 
     async def refresh(self) -> bool:
-        """Read the vault meta again; whether it has changed."""
+        """Read the vault meta again, and return whether it has changed."""
         return self.vault is not None and await self.vault.refresh()
 
     async def confirm(self) -> None:
-        """Have the vault meta read again if that is due, before something is sealed."""
+        """Read the vault meta again if that is due, before a record is sealed."""
         if self.vault is not None:
             await self.vault.confirm()
 
@@ -79,9 +79,9 @@ def plan_migration(
     verify: bool = True,
 ) -> Plan:
     """
-    Return the plan that re-seals with *target* what is of a *legacy* format and, if told so, plaintext.
+    Return the plan that re-seals *legacy* records with *target*, and plaintext if the rule says so.
 
-    What a codec of *leaves* recognises is left as it is.
+    Records that a codec of *leaves* recognises are not changed.
     """
     unencrypted = LegacySource(PlaintextCodec())
     sources: list[Source] = [LegacySource(codec) for codec in legacy]
@@ -104,7 +104,7 @@ def plan_migration(
 
 
 def plan_reencryption(vault: Vault, *, context: str = "", dry_run: bool = False) -> Plan:
-    """Return the plan that re-seals with the active DEK every record that an older one sealed."""
+    """Return the plan that re-seals every record of an older DEK with the active DEK."""
     sealed = SealedTarget.of(vault, context)
     held = codecs_for((key.kind, key.key) for key in vault.keyring.legacy)
     leaves = tuple(LegacySource(codec) for codec in (FernetCodec(()), *held, PlaintextCodec()))
@@ -112,7 +112,7 @@ def plan_reencryption(vault: Vault, *, context: str = "", dry_run: bool = False)
 
 
 def plan_rollback(vault: Vault, fernet: FernetCodec, *, context: str = "", dry_run: bool = False) -> Plan:
-    """Return the plan that turns every record of *vault* into one for py-key-value's Fernet wrapper."""
+    """Return the plan that converts every record of *vault* to one for py-key-value's Fernet wrapper."""
     return Plan(
         command="migrate-to-fernet",
         sources=(SealedTarget.of(vault, context),),

@@ -1,4 +1,4 @@
-"""What a recode did, in numbers that add up."""
+"""The result of a recode, as counts that add up."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ if TYPE_CHECKING:
     from kvseal.observe.events import Failure
 
 FAILURES_KEPT: Final = 1000
-"""A report keeps so many failures; all of them went to the listener."""
+"""The number of failures that a report keeps; the listener receives all of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """
-    The end of a recode: `scanned` = `changed` + `already` + `skipped` + `failed`.
+    The result of a recode: `scanned` = `changed` + `already` + `skipped` + `failed`.
 
-    `conflicts` counts swaps that a live writer won; those entries were read and decided
-    again.  `formats` and `deks` count what the verify pass has found, sealed records by
-    the DEK they need, and `pending` those that were still to be done then: other writers have
-    made them meanwhile.  With `dry_run` nothing was written and `changed` is what would be.
+    `conflicts` counts swaps that a live writer won; those entries were read and decided again.
+    `formats`, `deks` and `pending` are counts of the verify pass: records by format, sealed records
+    by the DEK that they need, and records that other processes wrote meanwhile and that are not
+    converted yet.  With `dry_run` nothing was written, and `changed` counts what would be changed.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -43,14 +43,14 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0, or 3 where some records failed, or 4 where some are still to be done."""
+        """0, or 3 if some records failed, or 4 if some are not converted yet."""
         if self.failed:
             return ExitCode.SOME_FAILED
         return ExitCode.WORK_PENDING if self.pending else 0
 
     @property
     def check_exit_code(self) -> int:
-        """What `--check` exits with: 4 where work is pending, else as `exit_code`."""
+        """The exit code of `--check`: 4 if work is pending, else `exit_code`."""
         return ExitCode.WORK_PENDING if self.changed else self.exit_code
 
     def as_dict(self) -> dict[str, Any]:
@@ -79,12 +79,12 @@ class Report:
 
 
 def followed_by(earlier: Counted, later: Counted) -> Counted:
-    """Return *later* with what *earlier* changed of the same entries counted too: each entry counts once."""
+    """Return *later* with the changes of *earlier* to the same entries added; each entry counts once."""
     changed = earlier.changed + later.changed
     rest = later.scanned - changed - later.skipped - later.failed
     return replace(
         later,
-        # Of what was changed earlier, live writers may have deleted some since.
+        # Live writers may have deleted entries that were changed earlier.
         scanned=later.scanned - min(0, rest),
         changed=changed,
         already=max(0, rest),
@@ -105,19 +105,19 @@ class Tally:
     failures: list[Failure] = field(default_factory=list, compare=False)
 
     def fail(self, failure: Failure) -> None:
-        """Count *failure*, and keep it while there is room."""
+        """Count *failure*, and keep it if there is room."""
         self.failed += 1
         if len(self.failures) < FAILURES_KEPT:
             self.failures.append(failure)
 
     def add(self, other: Tally) -> None:
-        """Count what *other* has counted, too."""
+        """Add the counts of *other*."""
         for name in _COUNTERS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.failures += other.failures[: FAILURES_KEPT - len(self.failures)]
 
     def as_json(self) -> dict[str, int]:
-        """Return the counters as they stand in a checkpoint; failures are named by the run that met them."""
+        """Return the counters as a checkpoint stores them; only the run that met a failure names it."""
         return {name: getattr(self, name) for name in _COUNTERS}
 
     @classmethod

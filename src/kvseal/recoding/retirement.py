@@ -1,17 +1,17 @@
 """
-The end of a DEK: proven to be needed by nothing, then forgotten.
+The retirement of a DEK: prove that no record needs it, then drop it.
 
-A dropped DEK takes every record under it along, so three things come first.
+Dropping a DEK makes every record under it unreadable for ever, so three conditions come first.
 
-* The next DEK has been active for longer than any process seals without having read the
-  vault meta: see `kvseal.vault.freshness`.  From then on nobody seals under the old one.
-* No recode is under way; it looks at the vault meta before each page, like any other writer.
-* After that, every entry of the store was looked at, and no header names the DEK: of records
-  that open and of records that do not.  An entry that may have a record in it which cannot be
-  seen from here, such as a compressed one, is no proof.
+* The next DEK has been active for longer than any process seals without reading the vault meta: see
+  `kvseal.vault.freshness`.  From then on no process seals under the old DEK.
+* No recode is running; a recode reads the vault meta before each page, like any other writer.
+* After that, kvseal has read every entry of the store, and no header names the DEK, neither of records
+  that open nor of records that do not.  An entry that may hide a record, such as a compressed one,
+  makes the proof impossible.
 
-Nothing of this is stored.  When the next DEK became active stands in the vault meta, and the
-drop is one write, so a run that was interrupted is run again.
+None of this is stored.  The vault meta says when the next DEK became active, and the drop is one
+write, so an interrupted run is simply run again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from kvseal.vault.vault import Vault
 
 GRACE: Final = timedelta(hours=1)
-"""Six times as long as a process with the default `refresh_after` can go on with an old vault meta."""
+"""Six times as long as a process with the default `refresh_after` can continue with an old vault meta."""
 
 _COMPRESSED_FIELD: Final = "__compressed_data__"
 _PLAINTEXT: Final = PlaintextCodec()
@@ -53,22 +53,22 @@ _PLAINTEXT: Final = PlaintextCodec()
 
 @dataclass(slots=True)
 class Needs:
-    """Which DEKs the records of a store name in their headers, and what may hide more of them."""
+    """The DEKs that the headers in a store name, and the entries that may hide more."""
 
     deks: Counter[int] = field(default_factory=Counter)
     plaintext: int = 0
     opaque: int = 0
     """Entries whose header cannot be read."""
     examples: list[Failure] = field(default_factory=list)
-    """The first of them."""
+    """The first of these entries."""
 
     @property
     def scanned(self) -> int:
-        """How many entries were looked at."""
+        """The number of entries examined."""
         return self.deks.total() + self.plaintext + self.opaque
 
     def add(self, page: Needs) -> None:
-        """Add what one more page needs."""
+        """Add the needs of one more page."""
         self.deks += page.deks
         self.plaintext += page.plaintext
         self.opaque += page.opaque
@@ -78,7 +78,7 @@ class Needs:
 @dataclass(frozen=True, slots=True)
 class Retirement:
     """
-    What `retire` has found, and whether it has `changed` anything.
+    The result of `retire`; `changed` says whether the DEK was dropped.
 
     `deks` counts the records by the DEK that they need.
     """
@@ -115,16 +115,16 @@ async def retire(
     listener: Listener = ignore,
 ) -> Retirement:
     """
-    Drop DEK *number* once nothing in *store* needs it; with *dry_run*, find out whether it could be.
+    Drop DEK *number* if nothing in *store* needs it; with *dry_run*, only find out whether that is possible.
 
-    The number is never used again.  A DEK that is retired already is none to be dropped.  *grace* has to be
-    longer than `LIMIT` times the longest `refresh_after` of any process; where every process was stopped
-    after the rotation, it may be zero.  Other stores whose records this vault seals are not seen from
-    here: look at each with a dry run first.
+    The number is never used again.  Retiring a DEK a second time changes nothing.  *grace* has to be
+    longer than `LIMIT` times the longest `refresh_after` of any process; it may be zero if every process
+    was stopped after the rotation.  `retire` does not see other stores whose records this vault seals:
+    check each of them with a dry run first.
 
     Raises:
-        DEKNeededError: something may still need it; nothing was changed.
-        LeaseHeldError: a recode is under way.
+        DEKNeededError: a record may still need it; nothing was changed.
+        LeaseHeldError: a recode is running.
         UnsupportedStackError: a wrapper hides records.
         VaultError: there is no such DEK, or it is the active one.
         Conflict, StoreError: nothing was changed.
@@ -151,7 +151,7 @@ async def retire(
 
 
 async def take_needs(driver: Driver, *, listener: Listener = ignore) -> Needs:
-    """Look at every entry of *driver*; what cannot be counted is told to *listener*."""
+    """Read every entry of *driver*; report entries that cannot be counted to *listener*."""
     needs, started = Needs(), clock.monotonic()
     async for page in driver.scan():
         found = await asyncio.to_thread(_needs_of, page.entries)
@@ -167,7 +167,7 @@ def _needs_of(entries: Sequence[Entry]) -> Needs:
     needs = Needs()
     for entry in entries:
         if entry.collection == META_COLLECTION:
-            # The vault meta names no DEK, and a checkpoint that does not open is a hint less.
+            # The vault meta names no DEK, and a checkpoint is only a hint, which may be lost.
             continue
         value = entry.value
         if value is not None and _PLAINTEXT.recognises(value) and _COMPRESSED_FIELD not in value:
@@ -186,7 +186,7 @@ def _named(entry: Entry) -> int:
     if entry.value is None:
         raise RecordError(entry.problem or "it cannot be read")
     if not is_sealed(entry.value):
-        msg = "another wrapper encrypted or compressed it, and a record may be inside"
+        msg = "another wrapper encrypted or compressed it, so it may contain a record"
         raise RecordError(msg)
     return dek_of(entry.value)
 
@@ -204,7 +204,7 @@ def _dek(vault: Vault, number: int) -> WrappedDEK:
 
 
 def _check_grace(vault: Vault, number: int, grace: timedelta, *, now: datetime) -> None:
-    """The DEK with the next number was created in the write that took the word "active" from this one."""
+    """Raise during the grace, which starts when the DEK with the next number was created and made active."""
     replaced_at = vault.meta.deks[number].created_at
     if now < replaced_at + grace:
         msg = (
@@ -225,7 +225,7 @@ async def _check_recodes(vault: Vault) -> None:
 
 def _check_sight(driver: Driver) -> None:
     if not driver.capabilities.sees_all:
-        msg = f"only what a manifest names is seen of {driver.location}, so nothing can be proven"
+        msg = f"a scan of {driver.location} sees only the names in a manifest, so nothing can be proven"
         raise DEKNeededError(msg, hint="keep the DEK: it stays readable")
 
 
@@ -234,13 +234,13 @@ def _check_needs(needs: Needs, number: int, location: str) -> None:
     if count:
         msg = f"{count:,} record{' still uses' if count == 1 else 's still use'} DEK {number}"
         raise DEKNeededError(
-            msg, hint="vaultctl reencrypt; delete what it cannot open, if nobody is to open it any more"
+            msg, hint="vaultctl reencrypt; delete records that it cannot open and that are not needed"
         )
     if needs.opaque:
         first = needs.examples[0]
         what = "1 entry" if needs.opaque == 1 else f"{needs.opaque:,} entries"
         msg = f"{what} of {location} may need any DEK, such as {first.collection}/{first.key}: {first.reason}"
-        raise DEKNeededError(msg, hint="finish a migration that is under way; delete what nothing can read")
+        raise DEKNeededError(msg, hint="finish a running migration; delete entries that nothing can read")
     if needs.plaintext and not needs.deks:
-        msg = f"{location} holds entries, but none that is sealed"
+        msg = f"{location} holds entries, but none of them is sealed"
         raise DEKNeededError(msg, hint="is it the right store, and does nothing below kvseal change values?")

@@ -1,8 +1,7 @@
 """
-A look at the whole store before the first write: what is there, and do the keys fit?
+The survey: classify every entry before the first write, and check that the keys open records.
 
-A wrong legacy key, or plaintext where none may be, is found here and not in the
-middle of a migration.
+It finds a wrong legacy key, or plaintext that must not be there, before the migration starts.
 """
 
 from __future__ import annotations
@@ -32,20 +31,20 @@ if TYPE_CHECKING:
     from kvseal.recoding.formats import Source
 
 SAMPLE: Final = 64
-"""Legacy records that are opened to see whether the keys fit, or all until one of them opens."""
+"""The number of legacy records to open as a check of the keys; more, until one of them opens."""
 
 _NAMES_SHOWN: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Entries by format; the vault meta is not among them."""
+    """Counts of entries by format, without the vault meta."""
 
     formats: dict[str, int]
 
     @property
     def total(self) -> int:
-        """How many entries there are."""
+        """The number of entries."""
         return sum(self.formats.values())
 
 
@@ -62,11 +61,11 @@ async def survey(
     """
     Classify every entry of *driver*'s store, and open a sample with the *legacy* codecs.
 
-    What *leaves* recognise is counted and not opened.  *rate* is the most entries per second.
+    Entries that *leaves* recognise are counted and not opened.  *rate* limits the entries per second.
 
     Raises:
         WrongLegacyKeyError: there are legacy records, and none of them opens.
-        PlaintextFoundError: there is plaintext, and *plaintext* is to refuse it.
+        PlaintextFoundError: there is plaintext, and *plaintext* refuses it.
     """
     left = [LegacySource(codec) for codec in leaves]
     look = _Look([LegacySource(codec) for codec in (*legacy, PlaintextCodec())], left)
@@ -106,7 +105,7 @@ class _Look:
             if len(self._plaintext) < _NAMES_SHOWN:
                 self._plaintext.append(f"{entry.collection}/{entry.key}")
         elif source is not None and (self._sampled < SAMPLE or not self._opened):
-            # Until one opens: the first ones may be damaged, of a lost key, or planted.
+            # Until one opens: the first ones may be damaged, planted, or need a lost key.
             self._sample(entry, source)
 
     def _sample(self, entry: Entry, source: Source) -> None:
@@ -118,15 +117,15 @@ class _Look:
         self._opened += 1
 
     def judge(self, plaintext: PlaintextRule) -> None:
-        # Beside finished records, the last legacy ones may be just those that are damaged.
+        # If other records are finished, the legacy records that are left may all be damaged.
         if self._sampled and not self._opened and not self.formats[KVSEAL]:
-            msg = f"none of {self._sampled} legacy records opens with the given keys"
+            msg = f"the given keys open none of {self._sampled} legacy records"
             raise WrongLegacyKeyError(
                 msg, hint="check which key the old application uses; nothing was written"
             )
         count = self.formats[PlaintextCodec.format]
         if count and plaintext is PlaintextRule.REFUSE:
-            msg = f"{count} records are not encrypted, such as {', '.join(self._plaintext)}"
+            msg = f"{count} records are not encrypted, for example {', '.join(self._plaintext)}"
             raise PlaintextFoundError(
                 msg, hint="decide with --plaintext seal or --plaintext skip; nothing was written"
             )

@@ -1,9 +1,9 @@
 """
-One walk of a recode over a store: pages in flight, at a given pace, and how far it has come.
+One walk of a recode over a store: pages in flight, at a given pace, with its progress.
 
 Several pages are opened, sealed and written while the next one is read.  They finish in any
-order, but the walk has come only as far as every page before has finished: that is where a
-checkpoint lets the next run begin.
+order.  The progress of the walk is the last page before which every page has finished: a
+checkpoint lets the next run start there.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 PAGES_IN_FLIGHT: Final = 3
 """Pages that are opened, sealed and written while the next one is read."""
 SECONDS_TO_FINISH: Final = 10
-"""How long a run that is to stop waits for the batches in flight."""
+"""Seconds that a stopping run waits for the batches in flight."""
 
 
 class Frontier:
-    """How far the pages, which finish in any order, have finished without a gap."""
+    """The cursor up to which all pages have finished, although pages finish in any order."""
 
     def __init__(self, cursor: str | None, tally: Tally) -> None:
         self.cursor = cursor
@@ -49,7 +49,7 @@ class Frontier:
         return self._begun - 1
 
     def finish(self, number: int, cursor: str, tally: Tally) -> None:
-        """Page *number* is finished, and a scan goes on behind it at *cursor*."""
+        """Note that page *number* has finished; a scan continues after it at *cursor*."""
         self._ahead[number] = cursor, tally
         while (page := self._ahead.pop(self._finished, None)) is not None:
             self.cursor, finished = page
@@ -58,12 +58,12 @@ class Frontier:
 
     @property
     def ahead(self) -> tuple[Tally, ...]:
-        """What was done beyond the gap."""
+        """The tallies of finished pages after the first unfinished one."""
         return tuple(tally for _, tally in self._ahead.values())
 
 
 class Walk:
-    """One pass over *partition* of a store, from where *lease* left it."""
+    """One pass over *partition* of a store, under *lease*."""
 
     def __init__(
         self,
@@ -91,9 +91,9 @@ class Walk:
 
     async def run(self, cursor: str | None, tally: Tally, pace: Pace) -> Tally:
         """
-        Recode page after page behind *cursor*, and return *tally* with what was done added to it.
+        Recode page after page after *cursor*, and return *tally* with the counts of this walk added.
 
-        The first error, or an interruption, ends it: the batches in flight are finished, and then it is
+        The first error, or an interruption, ends the walk: the batches in flight finish, and then it is
         raised.
         """
         frontier = Frontier(cursor, tally)
@@ -106,7 +106,7 @@ class Walk:
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
                         task.result()
-            # Not gathered: who is interrupted then would cancel the batches in flight.
+            # Not gathered: an interruption would then cancel the batches in flight.
             while running:
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
                 for task in done:
@@ -117,7 +117,7 @@ class Walk:
         return frontier.tally
 
     async def _stop(self, running: set[asyncio.Task[None]], done: set[asyncio.Task[None]]) -> None:
-        """Let the batches in flight finish, but wait for no backend that hangs."""
+        """Let the batches in flight finish, but do not wait for a backend that hangs."""
         self._stopping = True
         for task in running & self._waiting:
             task.cancel()
@@ -125,7 +125,7 @@ class Walk:
             await asyncio.wait(running, timeout=SECONDS_TO_FINISH)
         for task in running:
             task.cancel()
-        # What else failed at the same time is heard as well, so that asyncio does not log it later.
+        # Retrieve the other errors too, so that asyncio does not log them later.
         await asyncio.gather(*running, *done, return_exceptions=True)
 
     async def _page(self, page: Page, number: int, frontier: Frontier, pace: Pace) -> None:
@@ -147,7 +147,7 @@ class Walk:
         self._tell(frontier)
 
     async def _take(self, records: int, pace: Pace) -> None:
-        """Wait for *pace*; nothing is in flight meanwhile, so whoever stops need not wait for it."""
+        """Wait for *pace*; nothing is in flight meanwhile, so stopping does not have to wait for it."""
         task = asyncio.current_task()
         self._waiting.add(task)
         try:
@@ -157,7 +157,7 @@ class Walk:
 
     async def _decided(self, entries: Sequence[Entry]) -> list[Decision]:
         await self._confirm()
-        # Opening and sealing a page takes milliseconds that belong to the application's event loop.
+        # Opening and sealing a page takes milliseconds, which would block the application's event loop.
         decisions = await asyncio.to_thread(self._decide_all, entries)
         if self._refresh is not None and any(isinstance(d, Failure) and d.unknown_dek for d in decisions):
             await self._refresh()

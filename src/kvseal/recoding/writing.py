@@ -1,8 +1,8 @@
 """
 The two ways in which a recode writes: in place by compare-and-swap, or copies into another store.
 
-Whoever loses a swap to a live writer reads again and decides again.  Both count what they do in
-the tally of the page they are given, and neither changes what it cannot open.
+A run that loses a swap to a live writer reads and decides again.  Both ways count in the tally of
+the page that they are given, and neither changes an entry that it cannot open.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from kvseal.recoding.report import Tally
 
 _ATTEMPTS: Final = 16
-"""An entry that changes under so many swaps in a row is reported, not chased for ever."""
+"""After this many lost swaps in a row an entry is reported as a failure."""
 
 _COPIES_AT_A_TIME: Final = 8
 
 
 class Writing(Protocol):
-    """Where the recoded entries go."""
+    """How and where recoded entries are written."""
 
     @property
     def written(self) -> Driver:
@@ -47,20 +47,20 @@ class Writing(Protocol):
         ...
 
     def decide(self, entry: Entry) -> Decision:
-        """Decide what becomes of *entry*; in any thread."""
+        """Decide what to do with *entry*; in any thread."""
         ...
 
     async def write(self, changes: Sequence[Change], tally: Tally) -> None:
-        """Write *changes*, or with a dry run find out what would be written."""
+        """Write *changes*, or in a dry run find out what would be written."""
         ...
 
     def is_to_verify(self, entry: Entry) -> bool:
-        """Whether the verify pass is to open *entry*: not what this run has opened in vain already."""
+        """Whether the verify pass has to open *entry*: not if this run has failed to open it already."""
         ...
 
 
 class InPlace:
-    """Each entry is replaced where it lies, if it still is what was read."""
+    """Each entry is replaced in place, if the store still holds what was read."""
 
     def __init__(self, driver: Driver, plan: Plan, listener: Listener) -> None:
         self.written = driver
@@ -68,11 +68,11 @@ class InPlace:
         self._listener = listener
 
     def decide(self, entry: Entry) -> Decision:
-        """Leave what is done by its header."""
+        """Leave an entry that is done, judged by its header."""
         return decide(entry, self._plan, self.written.proves)
 
     async def write(self, changes: Sequence[Change], tally: Tally) -> None:
-        """Swap; what a live writer changed meanwhile is read and decided again."""
+        """Swap; an entry that a live writer changed meanwhile is read and decided again."""
         if self._plan.dry_run:
             tally.changed += len(changes)
             return
@@ -85,15 +85,15 @@ class InPlace:
             tally.conflicts += len(lost)
             changes = await self._again(lost, tally)
         for change in changes:
-            reason = f"other writers changed it {_ATTEMPTS} times in a row; run again"
+            reason = f"other processes changed it {_ATTEMPTS} times in a row; run again"
             fail(Failure(change.entry.collection, change.entry.key, reason), tally, self._listener)
 
     def is_to_verify(self, entry: Entry) -> bool:
-        """Whether *entry* is done by its header."""
+        """Whether *entry* is done, judged by its header."""
         return is_done(entry, self._plan)
 
     async def _replace(self, changes: Sequence[Change], tally: Tally) -> list[tuple[Change, bool]]:
-        """Swap as one batch; where the store cannot hold one of the values, that one alone fails."""
+        """Swap as one batch; if the store cannot hold one of the values, only that entry fails."""
         try:
             swapped = await self.written.replace_many(
                 [Replacement(c.entry, c.value, c.expires_at) for c in changes]
@@ -113,13 +113,13 @@ class InPlace:
         decisions: list[Decision] = []
         for change in lost:
             entry = await self.written.get(change.entry.collection or "", change.entry.key or "")
-            # Deleted or expired since it was scanned: there is nothing left to do for it.
+            # The entry was deleted or has expired since it was scanned.
             decisions.append(Leave.SKIPPED if entry is None else self.decide(entry))
         return book(decisions, tally, self._listener)
 
 
 class Copies:
-    """Each entry is put into another store with its own times, unless a previous run already did."""
+    """Each entry is put into another store with its own times, unless an earlier run has done so."""
 
     def __init__(self, driver: Driver, destination: Driver, plan: Plan, listener: Listener) -> None:
         self.written = destination
@@ -129,17 +129,17 @@ class Copies:
         self._unreadable: set[tuple[str | None, str | None]] = set()
 
     def decide(self, entry: Entry) -> Decision:
-        """Take along what is sealed already, too."""
+        """Decide; sealed entries are copied too."""
         return decide_copy(entry, self._plan, self._driver.proves)
 
     async def write(self, changes: Sequence[Change], tally: Tally) -> None:
-        """Copy a few at a time: putting if absent has no batched form."""
+        """Copy a few at a time, because put-if-absent has no batched form."""
         for start in range(0, len(changes), _COPIES_AT_A_TIME):
             few = changes[start : start + _COPIES_AT_A_TIME]
             await asyncio.gather(*(self._copy(change, tally) for change in few))
 
     def is_to_verify(self, entry: Entry) -> bool:
-        """Whether *entry* is of the target's format and has not failed already."""
+        """Whether *entry* has the target's format and has not failed already."""
         names = (entry.collection, entry.key)
         return self._plan.target.recognises(entry.value or {}) and names not in self._unreadable
 
@@ -154,7 +154,7 @@ class Copies:
         except (StoreUnreachableError, StoreNotFoundError):
             raise
         except (StoreError, UnsealableValueError) as exc:
-            # A name or a value that the other store cannot hold.
+            # The other store cannot hold the name or the value.
             reason = f"{type(exc).__name__}: {exc.message}"
             fail(Failure(entry.collection, entry.key, reason), tally, self._listener)
             return
@@ -165,18 +165,18 @@ class Copies:
         elif self._plan.dry_run:
             tally.changed += 1
         else:
-            # Deleted between the two looks: what the other store's own writers do counts.
+            # Deleted between the two reads: the writers of the other store take precedence.
             tally.skipped += 1
 
     def _compare(self, copy: Entry, there: Entry, tally: Tally) -> None:
-        """Leave what the other store holds, but never take an older value there for a finished copy."""
+        """Leave the other store's entry, but do not count an older value there as a finished copy."""
         reason = ""
         if there.value is None or not self._plan.target.recognises(there.value):
-            reason = "the other store holds something else under this name"
+            reason = "the other store holds an entry of another format under this name"
         else:
             try:
                 if not self._is_same(copy, there) and not _is_newer(there, copy):
-                    reason = "the other store holds another value under this name, and no newer one"
+                    reason = "the other store holds another value under this name, and it is not newer"
             except RecordError as exc:
                 self._unreadable.add((copy.collection, copy.key))
                 reason = f"the other store's record does not open: {type(exc).__name__}: {exc.message}"
@@ -192,7 +192,7 @@ class Copies:
 
 
 def book(decisions: Sequence[Decision], tally: Tally, listener: Listener) -> list[Change]:
-    """Count what is left alone and what fails, and return what is to be written."""
+    """Count entries that stay and entries that fail, and return the changes to write."""
     changes = []
     for decision in decisions:
         if isinstance(decision, Change):
@@ -207,18 +207,18 @@ def book(decisions: Sequence[Decision], tally: Tally, listener: Listener) -> lis
 
 
 def fail(failure: Failure, tally: Tally, listener: Listener) -> None:
-    """Count *failure*, and tell the listener at once."""
+    """Count *failure*, and pass it to the listener at once."""
     tally.fail(failure)
     listener(failure)
 
 
 def _refuse_same(entry: Entry, there: Entry, written: Driver) -> None:
-    """Raise where the copy is about to meet its original: to the byte, in the same place."""
+    """Raise if the copy would meet its original: the same bytes in the same place."""
     if entry.stored and (entry.stored, entry.locator) == (there.stored, there.locator):
-        msg = f"{written.location} is the very store that is read, under another name"
-        raise RecodeError(msg, hint="leave --to out to change it in place")
+        msg = f"{written.location} is the store that is read, under another name"
+        raise RecodeError(msg, hint="omit --to to change it in place")
 
 
 def _is_newer(there: Entry, copy: Entry) -> bool:
-    """Whether *there* is younger than the entry that *copy* is of: the application has moved on."""
+    """Whether *there* is newer than the original of *copy*, because the application has written it since."""
     return there.created_at is not None and copy.created_at is not None and there.created_at > copy.created_at

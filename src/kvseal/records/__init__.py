@@ -1,1 +1,1 @@
-"""The wrapper over a store, and single records by name."""
+"""The wrapper of a store, and access to single records by name."""

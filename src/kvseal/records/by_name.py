@@ -1,8 +1,8 @@
 """
-One record at a time, by its names at the base store: for operators and scripts.
+Single records by their names at the base store, for operators and scripts.
 
-Goes through the driver and never through the store's own client, so that nothing
-an attacker left in the backend is unpickled on the way.
+They go through the driver and never through the store's own client, so that nothing
+that an attacker left in the backend is unpickled.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ATTEMPTS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class RecordInfo:
-    """What a record says about itself; nothing of it was opened or authenticated."""
+    """The unauthenticated facts in a stored entry: it was not opened."""
 
     collection: str
     key: str
@@ -47,7 +47,7 @@ class RecordInfo:
     sealed_expires_at: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what `vaultctl inspect --json` prints."""
+        """Return the mapping that `vaultctl inspect --json` prints."""
         return asdict(self)
 
 
@@ -56,7 +56,7 @@ async def get_record(driver: Driver, codec: RecordCodec, collection: str, key: s
     Return the value.
 
     Raises:
-        MissingRecordError: there is none, or its sealed expiry has passed.
+        MissingRecordError: there is no such record, or its sealed expiry has passed.
         RecordError: it cannot be opened.
     """
     entry = await _existing(driver, collection, key)
@@ -76,11 +76,11 @@ async def put_record(
     ttl: float | None = None,
 ) -> None:
     """
-    Seal *value* and store it, for *ttl* seconds or for good; an entry of that name is replaced atomically.
+    Seal *value* and store it, for *ttl* seconds or for good; replaces an existing entry atomically.
 
     Raises:
         UnsealableValueError, ReservedNameError: nothing was written.
-        Conflict: other writers changed the entry again and again.
+        Conflict: other processes kept changing the entry.
     """
     refuse_reserved(collection)
     now = clock.utc_now()
@@ -103,7 +103,7 @@ async def put_record(
 
 
 async def delete_record(driver: Driver, collection: str, key: str) -> None:
-    """Delete the entry, whatever it is; raises `MissingRecordError` where there is none."""
+    """Delete the entry, readable or not; raises `MissingRecordError` if there is none."""
     for _ in range(_ATTEMPTS):
         if await driver.delete_if_unchanged(await _existing(driver, collection, key)):
             return
@@ -112,11 +112,11 @@ async def delete_record(driver: Driver, collection: str, key: str) -> None:
 
 async def inspect_record(driver: Driver, collection: str, key: str) -> RecordInfo:
     """
-    Return what the stored entry says about itself, without any key.
+    Return the facts in the stored entry that can be read without a key.
 
     Raises:
-        MissingRecordError: there is none.
-        MalformedRecordError, UnknownRecordVersionError: it claims to be sealed but is no record.
+        MissingRecordError: there is no such entry.
+        MalformedRecordError, UnknownRecordVersionError: it claims to be sealed but is not a valid record.
     """
     entry = await _existing(driver, collection, key)
     if entry.value is None or not is_sealed(entry.value):
@@ -136,12 +136,12 @@ async def inspect_record(driver: Driver, collection: str, key: str) -> RecordInf
 
 
 async def find_record(driver: Driver, collection: str, key: str) -> RecordInfo:
-    """Return names, format and times of the stored entry, however damaged it is; or `MissingRecordError`."""
+    """Return names, format and times of the stored entry, even if it is damaged; or `MissingRecordError`."""
     return _info(await _existing(driver, collection, key))
 
 
 async def list_records(driver: Driver, collection: str | None = None) -> AsyncIterator[Entry]:
-    """Yield every live entry but the vault meta, of one *collection* or of all."""
+    """Yield every live entry except the vault meta, of one *collection* or of all."""
     async for page in driver.scan():
         for entry in page.entries:
             if entry.collection != META_COLLECTION and collection in {None, entry.collection}:
@@ -163,7 +163,7 @@ def _missing(collection: str, key: str) -> MissingRecordError:
 
 
 def _contended(collection: str, key: str) -> Conflict:
-    return Conflict(f"other writers keep changing {key!r} in collection {collection!r}", hint="try again")
+    return Conflict(f"other processes keep changing {key!r} in collection {collection!r}", hint="try again")
 
 
 def _value(entry: Entry) -> Mapping[str, Any]:

@@ -1,10 +1,10 @@
 """
-What a store offers beside get and put, passed through only where the store below offers it.
+The capabilities of a store beside get and put: a wrapper has each exactly if the store below has it.
 
-A class with exactly the fitting methods is composed for every kind of store, so
-`isinstance` against py-key-value's runtime protocols tells the truth.  The vault
-meta stays out of sight.  `destroy` is never passed on: it would take the vault
-meta with it, and on some stores everything else that shares the database.
+kvseal composes a class with exactly these methods for every kind of store, so `isinstance`
+against py-key-value's runtime protocols is right.  The methods hide the vault meta.
+`destroy` is never passed on: it would delete the vault meta, and on some stores everything
+else in the same database.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class _Capability:
-    """Base of the mixins: what they need of the wrapper they are mixed into."""
+    """Base of the mixins: the part of the wrapper that they use."""
 
     key_value: Any
 
@@ -41,17 +41,17 @@ class Keys(_Capability):
     """`keys`, as the store below lists them."""
 
     async def keys(self, collection: str | None = None, *, limit: int | None = None) -> list[str]:
-        """List the keys of *collection*, as far as the store below does."""
+        """List the keys of *collection*, as completely as the store below does."""
         self._base_collection(collection)
         keys: list[str] = await self.key_value.keys(collection, limit=limit)
         return keys
 
 
 class Collections(_Capability):
-    """`collections`, without the vault meta's."""
+    """`collections`, without that of the vault meta."""
 
     async def collections(self, *, limit: int | None = None) -> list[str]:
-        """List the collections; the vault meta's is not among them."""
+        """List the collections, without that of the vault meta."""
         asked = None if limit is None else limit + 1
         names: list[str] = await self.key_value.collections(limit=asked)
         return [name for name in names if name != META_COLLECTION][:limit]
@@ -66,10 +66,10 @@ class Cull(_Capability):
 
 
 class DestroyCollection(_Capability):
-    """`destroy_collection`, but not the vault meta's."""
+    """`destroy_collection`, except that of the vault meta."""
 
     async def destroy_collection(self, collection: str) -> bool:
-        """Remove *collection* with everything in it."""
+        """Remove *collection* and its entries."""
         self._base_collection(collection)
         destroyed: bool = await self.key_value.destroy_collection(collection)
         return destroyed
@@ -79,7 +79,7 @@ class Setup(_Capability):
     """`setup`: the store below, then the vault."""
 
     async def setup(self) -> None:
-        """Set the store below up and unlock the vault, so that what is wrong is found at start-up."""
+        """Set up the store below and unlock the vault, so that an error shows at start-up."""
         await self.key_value.setup()
         await self.unlock()
 
@@ -125,7 +125,7 @@ _MIXINS: Final[dict[str, type[_Capability]]] = {
 
 
 def with_capabilities_of(key_value: object, wrapper: type) -> type:
-    """Return *wrapper* composed with what *key_value* offers."""
+    """Return *wrapper* composed with the capabilities of *key_value*."""
     offered = tuple(name for name in _MIXINS if callable(getattr(key_value, name, None)))
     return _compose(wrapper, offered)
 
@@ -134,7 +134,7 @@ def with_capabilities_of(key_value: object, wrapper: type) -> type:
 def _compose(wrapper: type, offered: tuple[str, ...]) -> type:
     if not offered:
         return wrapper
-    # The wrapper comes first: the mixins only add what it does not have.
+    # The wrapper is the first base, so the mixins only add methods that it does not have.
     bases = (wrapper, *(_MIXINS[name] for name in offered))
     names = {
         "__module__": wrapper.__module__,

@@ -1,15 +1,14 @@
 """
-What a vault's policy lets in beside sealed records: legacy ones, and plaintext.
+The legacy window: the time in which a vault's policy allows reading legacy records and plaintext.
 
-`Vault.read_legacy_with` opens that window and `Vault.end_legacy_reads` closes it, most often in
-another process than the one that reads.  So no such record is judged by a vault meta that was
-read more than `MAX_AGE` seconds ago: a process that was started before the legacy keys were
-imported finds them, and one that still holds them finds that they are gone.
+`Vault.read_legacy_with` opens the window and `Vault.end_legacy_reads` closes it, usually in another
+process than the one that reads.  A reader therefore judges such a record only by a vault meta that
+was read at most `MAX_AGE` seconds ago.  So a process that started before the legacy keys were
+imported finds them, and a process that still holds them learns that they are gone.
 
-What a process may do that is behind by at most these seconds: after the end, read a legacy record
-once more and seal it; after the beginning, refuse one that it had already refused.  While the
-vault meta cannot be read, the last one that could be read goes on to count.  Sealed records are
-read without a look at the vault meta, as ever.
+Within these seconds a process may be behind: after the end it may still read and seal a legacy
+record, and after the beginning it may still refuse one.  While the vault meta cannot be read, the
+last one read stays valid.  Reading sealed records does not need a fresh vault meta.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ if TYPE_CHECKING:
     from kvseal.vault.session import OpenVault
 
 MAX_AGE: Final = 5.0
-"""Seconds.  All readers of one wrapper together read the vault meta at most once in so many."""
+"""Seconds.  All readers of one wrapper together read the vault meta at most once in this time."""
 
 _log = logging.getLogger("kvseal")
 
 
 class LegacyWindow:
-    """Opens what is not sealed while the vault's policy allows it."""
+    """Opens records that are not sealed, while the vault's policy allows it."""
 
     def __init__(self, *, clock: Callable[[], float] = clock.monotonic) -> None:
         self._clock = clock
@@ -49,28 +48,28 @@ class LegacyWindow:
 
     async def open(self, error: RecordError, stored: Mapping[str, Any], vault: OpenVault) -> dict[str, Any]:
         """
-        Return the value in *stored*, of which *error* says how it is not sealed.
+        Return the value in *stored*; *error* says why it is not a sealed record.
 
         Raises:
-            RecordError: policy does not allow it, or no legacy key opens it.
+            RecordError: the policy does not allow it, or no legacy key opens it.
         """
         if self._clock() - self._looked_at >= MAX_AGE:
             await self._looking.run(partial(self._look, vault))
         keyring = vault.keyring
         if isinstance(error, (LegacyRecordError, PlaintextRecordError)) and keyring.policy.read_legacy:
-            # A legacy format may look like plaintext, and is never to be returned as such.
+            # A legacy record may look like plaintext; it must never be returned as plaintext.
             codec = self._codec_of(stored, keyring)
             if codec is not None:
                 return codec.open(stored)
             if isinstance(error, LegacyRecordError):
-                msg = "the record is of a legacy format for which the vault holds no key"
+                msg = "the record has a legacy format for which the vault holds no key"
                 raise LegacyRecordError(msg)
         if isinstance(error, PlaintextRecordError) and keyring.policy.read_plaintext:
             return dict(stored)
         raise error
 
     async def _look(self, vault: OpenVault) -> None:
-        # What the vault meta says, it says at the earliest of the moment at which it was asked for.
+        # The vault meta is as old as the moment at which reading it began.
         now = self._clock()
         try:
             await vault.refresh()

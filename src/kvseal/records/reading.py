@@ -1,8 +1,8 @@
 """
-What stored values open to, when it is not simply a record of a known DEK.
+Reading of stored values that are not simply a record of a known DEK.
 
-`EnvelopeEncryptionWrapper.get` opens the usual record by itself; here is what may follow: another
-process has rotated the DEK, policy lets an old format in, a record cannot be opened at all.
+`EnvelopeEncryptionWrapper.get` opens the common record by itself.  This module handles the rest:
+another process has rotated the DEK, the policy allows an old format, or a record cannot be opened.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _log = logging.getLogger("kvseal")
 
 Names = tuple[str, str]
 Value = tuple["dict[str, Any] | None", "int | None"]
-"""What was put, and when it expires."""
+"""The value that was put, and its expiry."""
 
 
 class Reader:
     """
-    Opens for the wrappers of one *context* what lies below them; *vault* returns the open vault.
+    Opens stored values for the wrappers of one *context*; *vault* returns the open vault.
 
-    Unless it *raises*, what cannot be opened reads as missing, and is counted in `unreadable`.
+    If *raises* is false, a record that cannot be opened reads as missing, and `unreadable` counts it.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Reader:
         self.unreadable: Counter[str] = Counter()
 
     async def codec(self) -> RecordCodec:
-        """Return what seals and opens; a vault that is to unlock again does so first."""
+        """Return the codec; first unlocks a locked vault, if it was opened with `when_locked="unlock"`."""
         return (await self._unlocked()).codecs[self._context]
 
     async def read(self, stored: Mapping[str, Any] | None, names: Names) -> Value:
-        """Return what *stored* opens to, or raise its `RecordError` with its names."""
+        """Return the value in *stored*, or raise its `RecordError` with its names."""
         old: list[OldRecord] = []
         opened = await self._open(stored, names, old)
         await self._reseal(old)
@@ -74,7 +74,7 @@ class Reader:
     async def read_many(
         self, stored: Sequence[Mapping[str, Any] | None], names: Sequence[Names]
     ) -> list[Value]:
-        """Return what each opens to; raises `UnreadableRecordsError` after all were tried."""
+        """Return the value in each; raises `UnreadableRecordsError` after all were tried."""
         opened: list[Value] = [(None, None)] * len(names)
         uncommon: list[int] = []
         old: list[OldRecord] = []
@@ -104,8 +104,8 @@ class Reader:
         return vault
 
     async def _open(self, stored: Mapping[str, Any] | None, names: Names, old: list[OldRecord]) -> Value:
-        """Open what is sealed, or else what `_open_uncommon` does."""
-        codec = await self.codec()  # A locked vault does not even say that something is missing.
+        """Open a sealed record, or else call `_open_uncommon`."""
+        codec = await self.codec()  # A locked vault raises even if the record is missing.
         if stored is None:
             return None, None
         try:
@@ -117,14 +117,14 @@ class Reader:
         self, error: RecordError, stored: Mapping[str, Any], names: Names, old: list[OldRecord]
     ) -> Value:
         """
-        Open what another process sealed since the vault was opened, or what policy lets in; else raise.
+        Open a record under a DEK of another process, or one that the policy allows; else raise.
 
-        What policy has let in joins *old*.
+        A record that the policy allows is added to *old*.
         """
         vault = await self._unlocked()
         try:
             if isinstance(error, UnknownDEKError):
-                # Whether or not this refresh found anything: another reader's may have, a moment ago.
+                # Tried even if this refresh changed nothing: that of another reader may have, just before.
                 await self._refreshing.run(vault.refresh)
                 return expiry.unexpired(*vault.codecs[self._context].open(stored, *names))
             if isinstance(error, LegacyRecordError | PlaintextRecordError):
@@ -143,7 +143,7 @@ class Reader:
     async def _reseal(self, old: Sequence[OldRecord]) -> None:
         if old:
             vault = await self._vault()
-            # Locked meanwhile, or for too long without our vault meta, it seals nothing more.
+            # A vault that was locked meanwhile, or whose meta was not read or is another one, seals nothing.
             with suppress(VaultLockedError, StaleKeyringError, RefutedKeyringError):
                 vault.freshness.check()
                 await self._resealer.reseal(old, vault.codecs[self._context])

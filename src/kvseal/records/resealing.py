@@ -1,17 +1,18 @@
 """
-Records in an old format, sealed as they are read: a migration that needs no scan.
+Re-sealing: records in an old format are sealed when they are read, a migration without a scan.
 
-A wrapper is told the names that it reads, so this reaches records whose names no scan can
-recover, and whatever an old application still writes while the migration goes on.
+A wrapper gets the names that it reads, so this also reaches records whose names a scan cannot
+recover, and records that an old application writes during the migration.
 
-* Nothing is lost: the sealed record goes where the driver still finds, to the byte, the entry
-  that was read.  Whoever wrote or deleted meanwhile has won, and the next read tries again.
-* Creation time, expiry and native time to live stay; the entry's own expiry is sealed as well.
-* A read never fails because of it, and is held up by one swap, for `PATIENCE` seconds at most.
-  After a failure there is no other attempt for `PAUSE` seconds.
-* Where the driver has no atomic replace, or a wrapper in between forbids writing, changes what
-  is stored or leads to other stores, reads are all that happens.  A store that evicts is no
-  hindrance: the entry is there, and keeps its turn.
+* Nothing is lost: the sealed record replaces the entry only if the driver still finds exactly the
+  bytes that were read.  If another process wrote or deleted meanwhile, its change stays, and the
+  next read tries again.
+* Creation time, expiry and native time to live do not change; the entry's own expiry is sealed too.
+* A read never fails because of it, and waits for one swap, `PATIENCE` seconds at most.  After a
+  failure there is no other attempt for `PAUSE` seconds.
+* Records are only read if the driver has no atomic replace, or if a wrapper in between forbids
+  writing, changes what is stored or leads to other stores.  A store that evicts does not matter:
+  the entry exists, and keeps its place in the order of eviction.
 """
 
 from __future__ import annotations
@@ -43,15 +44,15 @@ PATIENCE: Final = 5.0
 PAUSE: Final = 60.0
 
 BATCH: Final = 64
-"""The most that one read re-seals: of a larger `get_many`, the next read takes the next."""
+"""The most records that one read re-seals; after a larger `get_many`, the next read continues."""
 
 RESEALED: Final = "resealed"
 CHANGED: Final = "changed"
-"""Somebody else was faster, or what the driver finds is not what the wrapper read."""
+"""Another process was faster, or the driver finds another entry than the wrapper read."""
 FAILED: Final = "failed"
 
 _IN_FLIGHT: Final = 4
-"""Entries that one read looks up at the same time; servers have few connections."""
+"""Entries that one read looks up concurrently; servers have few connections."""
 _HINDRANCES: Final = (CompressionWrapper, BaseEncryptionWrapper, ReadOnlyWrapper, RoutingWrapper)
 
 _log = logging.getLogger("kvseal")
@@ -59,7 +60,7 @@ _log = logging.getLogger("kvseal")
 
 @dataclass(frozen=True, slots=True)
 class OldRecord:
-    """What a read found in an old format: names at the base store, what is stored, and the value in it."""
+    """A record in an old format that was read: names at the base store, stored mapping, and value."""
 
     collection: str
     key: str
@@ -67,7 +68,7 @@ class OldRecord:
     value: Mapping[str, Any] = field(repr=False)
 
     def is_still(self, entry: Entry) -> bool:
-        """Whether *entry* is what was read, under its own names; its text decides, for `1 == True`."""
+        """Whether *entry* is what was read, under its own names; compares text, because `1 == True`."""
         return (
             (entry.collection, entry.key) == (self.collection, self.key)
             and entry.value is not None
@@ -77,13 +78,13 @@ class OldRecord:
 
 class Resealer:
     """
-    Seals old records of the store at the end of *chain*; may be used from any event loop and thread.
+    Seals old records of the store at the end of *chain*; usable from any event loop and thread.
 
-    The driver is opened by the first record, and kept until `close`.
+    The first record opens the driver, and `close` closes it.
     """
 
     outcomes: Counter[str]
-    """How many records were `resealed`, had `changed`, or `failed`."""
+    """Counts of records that were `resealed`, had `changed`, or `failed`."""
 
     def __init__(
         self, chain: Chain, *, patience: float = PATIENCE, clock: Callable[[], float] = clock.monotonic
@@ -97,7 +98,7 @@ class Resealer:
         self._drivers: dict[type, Driver] = {}
 
     async def reseal(self, records: Iterable[OldRecord], codec: RecordCodec) -> None:
-        """Seal what is still as it was read; nothing is raised but the caller's own cancellation."""
+        """Seal entries that are still as they were read; raises nothing but the caller's own cancellation."""
         if not self._is_possible or self._clock() < self._resumes_at:
             return
         batch = list({(record.collection, record.key): record for record in records}.values())[:BATCH]
@@ -110,14 +111,14 @@ class Resealer:
                 self._fail(len(batch), StoreError(f"no answer within {self._patience} seconds"))
         except UnsupportedStoreError as exc:
             self._is_possible = False
-            _log.debug("records in an old format stay as they are: %s", exc)
-        except Exception as exc:  # noqa: BLE001 - whatever a backend's library raises, the read has its value
+            _log.debug("records in an old format are not re-sealed: %s", exc)
+        except Exception as exc:  # noqa: BLE001 - a backend's library may raise anything; the read has its value
             self._fail(len(batch), exc)
         finally:
             task.cancel()
 
     async def close(self) -> None:
-        """Close the driver; another record would open it again."""
+        """Close the driver; the next record opens it again."""
         while self._drivers:
             _, driver = self._drivers.popitem()
             await driver.close()
@@ -148,11 +149,11 @@ class Resealer:
         if driver is not None:
             return driver
         made = driver_for(self._store)
-        # A driver may have to try out what its file system can do.
+        # A driver may have to find out what its file system supports.
         if not (await asyncio.to_thread(lambda: made.capabilities)).atomic_replace:
-            msg = f"{made.location} cannot replace an entry only if it is unchanged"
+            msg = f"{made.location} has no compare-and-swap"
             raise UnsupportedStoreError(msg)
-        # One step, and nothing is held open yet: threads that meet here go on with the same driver.
+        # `setdefault` is atomic, and nothing is open yet: threads that race here share one driver.
         return self._drivers.setdefault(kind, made)
 
     def _fail(self, records: int, exc: Exception) -> None:

@@ -1,9 +1,9 @@
 """
-What most users import: a drop-in `AsyncKeyValue` whose values lie sealed in the store below.
+The wrapper that most users import: a drop-in `AsyncKeyValue` that seals values for the store below.
 
 `get` and `put` do the least that is correct, because every request of a service
-goes through them.  Everything that is rare, unlocking, an unknown DEK, legacy
-records, errors, is kept out of their way.
+goes through them.  Rare work is elsewhere: unlocking, an unknown DEK, legacy
+records, errors.
 """
 
 from __future__ import annotations
@@ -51,37 +51,37 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
     """
     Seals every value with AES-256-GCM, bound to its collection and key, before *key_value* stores it.
 
-    The constructor touches nothing: the vault is opened, or with *create* made, by the
-    first operation.  `keys`, `collections`, `cull`, `destroy_collection`, `setup`, `close`
-    and `async with` are there exactly when *key_value* has them.
+    The constructor touches nothing: the first operation opens the vault or, with *create*,
+    creates it.  The wrapper has `keys`, `collections`, `cull`, `destroy_collection`, `setup`,
+    `close` and `async with` exactly if *key_value* has them.
 
     Args:
-        key_value: The store that gets the sealed values.
+        key_value: The store for the sealed values.
         secret: A `Secret`, a wrap key of `kvseal.wrapkeys`, a reference such as `env:NAME`, `file:PATH` or
             `transit:MOUNT/KEY`, or `None` for the default order.
         create: Create the vault if the store has none, which is the default.
-        meta_store: A store of its own for the vault meta, needed where *key_value* evicts.
-        kdf: The Argon2id cost of a vault that is created; a wrap key has none.
-        memory_ceiling: The most memory, in KiB, that a stored keyslot may ask for.
-        context: Joins what every record is bound to.  Wrappers of different contexts never read
+        meta_store: A separate store for the vault meta, needed if *key_value* evicts entries.
+        kdf: The Argon2id cost of a new vault; a wrap key has none.
+        memory_ceiling: The most memory, in KiB, that a stored keyslot may need.
+        context: A text to which every record is bound too.  Wrappers of different contexts cannot read
             each other's records.
         raise_on_decryption_error: With `False`, a record that cannot be opened reads as missing;
             each case is logged and counted in `unreadable`.  An attacker can then hide records.
         refresh_after: The most seconds after which a writer learns of a newer DEK.
-        pin: A file that remembers the newest vault meta, so that after a restart no older one is believed.
-        idle_timeout: Seconds, or a `timedelta`, after which keys that nobody uses are forgotten.
+        pin: A file that remembers the newest vault meta, so that an older one is refused after a restart.
+        idle_timeout: Seconds, or a `timedelta`, after which the vault forgets unused keys.
         when_locked: What operations do then, and after `lock`: `"fail"` or, with the secret's reference,
             `"unlock"` the vault again.
         vault: An open vault to use instead of opening one.  It stays open when the wrapper is closed.
 
     Raises:
-        SecretReferenceError: *secret* is a `str` but no reference.
-        TypeError: *vault* is given together with an option that only opens or creates one.
-        ValueError: one of the options has a value that it cannot have; see `kvseal.vault.opening.Opening`.
+        SecretReferenceError: *secret* is a `str` but not a reference.
+        TypeError: *vault* is given together with an option that only opens or creates a vault.
+        ValueError: an option has an invalid value; see `kvseal.vault.opening.Opening`.
     """
 
     SEALS_RECORDS: Final = True
-    """What stands below sees sealed records alone: the mark by which `kvseal.drivers` knows this wrapper."""
+    """The mark by which `kvseal.drivers` recognises this wrapper: below it are only sealed records."""
 
     unreadable: Counter[str]
     """With `raise_on_decryption_error=False`: records that read as missing, by error class."""
@@ -90,7 +90,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
     """Legacy and plaintext records that reads tried to seal, by outcome: see `kvseal.records.resealing`."""
 
     def __new__(cls, key_value: AsyncKeyValue, **_: Any) -> Self:
-        """Compose the class with the capabilities of *key_value*."""
+        """Compose a class with the capabilities of *key_value*."""
         wrapper: Self = object.__new__(with_capabilities_of(key_value, cls))
         return wrapper
 
@@ -107,7 +107,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
     ) -> None:
         if vault is not None:
             _refuse_beside_vault(create=create, kdf=kdf, **options)
-        Opening(**options)  # Raises here, rather than at the first operation.
+        Opening(**options)  # Raises now, not at the first operation.
         chain = Chain.of(key_value)
         warn_of_orders(chain)
         super().__init__(
@@ -143,10 +143,10 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
     @override
     async def get(self, key: str, *, collection: str | None = None) -> dict[str, Any] | None:
         """
-        Return the value that was put under this very name, or `None` if it is missing or expired.
+        Return the value that was put under this name, or `None` if it is missing or expired.
 
         Raises:
-            RecordError: what is stored is not a record of this vault for this name.
+            RecordError: the stored value is not a record of this vault for this name.
         """
         if self._renames_keys:
             base, name = self._names(collection, key)
@@ -189,9 +189,9 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         Seal *value* and store it.
 
         Raises:
-            UnsealableValueError: it would not come back as it is; nothing was written.
+            UnsealableValueError: `get` could not return *value* exactly; nothing was written.
             InvalidTTLError: *ttl* is not a positive number of seconds.
-            StaleKeyringError: the vault meta has been out of reach for too long.
+            StaleKeyringError: the vault meta could not be read for too long.
         """
         if self._renames_keys:
             base, name = self._names(collection, key)
@@ -205,14 +205,14 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             codec = vault.codecs[self._context]
         except VaultLockedError:
             codec = await self._reader.codec()
-        # After the vault is open: the time that a key derivation takes is not the record's.
+        # Computed after the vault is open, so that a key derivation does not shorten the time to live.
         expires_at = None if ttl is None else expiry.expiry_of(ttl)
         sealed = codec.sealing[base](value, name, expires_at)
         await self.key_value.put(key, sealed, collection=collection, ttl=ttl)
 
     @override
     async def delete(self, key: str, *, collection: str | None = None) -> bool:
-        """Delete the entry, whatever it is; return whether there was one."""
+        """Delete the entry, readable or not; return whether there was one."""
         self._names(collection, key)
         return await self.key_value.delete(key=key, collection=collection)
 
@@ -272,25 +272,25 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
 
     @override
     async def delete_many(self, keys: Sequence[str], *, collection: str | None = None) -> int:
-        """Delete the entries, whatever they are; return how many there were."""
+        """Delete the entries, readable or not; return how many there were."""
         self._base_collection(collection)
         return await self.key_value.delete_many(keys=keys, collection=collection)
 
     def health(self, *, max_dek_age: timedelta | None = None) -> Health:
-        """Return how the vault is, from memory alone: nothing is opened for it."""
+        """Return the health of the vault, from memory alone: this opens nothing."""
         if self._vault is None:
             return Health.not_opened()
         return self._vault.health(max_dek_age=max_dek_age)
 
     async def unlock(self) -> None:
-        """Open the vault now, or unlock it again, rather than at the next operation."""
+        """Open the vault now, or unlock it again, before the next operation needs it."""
         await (await self.vault()).unlock()
 
     async def release(self) -> None:
         """
-        Forget the keys, and close the driver that has re-sealed records.
+        Forget the keys, and close the driver that re-seals records.
 
-        The next operation opens the vault again.  A vault that was given as *vault* keeps its keys.
+        The next operation opens the vault again.  A vault passed as *vault* keeps its keys.
         """
         try:
             await self._resealer.close()
@@ -308,7 +308,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         return self._collections[collection], key
 
     def _names_of_many(self, collection: str | None, keys: Sequence[str]) -> list[tuple[str, str]]:
-        base = self._collections[collection]  # Refuses a reserved one, even where there are no keys.
+        base = self._collections[collection]  # Refuses a reserved one, even without any keys.
         if self._renames_keys:
             return [self._names(collection, key) for key in keys]
         return [(base, key) for key in keys]
@@ -325,13 +325,13 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
 
 
 def _refuse_beside_vault(**options: object) -> None:
-    """Raise `TypeError` for what an open vault has no use for, rather than ignore it."""
+    """Raise `TypeError` for options that would have no effect beside an open vault."""
     given = [name for name, value in options.items() if value is not None]
     if given:
-        msg = f"an open vault was given, so {', '.join(given)} would have no effect: leave them out"
+        msg = f"an open vault was given, so {', '.join(given)} would have no effect: omit them"
         raise TypeError(msg)
 
 
 def _never(*_: object) -> NoReturn:
-    msg = "kvseal seals with the names of a record, which the base class's functions are not given"
+    msg = "kvseal seals with the names of a record, which the functions of the base class do not get"
     raise NotImplementedError(msg)
