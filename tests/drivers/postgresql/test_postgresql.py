@@ -738,20 +738,6 @@ class TestPlaces:
         await vault.close()
         await store.close()
 
-    def test_without_asyncpg(self) -> None:
-        """Without asyncpg a URL says what to install."""
-        script = """
-import asyncio, sys
-sys.modules["asyncpg"] = None
-from kvseal.drivers import driver_from_url
-from kvseal.errors import UnsupportedStoreError
-try:
-    asyncio.run(driver_from_url("postgresql://localhost"))
-except UnsupportedStoreError as exc:
-    print(exc.hint)
-"""
-        assert "pip install 'kvseal[postgresql]'\n" == python(script).communicate()[0]
-
 
 class TestPasswords:
     """Nothing that is shown has a password in it."""

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
     from kvseal.drivers.base import Purged
     from kvseal.drivers.disk.purge import Swept
+    from kvseal.drivers.urls import StoreUrl
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -277,23 +278,14 @@ def for_store(store: DiskStore) -> DiskDriver:
     )
 
 
-async def from_location(location: str, *, create: bool = False) -> DiskDriver:
-    """Return the driver of the store in the directory *location*; only with *create* may it be new."""
-    directory = _directory(location)
+async def from_url(url: StoreUrl, *, create: bool) -> DiskDriver:
+    """Return the driver of the store in the directory that *url* names; only with *create* may it be new."""
+    directory = url.path()
     if create:
         await asyncio.to_thread(_create, directory)
     db = CacheDB(directory)
     settings = await asyncio.to_thread(db.settings)
     return DiskDriver(directory, evicts=settings.get("eviction_policy") != "none", db=db)
-
-
-def _directory(location: str) -> Path:
-    # `disk:///abs` is how other URLs write an absolute path.
-    path = location[2:] if location.startswith("///") else location
-    if not path:
-        msg = "disk: needs the path of the store's directory"
-        raise UnsupportedStoreError(msg, hint="write disk:PATH")
-    return Path(path).expanduser().absolute()
 
 
 def _create(directory: Path) -> None:

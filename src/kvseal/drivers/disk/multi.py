@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kvseal.drivers.base import Capabilities, Count, Entry, Page, content, refuse_problem
 from kvseal.drivers.chain import DEFAULT_COLLECTION
 from kvseal.drivers.disk.database import FILE_NAME, CacheDB
-from kvseal.drivers.disk.multi_folders import Folders, OpenFolders, base_directory, folder_of
+from kvseal.drivers.disk.multi_folders import Folders, OpenFolders, folder_of
 from kvseal.drivers.disk.purge import purged
 from kvseal.errors import StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from key_value.aio.stores.disk import MultiDiskStore
 
     from kvseal.drivers.base import Purged, Replacement
+    from kvseal.drivers.urls import StoreUrl
 
 _DEFAULT_FACTORY: Final = "MultiDiskStore.__init__.<locals>.default_disk_cache_factory"
 
@@ -176,9 +177,9 @@ def for_store(store: MultiDiskStore) -> MultiDiskDriver:
     return MultiDiskDriver(folders, evicts=bool(max_size), default_collection=store.default_collection)
 
 
-async def from_location(location: str, *, create: bool = False) -> MultiDiskDriver:
-    """Return the driver of the store below the directory *location*; only with *create* may it be new."""
-    base = base_directory(location)
+async def from_url(url: StoreUrl, *, create: bool) -> MultiDiskDriver:
+    """Return the driver of the store below the directory of *url*; only with *create* may it be new."""
+    base = url.path()
     folders = Folders(base, partial(_make_below, base), may_be_missing=False)
     try:
         if create:

@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pathvalidate import sanitize_filename
+
 from kvseal import clock
 from kvseal.drivers.disk.database import FILE_NAME, CacheDB
 from kvseal.drivers.disk.driver import DiskDriver
 from kvseal.drivers.joined import encodable
-from kvseal.errors import StoreError, StoreNotFoundError, UnsupportedStoreError
-
-# Behind kvseal's own modules, which say in their words that the library is missing.
-from pathvalidate import sanitize_filename  # isort: skip
+from kvseal.errors import StoreError, StoreNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -197,16 +196,6 @@ class OpenFolders:
     def _opened(self, folder: str) -> _Open:
         db = CacheDB(self._base / folder)
         return _Open(DiskDriver(self._base / folder, evicts=False, db=db, names=FolderNames(folder)), db)
-
-
-def base_directory(location: str) -> Path:
-    """Return the path that follows `multidisk:`."""
-    # `multidisk:///abs` is how other URLs write an absolute path.
-    path = location[2:] if location.startswith("///") else location
-    if not path:
-        msg = "multidisk: needs the path of the store's base directory"
-        raise UnsupportedStoreError(msg, hint="write multidisk:PATH")
-    return Path(path).expanduser().absolute()
 
 
 def _await_tables(directory: Path) -> None:

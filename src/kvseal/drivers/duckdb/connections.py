@@ -15,6 +15,9 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+import duckdb
+from key_value.aio.stores.duckdb import DuckDBStore
+
 from kvseal.errors import (
     StoreError,
     StoreNotFoundError,
@@ -22,10 +25,6 @@ from kvseal.errors import (
     UnsealableValueError,
     UnsupportedStoreError,
 )
-
-# Behind kvseal's own modules, which say in their words that the library is missing.
-import duckdb  # isort: skip
-from key_value.aio.stores.duckdb import DuckDBStore  # isort: skip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

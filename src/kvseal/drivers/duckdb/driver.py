@@ -28,8 +28,9 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+import duckdb
 
 from kvseal.drivers.base import (
     KEEP,
@@ -65,13 +66,13 @@ from kvseal.drivers.duckdb.rows import (
 from kvseal.drivers.duckdb.table import Table
 from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
 
-# Behind kvseal's own modules, which say in their words that the library is missing.
-import duckdb  # isort: skip
-
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
 
     from key_value.aio.stores.duckdb import DuckDBStore
+
+    from kvseal.drivers.urls import StoreUrl
 
 _DEFAULT_TABLE: Final = "kv_entries"
 _ATTEMPTS: Final = 20
@@ -304,7 +305,7 @@ def _search_path(connection: Any, table: str) -> str:
     return str(path)
 
 
-async def from_location(location: str, *, create: bool = False) -> DuckDBDriver:
+async def from_url(url: StoreUrl, *, create: bool) -> DuckDBDriver:
     """
     Return the driver of the table that `PATH?table=NAME` names; only with *create* may it be new.
 
@@ -313,7 +314,7 @@ async def from_location(location: str, *, create: bool = False) -> DuckDBDriver:
         StoreNotFoundError: there is no such database, or without *create* no such table.
         StoreUnreachableError: another process has the database open.
     """
-    path, table = _path_and_table(location)
+    path, table = _path_and_table(url)
     store_over(object(), table)
     try:
         connection = await asyncio.to_thread(create_file if create else open_file, path)
@@ -332,17 +333,9 @@ async def from_location(location: str, *, create: bool = False) -> DuckDBDriver:
     return driver
 
 
-def _path_and_table(location: str) -> tuple[Path, str]:
-    # Every character of a path counts, so only the last `?table=` is an option.
-    path, option, table = location.rpartition("?table=")
-    if not option:
-        path, table = location, _DEFAULT_TABLE
-    # `duckdb:///abs` is how other URLs write an absolute path.
-    path = path[2:] if path.startswith("///") else path
-    if not path:
-        msg = "duckdb: needs the path of the database"
-        raise UnsupportedStoreError(msg, hint="write duckdb:PATH or duckdb:PATH?table=NAME")
-    if path.startswith(":memory:"):
+def _path_and_table(url: StoreUrl) -> tuple[Path, str]:
+    plain, table = url.option("table")
+    if plain.location.startswith(":memory:"):
         msg = "a DuckDB database in memory lives in the process that made it, where no URL reaches it"
         raise UnsupportedStoreError(msg, hint="name a function that makes the store: python:module:factory")
-    return Path(path).expanduser().absolute(), table
+    return plain.path(), _DEFAULT_TABLE if table is None else table

@@ -67,7 +67,7 @@ from kvseal.drivers.chain import DEFAULT_COLLECTION
 from kvseal.drivers.filetree.collections import Collection, Collections
 from kvseal.drivers.filetree.entries import Place, TreeEntries, has_expired
 from kvseal.drivers.filetree.folders import NotAFileError, Tree, listing
-from kvseal.drivers.filetree.location import open_store, split_location
+from kvseal.drivers.filetree.location import directory_and_rules, open_store
 from kvseal.drivers.filetree.names import Rule, StrategyRule
 from kvseal.drivers.filetree.purge import purge_trees
 from kvseal.drivers.filetree.swaps import Swaps, can_exchange, locked, recover_idle
@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from key_value.aio.stores.filetree import FileTreeStore
 
     from kvseal.drivers.base import Purged
+    from kvseal.drivers.urls import StoreUrl
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -357,9 +358,9 @@ def for_store(store: FileTreeStore) -> FileTreeDriver:
     )
 
 
-async def from_location(location: str, *, create: bool = False) -> FileTreeDriver:
-    """Return the driver of the store in the directory *location*; only with *create* may it be new."""
-    directory, names = split_location(location)
+async def from_url(url: StoreUrl, *, create: bool) -> FileTreeDriver:
+    """Return the driver of the store in the directory that *url* names; only with *create* may it be new."""
+    directory, names = directory_and_rules(url)
     collection_rule, key_rule = await asyncio.to_thread(open_store, directory, names, create=create)
     return FileTreeDriver(directory, collection_rule=collection_rule, key_rule=key_rule)
 

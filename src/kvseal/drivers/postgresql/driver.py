@@ -29,6 +29,9 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
+import asyncpg
+from key_value.aio.stores.postgresql import PostgreSQLStore
+
 from kvseal import clock
 from kvseal.drivers.base import KEEP, Capabilities, Count, Entry, Page, Replacement, content, refuse_problem
 from kvseal.drivers.chain import DEFAULT_COLLECTION
@@ -39,15 +42,12 @@ from kvseal.drivers.postgresql.table import Table
 from kvseal.drivers.urls import strip_password
 from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
 
-# Behind kvseal's own modules, which say in their words that the library is missing.
-import asyncpg  # isort: skip
-from key_value.aio.stores.postgresql import PostgreSQLStore  # isort: skip
-
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from kvseal.drivers.base import Purged
     from kvseal.drivers.postgresql.pools import Pools
+    from kvseal.drivers.urls import StoreUrl
 
 _DEFAULT_TABLE: Final = "kv_store"
 _PAGES_BEFORE_BOUND: Final = 32
@@ -253,7 +253,7 @@ def _reached(store: Any) -> tuple[Pools, str]:
     return OwnPools(partial(open_pool, **parameters)), where
 
 
-async def from_location(location: str, *, create: bool = False) -> PostgreSQLDriver:
+async def from_url(url: StoreUrl, *, create: bool) -> PostgreSQLDriver:
     """
     Return the driver of the table that `//user:password@host:port/database?table=name` names.
 
@@ -265,9 +265,9 @@ async def from_location(location: str, *, create: bool = False) -> PostgreSQLDri
         StoreNotFoundError: there is no such database, or without *create* no such table.
         StoreUnreachableError: there is no server, or it refuses the user.
     """
-    url, table = _url_and_table(location)
+    dsn, table = _dsn_and_table(url.location)
     driver = PostgreSQLDriver(
-        OwnPools(partial(open_pool, url)), location=f"{_shown(url)}?table={table}", table=table
+        OwnPools(partial(open_pool, dsn)), location=f"{_shown(dsn)}?table={table}", table=table
     )
     try:
         await (driver.create_table() if create else driver.expect_table())
@@ -277,7 +277,7 @@ async def from_location(location: str, *, create: bool = False) -> PostgreSQLDri
     return driver
 
 
-def _url_and_table(location: str) -> tuple[str, str]:
+def _dsn_and_table(location: str) -> tuple[str, str]:
     base, _, query = location.rpartition("?") if "?" in location else (location, "", "")
     options = query.split("&") if query else []
     tables = [option.removeprefix("table=") for option in options if option.startswith("table=")]

@@ -15,6 +15,8 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import asyncpg
+
 from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
 
 if TYPE_CHECKING:
@@ -22,12 +24,6 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     Opener: TypeAlias = "Callable[[], Awaitable[asyncpg.Pool]]"
-
-try:
-    import asyncpg
-except ImportError as exc:
-    msg = "PostgreSQL needs asyncpg, which is not installed"
-    raise UnsupportedStoreError(msg, hint="pip install 'kvseal[postgresql]'") from exc
 
 _SIZE: Final = 4
 """Connections of one pool at most: a recode has a few pages in flight, and servers have few connections."""

@@ -16,11 +16,10 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+import asyncpg
+
 from kvseal.drivers.base import Purged
 from kvseal.errors import StoreUnreachableError
-
-# Behind kvseal's own modules, which say in their words that the library is missing.
-import asyncpg  # isort: skip
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from kvseal.drivers.base import Purged, _Keep
     from kvseal.drivers.redis.server import Batch
+    from kvseal.drivers.urls import StoreUrl
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -207,18 +208,18 @@ class RespDriver:
         return [is_live and next(done) for is_live in live]
 
 
-async def open_url(scheme: str, location: str) -> RespDriver:
+async def from_url(url: StoreUrl, *, create: bool) -> RespDriver:  # noqa: ARG001 - see below
     """
-    Return the driver of the database that the URL *scheme*:*location* names, once it has answered.
+    Return the driver of the database that *url* names, once it has answered.
 
-    A database is there or not by its number, and one that holds nothing is there: nothing is created.
+    With or without *create*: the server has a database of that number or not, and nothing is created.
 
     Raises:
         UnsupportedStoreError: the URL says something that would go unheeded.
         StoreNotFoundError: the server has no database of that number.
         StoreUnreachableError: it does not answer, or does not let us in.
     """
-    driver = RespDriver(RespServer.at(Address.of_url(scheme, location), scheme))
+    driver = RespDriver(RespServer.at(Address.of_url(url.scheme, url.location), url.scheme))
     try:
         await driver.count()
     except BaseException:

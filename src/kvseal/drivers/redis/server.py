@@ -16,24 +16,20 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
-from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.retry import Retry
 
-try:
-    import redis
-    from redis.backoff import NoBackoff
-    from redis.exceptions import (
-        AuthenticationError,
-        NoPermissionError,
-        NoScriptError,
-        OutOfMemoryError,
-        ReadOnlyError,
-        RedisError,
-        ResponseError,
-    )
-    from redis.retry import Retry
-except ImportError as exc:
-    msg = "Redis and Valkey stores are reached through the library redis, which is not installed"
-    raise UnsupportedStoreError(msg, hint="pip install 'kvseal[redis]' or 'kvseal[valkey]'") from exc
+from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -24,7 +24,6 @@ import asyncio
 import threading
 import zlib
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from kvseal.drivers.base import (
@@ -43,13 +42,16 @@ from kvseal.drivers.body import patch_body, write_body
 from kvseal.drivers.chain import DEFAULT_COLLECTION
 from kvseal.drivers.joined import JOINED, SEPARATOR, entry_of, has_expired, names_to_write, problem_entry
 from kvseal.drivers.rocksdb.handle import Handle, NotBytesError, close, create, open_existing
-from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
+from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
+    from pathlib import Path
 
     from key_value.aio.stores.rocksdb import RocksDBStore
     from rocksdict import Rdict
+
+    from kvseal.drivers.urls import StoreUrl
 
 PAGE_BYTES: Final = 8 * 2**20
 """A page ends with the entry that takes it past this many bytes."""
@@ -203,9 +205,9 @@ def for_store(store: RocksDBStore) -> RocksDBDriver:
     return RocksDBDriver(store._db, owns=False, default_collection=store.default_collection)  # noqa: SLF001
 
 
-async def from_location(location: str, *, create: bool = False) -> RocksDBDriver:
-    """Return the driver of the store in the directory *location*; only with *create* may it be new."""
-    path = _path(location)
+async def from_url(url: StoreUrl, *, create: bool) -> RocksDBDriver:
+    """Return the driver of the store in the directory that *url* names; only with *create* may it be new."""
+    path = url.path()
     try:
         return RocksDBDriver(await asyncio.to_thread(_open, path, is_new=create), owns=True)
     except OSError as exc:
@@ -219,15 +221,6 @@ def _open(path: Path, *, is_new: bool) -> Rdict:
     if is_new:
         create(path)
     return open_existing(path)
-
-
-def _path(location: str) -> Path:
-    # `rocksdb:///abs` is how other URLs write an absolute path.
-    path = location[2:] if location.startswith("///") else location
-    if not path:
-        msg = "rocksdb: needs the path of the store's directory"
-        raise UnsupportedStoreError(msg, hint="write rocksdb:PATH")
-    return Path(path).expanduser().absolute()
 
 
 def _page(entries: Iterator[Entry]) -> list[Entry]:

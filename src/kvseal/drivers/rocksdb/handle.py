@@ -17,10 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from kvseal.errors import StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
-
-# Behind kvseal's own modules, which say in their words that the library is missing.
-from rocksdict import (  # isort: skip
+from rocksdict import (
     BottommostLevelCompaction,
     CompactOptions,
     DbClosedError,
@@ -28,6 +25,8 @@ from rocksdict import (  # isort: skip
     WriteBatch,
     WriteOptions,
 )
+
+from kvseal.errors import StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
