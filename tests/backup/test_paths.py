@@ -13,7 +13,8 @@ from tests.drivers.filetree.test_filetree import v1_store
 
 from kvseal.backup import backup, restore
 from kvseal.drivers import driver_for, driver_from_url
-from kvseal.drivers.base import Entry, KeepsPaths
+from kvseal.drivers.abilities import KeepsPaths
+from kvseal.drivers.base import Entry
 from kvseal.drivers.delegate import DelegatingDriver
 from kvseal.drivers.manifest import NamedDriver
 

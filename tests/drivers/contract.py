@@ -17,8 +17,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from kvseal.drivers import base
+from kvseal.drivers import abilities, base
 from kvseal.drivers.base import PAGE_SIZE, Count, Driver, Entry, Replacement
+from kvseal.drivers.chain import Chain
 from kvseal.errors import Conflict, StoreError
 
 CREATED = datetime(2024, 2, 29, 23, 59, 59, 123457, tzinfo=timezone.utc)
@@ -88,26 +89,6 @@ def numbers(entries: list[Entry]) -> Counter[int]:
     return Counter(found.value["n"] for found in entries if found.value is not None)
 
 
-def same_time(driver: Driver, expected: datetime | None, actual: datetime | None) -> bool:
-    """Whether two times are the same, to the microsecond or, where the driver promises no times, to the minute."""
-    if driver.capabilities.exact_times or expected is None or actual is None:
-        return expected == actual
-    return abs(expected - actual) < timedelta(minutes=1)
-
-
-def same_entry(driver: Driver, expected: Entry | None, actual: Entry | None) -> bool:
-    """Whether two entries are the same, as far as the driver promises."""
-    if driver.capabilities.exact_times or expected is None or actual is None:
-        return expected == actual
-    same = same_time(driver, expected.expires_at, actual.expires_at)
-    return same and expected == replace(actual, expires_at=expected.expires_at)
-
-
-def created(driver: Driver) -> datetime | None:
-    """Return what has become of `CREATED`."""
-    return CREATED if driver.capabilities.exact_times else None
-
-
 async def fill(store: Any, count: int) -> None:
     """Put *count* numbered values into one collection through the store."""
     keys = [f"key-{n}" for n in range(count)]
@@ -121,6 +102,28 @@ class DriverContract:
     """Names that the store itself refuses."""
     many: ClassVar[int] = 10_050
     """How many keys a complete scan finds: more than any `keys()` of the stores."""
+    keeps_times: ClassVar[bool] = True
+    """Whether creation time and expiry are stored as given, to the microsecond."""
+    counts_exactly: ClassVar[bool] = True
+    """Whether a count is exact, and no estimate."""
+
+    def same_time(self, expected: datetime | None, actual: datetime | None) -> bool:
+        """Whether two times are the same, to the microsecond or, where no times are kept, to the minute."""
+        if self.keeps_times or expected is None or actual is None:
+            return expected == actual
+        return abs(expected - actual) < timedelta(minutes=1)
+
+    def same_entry(self, expected: Entry | None, actual: Entry | None) -> bool:
+        """Whether two entries are the same, as far as the driver promises."""
+        if self.keeps_times or expected is None or actual is None:
+            return expected == actual
+        same = self.same_time(expected.expires_at, actual.expires_at)
+        return same and expected == replace(actual, expires_at=expected.expires_at)
+
+    @property
+    def created(self) -> datetime | None:
+        """What has become of `CREATED`."""
+        return CREATED if self.keeps_times else None
 
     @pytest.fixture
     async def backend(self) -> Backend:
@@ -146,7 +149,7 @@ class DriverContract:
 
         assert ("coll", "key", value, "") == (found.collection, found.key, found.value, found.problem)
         assert found.expires_at is not None
-        if backend.driver.capabilities.exact_times:
+        if self.keeps_times:
             assert found.created_at is not None
             assert before <= found.created_at <= datetime.now(timezone.utc)
         assert timedelta(seconds=3590) < found.expires_at - before
@@ -163,7 +166,7 @@ class DriverContract:
 
     async def test_put_keeps_times_to_the_microsecond(self, backend: Backend) -> None:
         """An entry is put with its own creation time and expiry, not with those of the moment."""
-        if not backend.driver.capabilities.exact_times:
+        if not self.keeps_times:
             pytest.skip("the driver does not keep times")
         await backend.driver.put_if_absent(entry(expires_at=FUTURE))
 
@@ -201,13 +204,14 @@ class DriverContract:
 
         (found,) = await scanned(backend.driver)
 
-        assert [True, False] == [backend.driver.proves(found, key) for key in ("key", "other")]
+        assert [True, False] == [abilities.proves(backend.driver, found, key) for key in ("key", "other")]
 
     async def test_default_collection(self, backend: Backend) -> None:
-        """What the store puts without a collection lies in the driver's `default_collection`."""
+        """What the store puts without a collection is where the wrapper chain says."""
         await backend.store.put("key", SMALL)
 
-        assert SMALL == (await fetched(backend.driver, collection=backend.driver.default_collection)).value
+        default = Chain.of(backend.store).default_collection
+        assert SMALL == (await fetched(backend.driver, collection=default)).value
 
     async def test_missing_is_none(self, backend: Backend) -> None:
         """An entry that was never put is `None`, in a collection that exists and in one that does not."""
@@ -265,8 +269,6 @@ class DriverContract:
     @pytest.mark.parametrize("parts", [2, 5])
     async def test_partitions(self, backend: Backend, parts: int) -> None:
         """The parts of a scan are disjoint, together the whole, resumable, and none is empty."""
-        if not backend.driver.capabilities.partitions:
-            pytest.skip("the driver has no partitions")
         count = 3 * PAGE_SIZE
         await fill(backend.store, count)
         entries: list[Entry] = []
@@ -285,7 +287,7 @@ class DriverContract:
     async def test_scan_of_nothing(self, backend: Backend) -> None:
         """An empty store has no pages and counts nothing."""
         assert [] == await scanned(backend.driver)
-        assert 0 == (await backend.driver.count()).entries
+        assert 0 == (await abilities.count(backend.driver)).entries
 
     async def test_scan_spans_collections(self, backend: Backend) -> None:
         """A scan has the entries of every collection."""
@@ -300,9 +302,9 @@ class DriverContract:
         """The count is exact where the driver says so."""
         await fill(backend.store, 25)
 
-        count = await backend.driver.count()
+        count = await abilities.count(backend.driver)
 
-        assert backend.driver.capabilities.exact_count == count.exact
+        assert self.counts_exactly == count.exact
         if count.exact:
             assert Count(25, exact=True) == count
 
@@ -321,8 +323,8 @@ class DriverContract:
         await base.replace(backend.driver, await fetched(backend.driver), new)
 
         found = await fetched(backend.driver)
-        assert (new, created(backend.driver)) == (found.value, found.created_at)
-        assert same_time(backend.driver, expires_at, found.expires_at)
+        assert (new, self.created) == (found.value, found.created_at)
+        assert self.same_time(expires_at, found.expires_at)
         assert new == await backend.store.get("key", collection="coll")
 
     async def test_replace_keeps_what_the_store_wrote(self, backend: Backend) -> None:
@@ -334,7 +336,7 @@ class DriverContract:
 
         after = await fetched(backend.driver)
         assert before.created_at == after.created_at
-        assert same_time(backend.driver, before.expires_at, after.expires_at)
+        assert self.same_time(before.expires_at, after.expires_at)
         value, ttl = await backend.store.ttl("key", collection="coll")
         assert LARGE == value
         assert 0 < ttl <= 1234.5
@@ -352,15 +354,15 @@ class DriverContract:
         found = await fetched(backend.driver)
         _, ttl = await backend.store.ttl("key", collection="coll")
         assert [True] == list(done)
-        assert (SMALL, created(backend.driver)) == (found.value, found.created_at)
-        assert same_time(backend.driver, after, found.expires_at)
+        assert (SMALL, self.created) == (found.value, found.created_at)
+        assert self.same_time(after, found.expires_at)
         assert (after is None) == (ttl is None)
 
     @pytest.mark.parametrize("value", [SMALL, LARGE], ids=["small", "large"])
     @pytest.mark.parametrize("change", ["rewritten", "deleted", "put again", "another ttl", "replaced"])
     async def test_conflict(self, backend: Backend, value: dict[str, Any], change: str) -> None:
         """What another writer did since the entry was read wins over a replacement and a deletion."""
-        if change == "put again" and not backend.driver.capabilities.exact_times:
+        if change == "put again" and not self.keeps_times:
             pytest.skip("without a creation time nothing shows that the same was put again")
         await backend.store.put("key", value, collection="coll", ttl=1000)
         stale = await fetched(backend.driver)
@@ -382,7 +384,7 @@ class DriverContract:
             await base.replace(backend.driver, stale, {"lost": True})
 
         assert await backend.driver.delete_if_unchanged(stale) is False
-        assert same_entry(backend.driver, winner, await backend.driver.get("coll", "key"))
+        assert self.same_entry(winner, await backend.driver.get("coll", "key"))
 
     async def test_batch_with_conflicts(self, backend: Backend) -> None:
         """In a batch every entry is decided by itself, a second change of the same entry included."""
@@ -442,7 +444,7 @@ class DriverContract:
         before = await fetched(backend.driver)
 
         assert await backend.driver.put_if_absent(entry()) is False
-        assert same_entry(backend.driver, before, await fetched(backend.driver))
+        assert self.same_entry(before, await fetched(backend.driver))
 
     async def test_put_if_absent_race(self, backend: Backend) -> None:
         """Of many tasks that put the same name at once, exactly one succeeds, and its value is there."""
@@ -476,12 +478,10 @@ class DriverContract:
 
         assert await backend.driver.get("coll", "key") is None
         assert [] == await scanned(backend.driver)
-        assert 0 == (await backend.driver.count()).entries
+        assert 0 == (await abilities.count(backend.driver)).entries
         assert await backend.driver.put_if_absent(entry(value=SMALL, expires_at=FUTURE)) is True
         assert SMALL == await backend.store.get("key", collection="coll")
-        assert [True] == [
-            same_time(backend.driver, FUTURE, e.expires_at) for e in await scanned(backend.driver)
-        ]
+        assert [True] == [self.same_time(FUTURE, e.expires_at) for e in await scanned(backend.driver)]
 
     async def test_expired_is_not_what_was_read(self, backend: Backend) -> None:
         """An entry that expired since it was read is neither replaced nor deleted."""
@@ -521,7 +521,7 @@ class DriverContract:
         (broken,) = [e for e in await scanned(backend.driver) if e.problem]
 
         assert ("coll", "broken", None) == (broken.collection, broken.key, broken.value)
-        assert 2 == (await backend.driver.count()).entries
+        assert 2 == (await abilities.count(backend.driver)).entries
         assert await backend.driver.put_if_absent(entry("broken")) is False
         with pytest.raises(StoreError, match="cannot be read"):
             await backend.driver.replace_many([Replacement(broken, SMALL)])
@@ -577,8 +577,8 @@ class DriverContract:
             await backend.driver.put_if_absent(entry(key, value, expires_at=expires_at))
         before = await scanned(backend.driver)
 
-        await backend.driver.purge(dry_run=True)
-        await backend.driver.purge()
+        await abilities.purge(backend.driver, dry_run=True)
+        await abilities.purge(backend.driver)
 
         assert before == await scanned(backend.driver)
         assert [True] * 3 == list(await backend.driver.replace_many([Replacement(e, SMALL) for e in before]))
@@ -594,7 +594,7 @@ class DriverContract:
 
         async def purge() -> None:
             for _ in range(3):
-                await backend.driver.purge()
+                await abilities.purge(backend.driver)
 
         await asyncio.gather(purge(), *(write(key) for key in keys))
 

@@ -75,7 +75,8 @@ async def test_python_factories(application: str, factory: str, collection: str)
     """A function, a coroutine function and a class make the store, which is found in the current directory."""
     driver = await driver_from_url(f"python:{application}:{factory}")
 
-    assert collection == driver.default_collection
+    assert isinstance(driver, OwnedStoreDriver)
+    assert collection == driver.store.default_collection
     await driver.close()
 
 

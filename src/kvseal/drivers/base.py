@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 from kvseal.errors import Conflict, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from datetime import datetime
 
 PAGE_SIZE: Final = 512
@@ -49,18 +49,8 @@ class Capabilities:
 
     atomic_replace: bool
     """`replace` is a native compare-and-swap, safe beside live writers."""
-    recovers_names: bool
-    """Logical collection and key come back from what is stored."""
-    partitions: bool
-    """`scan(partition=(i, n))` splits the work without overlap."""
-    exact_count: bool
-    """`count` is exact rather than an estimate."""
     evicts: bool
     """The store drops live entries when it is full."""
-    in_process_only: bool
-    """While a process has the store open, no other can reach it."""
-    exact_times: bool = True
-    """Creation time and expiry are stored as given, and kept to the microsecond."""
     lasting: bool = True
     """What is stored outlives the process that opened the store."""
     sees_all: bool = True
@@ -143,7 +133,11 @@ FILE_SYSTEM: Final = (
 
 @runtime_checkable
 class Driver(Protocol):
-    """One backend seen as raw entries.  Every method may raise `StoreError`."""
+    """
+    One backend seen as raw entries: what every driver has.
+
+    `kvseal.drivers.abilities` has what some can do besides.  Every method may raise `StoreError`.
+    """
 
     @property
     def capabilities(self) -> Capabilities:
@@ -153,11 +147,6 @@ class Driver(Protocol):
     @property
     def location(self) -> str:
         """Where the store is, for messages: never with a password in it."""
-        ...
-
-    @property
-    def default_collection(self) -> str:
-        """The collection that `collection=None` stands for at the base store."""
         ...
 
     def scan(self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)) -> AsyncIterator[Page]:
@@ -195,63 +184,9 @@ class Driver(Protocol):
         """Delete *entry* if the backend still holds it as it was read."""
         ...
 
-    def proves(self, entry: Entry, key: str) -> bool:
-        """
-        Whether *key* is stored where *entry* lies: in its collection, where that is known.
-
-        This makes a claimed name acceptable where the backend cannot give one back.  Touches no backend.
-        """
-        ...
-
-    async def count(self) -> Count:
-        """How many live entries there are, and whether that is exact."""
-        ...
-
-    async def purge(self, *, dry_run: bool = False) -> Purged:
-        """
-        Do what the backend must do so that values which were overwritten or deleted are gone from its files.
-
-        No entry is changed, and nothing is lost of what others write meanwhile.  What it cannot do, it
-        says.  With *dry_run* it looks, and changes nothing.
-        """
-        ...
-
     async def close(self) -> None:
         """Release what the driver itself opened; the application's own store stays open."""
         ...
-
-
-@runtime_checkable
-class HidesNames(Protocol):
-    """What a driver that cannot give every name back offers besides: where a name would lead."""
-
-    def place(self, collection: str, key: str) -> Hashable | None:
-        """Return the `locator` of an entry of these names, `None` where they lead to none."""
-        ...
-
-
-@runtime_checkable
-class KeepsPaths(Protocol):
-    """What a driver offers besides whose `put_if_absent` takes entries with a `path` in place of names."""
-
-    async def get_at(self, entry: Entry) -> Entry | None:
-        """
-        Return what lies where *entry*, which has a `path`, would be put.
-
-        Raises:
-            StoreError: this store would find another name for what lies there.
-        """
-        ...
-
-
-async def in_place_of(driver: Driver, entry: Entry) -> Entry | None:
-    """Return what *driver* has where *entry* would be put; raises `StoreError` if it cannot hold it."""
-    if entry.collection is not None and entry.key is not None:
-        return await driver.get(entry.collection, entry.key)
-    if isinstance(driver, KeepsPaths) and entry.path is not None:
-        return await driver.get_at(entry)
-    msg = "its name is not known, so only a file tree store can hold it"
-    raise StoreError(msg, hint="tell the names when the backup is taken: --manifest")
 
 
 def refuse_problem(entry: Entry) -> None:

@@ -32,14 +32,14 @@ from key_value.aio.errors import KeyValueOperationError
 from kvseal import clock
 from kvseal.drivers.base import PAGE_SIZE, Capabilities, Count, Entry, Page, content, refuse_problem
 from kvseal.drivers.chain import Chain
-from kvseal.errors import KvsealError, StoreUnreachableError, UnsealableValueError, UnsupportedStoreError
+from kvseal.errors import KvsealError, StoreUnreachableError, UnsealableValueError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
-    from kvseal.drivers.base import Purged, Replacement
+    from kvseal.drivers.base import Replacement
     from kvseal.drivers.manifest import Names
 
 LIMITS: Final = (
@@ -65,18 +65,12 @@ class GenericDriver:
 
     capabilities = Capabilities(
         atomic_replace=False,
-        recovers_names=True,
-        partitions=True,
-        exact_count=False,
         evicts=True,
-        in_process_only=False,
-        exact_times=False,
         sees_all=False,
     )
 
-    def __init__(self, store: AsyncKeyValue, names: Iterable[Names], *, default_collection: str) -> None:
+    def __init__(self, store: AsyncKeyValue, names: Iterable[Names]) -> None:
         self.location = f"{type(store).__qualname__} (without a driver)"
-        self.default_collection = default_collection
         self._store = store
         self._names = names
 
@@ -125,25 +119,9 @@ class GenericDriver:
         async with _turn():
             return await self._held(entry) is not None and await self._delete(entry.locator)
 
-    def proves(self, entry: Entry, key: str) -> bool:
-        """Whether *key* is the name by which the entry was asked for."""
-        return entry.key == key
-
     async def count(self) -> Count:
         """Count the names in the manifest, of which some may be gone."""
         return Count(await asyncio.to_thread(lambda: sum(1 for _ in self._names)), exact=False)
-
-    async def purge(self, *, dry_run: bool = False) -> Purged:  # noqa: ARG002 - it changes nothing
-        """
-        Say that it cannot.
-
-        Raises:
-            UnsupportedStoreError: always.
-        """
-        msg = f"{self.location}: only the store's own tools can remove what it keeps of overwritten values"
-        raise UnsupportedStoreError(
-            msg, hint="or move: vaultctl backup, vaultctl restore into a new store, and delete the old one"
-        )
 
     async def close(self) -> None:
         """There is nothing to release: the store is the application's."""
@@ -230,7 +208,7 @@ def for_store(store: AsyncKeyValue, manifest: Iterable[Names]) -> GenericDriver:
     The manifest, a `Manifest` or any collection of pairs, is iterated once for each scan.
     """
     chain = Chain.of(store)
-    return GenericDriver(chain.base, manifest, default_collection=chain.default_collection)
+    return GenericDriver(chain.base, manifest)
 
 
 @asynccontextmanager

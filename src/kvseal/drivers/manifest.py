@@ -19,7 +19,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from kvseal import exact_json
-from kvseal.drivers.base import HidesNames, Page
+from kvseal.drivers.abilities import place, proves
+from kvseal.drivers.base import Page
 from kvseal.drivers.delegate import DelegatingDriver
 from kvseal.errors import ManifestError
 
@@ -136,17 +137,16 @@ class NamedDriver(DelegatingDriver):
             for collection, key in claims.get(entry.locator, ())
             if entry.collection in {None, collection} and entry.key in {None, key}
         ]
-        proven = [claimed for claimed in named if self._driver.proves(claimed, claimed.key or "")]
+        proven = [claimed for claimed in named if proves(self._driver, claimed, claimed.key or "")]
         return proven[0] if len(proven) == 1 else entry
 
     def _read_claims(self) -> Mapping[Hashable, frozenset[Names]]:
         """Return the names of the manifest by the place to which they lead."""
         claims: dict[Hashable, frozenset[Names]] = {}
-        if isinstance(self._driver, HidesNames):
-            for names in self._manifest:
-                place = self._driver.place(*names)
-                if place is not None:
-                    claims[place] = claims.get(place, frozenset()) | {names}
+        for names in self._manifest:
+            where = place(self._driver, *names)
+            if where is not None:
+                claims[where] = claims.get(where, frozenset()) | {names}
         return claims
 
 

@@ -52,14 +52,9 @@ class MemoryDriver:
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
-        self.default_collection = store.default_collection
         self.capabilities = Capabilities(
             atomic_replace=True,
-            recovers_names=True,
-            partitions=True,
-            exact_count=True,
             evicts=store.max_entries_per_collection != sys.maxsize,
-            in_process_only=True,
             lasting=False,
         )
 
@@ -107,10 +102,6 @@ class MemoryDriver:
             collection, key = entry.locator
             del self._store._cache[collection]._cache[key]  # noqa: SLF001
         return True
-
-    def proves(self, entry: Entry, key: str) -> bool:
-        """Whether *key* is the name that the entry has in its dictionary."""
-        return entry.key == key
 
     async def count(self) -> Count:
         """Count the live entries."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from kvseal import clock
+from kvseal.drivers import abilities
 from kvseal.drivers.reach import recodable_driver
 from kvseal.errors import ExitCode
 
@@ -70,7 +71,7 @@ async def purge(store: AsyncKeyValue | Driver, *, dry_run: bool = False) -> Purg
     started = clock.monotonic()
     driver = recodable_driver(store, writes=not dry_run)
     try:
-        purged = await driver.purge(dry_run=dry_run)
+        purged = await abilities.purge(driver, dry_run=dry_run)
         return PurgeReport(
             driver.location,
             purged.done,

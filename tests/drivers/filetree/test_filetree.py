@@ -40,7 +40,7 @@ from tests.drivers.contract import (
     scanned,
 )
 
-from kvseal.drivers import base, driver_for, driver_from_url
+from kvseal.drivers import abilities, base, driver_for, driver_from_url
 from kvseal.drivers.base import PAGE_SIZE, Entry, Replacement
 from kvseal.drivers.filetree import swaps
 from kvseal.drivers.filetree.driver import FileTreeDriver
@@ -609,11 +609,12 @@ asyncio.run(main())
         """However a process dies, each entry is old or new and readable, and the next run finishes and cleans up."""
         script = """
 import asyncio, os, sys
-from kvseal.drivers import driver_from_url, tree_swaps
+from kvseal.drivers import driver_from_url
+from kvseal.drivers.filetree import swaps
 from kvseal.drivers.base import Replacement
 
 name, at = sys.argv[2], int(sys.argv[3])
-function, calls = getattr(tree_swaps, name), 0
+function, calls = getattr(swaps, name), 0
 
 def die_late(*args, **kwargs):
     global calls
@@ -625,7 +626,7 @@ def die_late(*args, **kwargs):
 async def main():
     driver = await driver_from_url("filetree:" + sys.argv[1])
     assert driver.capabilities.atomic_replace
-    setattr(tree_swaps, name, die_late)
+    setattr(swaps, name, die_late)
     async for page in driver.scan():
         await driver.replace_many([Replacement(e, {**e.value, "by": name}) for e in page.entries])
 
@@ -698,10 +699,13 @@ class TestNames:
 
         assert (collection, {"by": "store"}, "") == (seen.collection, seen.value, seen.problem)
         assert seen.key == (key if key.isalnum() and key.isascii() and len(key) < 250 else None)
-        assert [True, True] == [driver.proves(seen, key), driver.proves(replace(seen, collection=None), key)]
+        assert [True, True] == [
+            abilities.proves(driver, seen, key),
+            abilities.proves(driver, replace(seen, collection=None), key),
+        ]
         assert [False, False] == [
-            driver.proves(seen, "x" + key[1:] + "y"),
-            driver.proves(replace(seen, collection="x"), key),
+            abilities.proves(driver, seen, "x" + key[1:] + "y"),
+            abilities.proves(driver, replace(seen, collection="x"), key),
         ]
         await base.replace(driver, seen, {"by": "replace"})
         assert {"by": "replace"} == await store.get(key, collection=collection)
@@ -730,7 +734,10 @@ class TestNames:
         (seen,) = await scanned(driver)
 
         assert ("coll", None) == (seen.collection, seen.key)
-        assert [True, False] == [driver.proves(seen, "key"), driver.proves(seen, "other")]
+        assert [True, False] == [
+            abilities.proves(driver, seen, "key"),
+            abilities.proves(driver, seen, "other"),
+        ]
         assert SMALL == (await fetched(driver)).value
 
     @pytest.mark.parametrize("names", ["plain", "v1"])
@@ -777,7 +784,7 @@ class TestNames:
         assert [("tools", 0), ("tools/list", 1), ("tools/list/all", 2)] == [
             (e.collection, e.value["n"]) for e in found if e.value
         ]
-        assert 3 == len(found) == (await driver.count()).entries
+        assert 3 == len(found) == (await abilities.count(driver)).entries
 
     async def test_folder_without_info(
         self, store: FileTreeStore, driver: FileTreeDriver, directory: Path
@@ -855,7 +862,7 @@ class TestNamesInBodies:
         await store.put(self.KEY, SMALL, collection="c-1", ttl=1000)
         (seen,) = await scanned(driver)
         files = sorted(directory.rglob("*.json"))
-        assert (None, True) == (seen.key, driver.proves(seen, self.KEY))
+        assert (None, True) == (seen.key, abilities.proves(driver, seen, self.KEY))
 
         await base.replace(driver, replace(seen, key=self.KEY), {"n": 1})
 
@@ -1097,7 +1104,7 @@ class TestPlaces:
         await driver.close()
 
         with pytest.raises(StoreError, match="closed"):
-            await driver.count()
+            await abilities.count(driver)
 
     async def test_other_adapter(self, directory: Path) -> None:
         """A store that writes other bodies has no driver."""
@@ -1185,7 +1192,7 @@ class TestScan:
         await driver.put_if_absent(entry())
         await driver.replace_many([Replacement(await fetched(driver), SMALL)])
         await scanned(driver)
-        await driver.count()
+        await abilities.count(driver)
         await driver.delete_if_unchanged(await fetched(driver))
 
         assert users

@@ -701,12 +701,6 @@ class TestPlaces:
 
         assert "postgresql://USER@HOST" in caught.value.hint
 
-    async def test_default_collection(self) -> None:
-        """The driver says which collection the store takes for none."""
-        store = PostgreSQLStore(url="postgresql://nowhere", default_collection="mine")
-
-        assert "mine" == driver_for(store).default_collection
-
     async def test_subclass_with_its_own_connections(self, server: Server, store: PostgreSQLStore) -> None:
         """A store that connects in a way of its own is followed, not its unused parameters."""
 

@@ -578,10 +578,7 @@ class TestStores:
         await store.put("ключ", SMALL)
 
         assert SMALL == (await fetched(driver, "ключ", "own")).value
-        assert ("own", f"redis://localhost:{redis_server.port}/3") == (
-            driver.default_collection,
-            driver.location,
-        )
+        assert f"redis://localhost:{redis_server.port}/3" == driver.location
         await driver.close()
         assert await client.exists("own::ключ")
         await client.aclose()

@@ -42,7 +42,6 @@ from kvseal.drivers.base import (
     refuse_problem,
 )
 from kvseal.drivers.body import patch_body, write_body
-from kvseal.drivers.chain import DEFAULT_COLLECTION
 from kvseal.drivers.disk.database import FILE_NAME, CacheDB
 from kvseal.drivers.disk.purge import purged, sweep
 from kvseal.drivers.disk.rows import TEXT_FILE_MODE, Row, entry_of, problem_entry, row_problem
@@ -81,20 +80,14 @@ class DiskDriver:
         directory: Path,
         *,
         evicts: bool,
-        default_collection: str = DEFAULT_COLLECTION,
         db: CacheDB | None = None,
         names: NameRule = JOINED,
     ) -> None:
         directory = directory.absolute()
         self.location = f"disk:{directory}"
-        self.default_collection = default_collection
         self.capabilities = Capabilities(
             atomic_replace=True,
-            recovers_names=True,
-            partitions=True,
-            exact_count=True,
             evicts=evicts,
-            in_process_only=False,
         )
         self._db = db or CacheDB(directory)
         self._names = names
@@ -137,10 +130,6 @@ class DiskDriver:
         """Delete the row, and its value file, if it is unchanged."""
         refuse_problem(entry)
         return await self._blocking(self._delete, entry)
-
-    def proves(self, entry: Entry, key: str) -> bool:
-        """Whether *key* is the name that came back from the row."""
-        return entry.key == key
 
     async def count(self) -> Count:
         """Count the live rows."""
@@ -274,7 +263,6 @@ def for_store(store: DiskStore) -> DiskDriver:
     return DiskDriver(
         Path(cache.directory),
         evicts=cache.eviction_policy != "none",
-        default_collection=store.default_collection,
     )
 
 

@@ -26,7 +26,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from kvseal.drivers.base import Capabilities, Count, Entry, Page, content, refuse_problem
-from kvseal.drivers.chain import DEFAULT_COLLECTION
 from kvseal.drivers.disk.database import FILE_NAME, CacheDB
 from kvseal.drivers.disk.multi_folders import Folders, OpenFolders, folder_of
 from kvseal.drivers.disk.purge import purged
@@ -55,18 +54,11 @@ class Place:
 class MultiDiskDriver:
     """The entries of a `MultiDiskStore`, whichever of its *folders* they are in."""
 
-    def __init__(
-        self, folders: Folders, *, evicts: bool, default_collection: str = DEFAULT_COLLECTION
-    ) -> None:
+    def __init__(self, folders: Folders, *, evicts: bool) -> None:
         self.location = f"multidisk:{folders.base}"
-        self.default_collection = default_collection
         self.capabilities = Capabilities(
             atomic_replace=True,
-            recovers_names=True,
-            partitions=True,
-            exact_count=True,
             evicts=evicts,
-            in_process_only=False,
         )
         self._folders = folders
         self._open = OpenFolders(folders.base)
@@ -122,10 +114,6 @@ class MultiDiskDriver:
         async with self._open.used(entry.locator.folder) as driver:
             return await driver.delete_if_unchanged(_unplaced(entry))
 
-    def proves(self, entry: Entry, key: str) -> bool:
-        """Whether *key* is the name that came back from the row."""
-        return entry.key == key
-
     async def count(self) -> Count:
         """Count the live rows of every directory."""
         total = 0
@@ -174,7 +162,7 @@ def for_store(store: MultiDiskStore) -> MultiDiskDriver:
     )
     # The size limit is nowhere but in the factory's closure; one that is not found there may be any.
     max_size = inspect.getclosurevars(inspect.unwrap(factory)).nonlocals.get("max_size", 1)
-    return MultiDiskDriver(folders, evicts=bool(max_size), default_collection=store.default_collection)
+    return MultiDiskDriver(folders, evicts=bool(max_size))
 
 
 async def from_url(url: StoreUrl, *, create: bool) -> MultiDiskDriver:

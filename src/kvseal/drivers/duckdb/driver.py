@@ -43,7 +43,6 @@ from kvseal.drivers.base import (
     content,
     refuse_problem,
 )
-from kvseal.drivers.chain import DEFAULT_COLLECTION
 from kvseal.drivers.duckdb.connections import (
     CONFLICTS,
     NO_TABLE,
@@ -100,17 +99,11 @@ class DuckDBDriver:
         table: str,
         lasting: bool = True,
         auto_create: bool = False,
-        default_collection: str = DEFAULT_COLLECTION,
     ) -> None:
         self.location = location
-        self.default_collection = default_collection
         self.capabilities = Capabilities(
             atomic_replace=True,
-            recovers_names=True,
-            partitions=True,
-            exact_count=True,
             evicts=False,
-            in_process_only=True,
             lasting=lasting,
         )
         self._connections = connections
@@ -174,10 +167,6 @@ class DuckDBDriver:
         """Delete the row if it is unchanged."""
         refuse_problem(entry)
         return bool(await self._write(self._table.delete, read_of(entry)))
-
-    def proves(self, entry: Entry, key: str) -> bool:
-        """Whether *key* is the name that the row has in its column."""
-        return entry.key == key
 
     async def count(self) -> Count:
         """Count the live rows."""
@@ -290,7 +279,6 @@ def for_store(store: DuckDBStore) -> DuckDBDriver:
         table=table,
         lasting=path is not None,
         auto_create=store._auto_create,  # noqa: SLF001
-        default_collection=store.default_collection,
     )
 
 

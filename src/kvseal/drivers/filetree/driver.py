@@ -55,7 +55,6 @@ from typing_extensions import ParamSpec
 from kvseal.drivers.base import (
     PAGE_SIZE,
     Capabilities,
-    Count,
     Entry,
     Page,
     Replacement,
@@ -63,7 +62,6 @@ from kvseal.drivers.base import (
     refuse_problem,
 )
 from kvseal.drivers.body import patch_body, write_body
-from kvseal.drivers.chain import DEFAULT_COLLECTION
 from kvseal.drivers.filetree.collections import Collection, Collections
 from kvseal.drivers.filetree.entries import Place, TreeEntries, has_expired
 from kvseal.drivers.filetree.folders import NotAFileError, Tree, listing
@@ -103,11 +101,9 @@ class FileTreeDriver:
         *,
         collection_rule: Rule,
         key_rule: Rule,
-        default_collection: str = DEFAULT_COLLECTION,
     ) -> None:
         data = data.absolute()
         self.location = f"filetree:{data}"
-        self.default_collection = default_collection
         self._tree = Tree(data)
         infos = self._tree if metadata is None or metadata == data else Tree(metadata)
         self._keys = key_rule
@@ -126,11 +122,7 @@ class FileTreeDriver:
         """
         return Capabilities(
             atomic_replace=self._can_exchange(),
-            recovers_names=self._keys.is_reversible and self._collections.rule.is_reversible,
-            partitions=True,
-            exact_count=True,
             evicts=False,
-            in_process_only=False,
         )
 
     async def scan(
@@ -186,10 +178,6 @@ class FileTreeDriver:
         body = patch_body(entry.stored, {}, _LONG_AGO).encode()
         (done,) = await self._blocking(self._replace_many, [Replacement(entry, {}, _LONG_AGO)], [body])
         return done
-
-    async def count(self) -> Count:
-        """Count the live entries, for which each file has to be read."""
-        return Count(await self._blocking(self._count), exact=True)
 
     async def purge(self, *, dry_run: bool = False) -> Purged:
         """Remove the temporary files of writers that died."""
@@ -267,9 +255,6 @@ class FileTreeDriver:
             return []  # The application has removed it since the folders were listed.
         # What lies in the data directory itself is no entry, but a link there may lead to a collection.
         return sorted((*found.files, *found.links)) if folder else found.links
-
-    def _count(self) -> int:
-        return sum(self._entries.at(*location) is not None for location in self._places(None, (0, 1)))
 
     def _get(self, collection: str, key: str) -> Entry | None:
         place = self._entries.place(collection, key)
@@ -354,7 +339,6 @@ def for_store(store: FileTreeStore) -> FileTreeDriver:
         Path(store._metadata_directory),  # noqa: SLF001
         collection_rule=StrategyRule(store._collection_sanitization_strategy),  # noqa: SLF001
         key_rule=StrategyRule(store._key_sanitization_strategy),  # noqa: SLF001
-        default_collection=store.default_collection,
     )
 
 

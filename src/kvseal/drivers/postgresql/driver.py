@@ -34,7 +34,6 @@ from key_value.aio.stores.postgresql import PostgreSQLStore
 
 from kvseal import clock
 from kvseal.drivers.base import KEEP, Capabilities, Count, Entry, Page, Replacement, content, refuse_problem
-from kvseal.drivers.chain import DEFAULT_COLLECTION
 from kvseal.drivers.postgresql.pools import RETRIABLE, BorrowedPool, OwnPools, open_pool, translated
 from kvseal.drivers.postgresql.purge import NO_TABLE, plan, purge_table
 from kvseal.drivers.postgresql.rows import checked_names, entry_of, is_text, written
@@ -70,11 +69,7 @@ class PostgreSQLDriver:
 
     capabilities = Capabilities(
         atomic_replace=True,
-        recovers_names=True,
-        partitions=True,
-        exact_count=True,
         evicts=False,
-        in_process_only=False,
     )
 
     def __init__(
@@ -84,10 +79,8 @@ class PostgreSQLDriver:
         location: str,
         table: str = _DEFAULT_TABLE,
         auto_create: bool = False,
-        default_collection: str = DEFAULT_COLLECTION,
     ) -> None:
         self.location = location
-        self.default_collection = default_collection
         self._pools = pools
         self._table = Table(table)
         self._auto_create = auto_create
@@ -148,10 +141,6 @@ class PostgreSQLDriver:
         place = entry.locator
         was = (entry.stored.decode(), place.created_at, place.expires_at)
         return bool(await self._query(self._table.delete, place.collection, place.key, *was))
-
-    def proves(self, entry: Entry, key: str) -> bool:
-        """Whether *key* is the name that the row has in its column."""
-        return entry.key == key
 
     async def count(self) -> Count:
         """Count the live rows, which reads the whole table."""
@@ -233,7 +222,6 @@ def for_store(store: PostgreSQLStore) -> PostgreSQLDriver:
         location=f"{where}?table={table}",
         table=table,
         auto_create=store._auto_create,  # noqa: SLF001
-        default_collection=store.default_collection,
     )
 
 

@@ -34,7 +34,6 @@ from kvseal.drivers.base import (
     refuse_problem,
 )
 from kvseal.drivers.body import patch_body, write_body
-from kvseal.drivers.chain import DEFAULT_COLLECTION
 from kvseal.drivers.joined import JOINED, entry_of, has_expired, problem_entry
 from kvseal.drivers.redis.address import Address
 from kvseal.drivers.redis.purge import purge_server
@@ -68,9 +67,8 @@ class RespDriver:
     `capabilities.evicts` is a setting of the server: known after the first operation, `True` until then.
     """
 
-    def __init__(self, server: RespServer, *, default_collection: str = DEFAULT_COLLECTION) -> None:
+    def __init__(self, server: RespServer) -> None:
         self.location = server.location
-        self.default_collection = default_collection
         self._server = server
         self._evicts: bool | None = None
 
@@ -79,11 +77,7 @@ class RespDriver:
         """What the server can promise, as far as it has been asked."""
         return Capabilities(
             atomic_replace=True,
-            recovers_names=True,
-            partitions=True,
-            exact_count=False,
             evicts=self._evicts is not False,
-            in_process_only=False,
         )
 
     async def scan(
@@ -130,10 +124,6 @@ class RespDriver:
         if has_expired(entry):
             return False
         return await self._blocking(self._server.run, DELETE, entry.locator, entry.stored)
-
-    def proves(self, entry: Entry, key: str) -> bool:
-        """Whether *key* is the name that came back with the entry."""
-        return entry.key == key
 
     async def count(self) -> Count:
         """Count the keys of the database: an estimate."""

@@ -71,7 +71,7 @@ def for_store(store: RedisStore) -> RespDriver:
         )
     options = {k: v for k, v in given.items() if k in _OPTIONS or k.startswith("ssl_")}
     server = RespServer(_location(options, connection_class), options, connection_class)
-    return RespDriver(server, default_collection=store.default_collection)
+    return RespDriver(server)
 
 
 def _location(options: Mapping[str, Any], connection_class: type) -> str:

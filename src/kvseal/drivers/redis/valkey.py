@@ -48,7 +48,7 @@ def for_store(store: ValkeyStore) -> RespDriver:
             msg, hint="name the server itself with valkey://, or give the vault a meta_store="
         )
     server = RespServer.at(_address(config), "valkey")
-    return RespDriver(server, default_collection=store.default_collection)
+    return RespDriver(server)
 
 
 def _problem(config: Any) -> str:

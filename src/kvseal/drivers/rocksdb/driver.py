@@ -30,7 +30,6 @@ from kvseal.drivers.base import (
     FILE_SYSTEM,
     PAGE_SIZE,
     Capabilities,
-    Count,
     Entry,
     Page,
     Purged,
@@ -39,7 +38,6 @@ from kvseal.drivers.base import (
     refuse_problem,
 )
 from kvseal.drivers.body import patch_body, write_body
-from kvseal.drivers.chain import DEFAULT_COLLECTION
 from kvseal.drivers.joined import JOINED, SEPARATOR, entry_of, has_expired, names_to_write, problem_entry
 from kvseal.drivers.rocksdb.handle import Handle, NotBytesError, close, create, open_existing
 from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError
@@ -72,16 +70,11 @@ class RocksDBDriver:
 
     capabilities = Capabilities(
         atomic_replace=True,
-        recovers_names=True,
-        partitions=True,
-        exact_count=True,
         evicts=False,
-        in_process_only=True,
     )
 
-    def __init__(self, db: Rdict, *, owns: bool, default_collection: str = DEFAULT_COLLECTION) -> None:
+    def __init__(self, db: Rdict, *, owns: bool) -> None:
         self.location = f"rocksdb:{db.path()}"
-        self.default_collection = default_collection
         self._db = db
         self._owns = owns
         self._handle: Handle | None = Handle(db, location=self.location)
@@ -141,15 +134,6 @@ class RocksDBDriver:
         await self._sync()
         return True
 
-    def proves(self, entry: Entry, key: str) -> bool:
-        """Whether *key* is the name that came back with the entry."""
-        return entry.key == key
-
-    async def count(self) -> Count:
-        """Count the live entries, which reads them all."""
-        entries = self._entries(None, (0, 1))
-        return Count(await asyncio.to_thread(lambda: sum(1 for _ in entries)), exact=True)
-
     async def purge(self, *, dry_run: bool = False) -> Purged:
         """Write every file anew, without what was overwritten or deleted."""
         done, left = ("flush, and a compaction of every level",), (FILE_SYSTEM,)
@@ -202,7 +186,7 @@ class RocksDBDriver:
 
 def for_store(store: RocksDBStore) -> RocksDBDriver:
     """Return the driver of *store*, whose own database object it uses."""
-    return RocksDBDriver(store._db, owns=False, default_collection=store.default_collection)  # noqa: SLF001
+    return RocksDBDriver(store._db, owns=False)  # noqa: SLF001
 
 
 async def from_url(url: StoreUrl, *, create: bool) -> RocksDBDriver:
