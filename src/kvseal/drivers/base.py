@@ -19,17 +19,29 @@ The rules that every driver follows, and that `tests/drivers/contract.py` checks
 
 from __future__ import annotations
 
+import asyncio
+import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, runtime_checkable
 
-from kvseal.errors import Conflict, StoreError
+from typing_extensions import ParamSpec
+
+from kvseal import clock
+from kvseal.errors import Conflict, StoreError, StoreUnreachableError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
     from datetime import datetime
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 PAGE_SIZE: Final = 512
 """Entries in one page of a scan: the most that a scan holds in memory."""
+
+PAGE_BYTES: Final = 8 * 2**20
+"""A page ends with the entry that takes it past this many bytes, so a scan holds no more than about this."""
 
 
 class _Keep:
@@ -189,8 +201,51 @@ class Driver(Protocol):
         ...
 
 
+def next_page(entries: Iterator[Entry]) -> list[Entry]:
+    """Take the entries of one page from *entries*; none at the end."""
+    page: list[Entry] = []
+    held = 0
+    for entry in islice(entries, PAGE_SIZE):
+        page.append(entry)
+        held += len(entry.stored)
+        if held >= PAGE_BYTES:
+            break
+    return page
+
+
+def is_in(partition: tuple[int, int], name: bytes) -> bool:
+    """Whether what is stored under *name* is in *partition*, of a backend that has no hash of its own."""
+    part, parts = partition
+    return parts == 1 or zlib.crc32(name) % parts == part
+
+
+def has_expired(expires_at: datetime | None) -> bool:
+    """Whether a store reads an entry with this expiry as missing, though the backend may still hold it."""
+    return expires_at is not None and expires_at <= clock.utc_now()
+
+
+def closed(location: str) -> StoreError:
+    """Return the error of a driver that is used after it was closed."""
+    return StoreError(f"the driver of {location} is closed", hint="ask for a new one")
+
+
+async def on_disk(location: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call *function*, which works on files, in a thread; what the operating system raises is translated."""
+    try:
+        return await asyncio.to_thread(function, *args, **kwargs)
+    except OSError as exc:
+        msg = f"{location}: {exc}"
+        raise StoreUnreachableError(msg, hint="check the free space and the permissions there") from exc
+
+
+def refuse_problems(replacements: Sequence[Replacement]) -> None:
+    """Raise `StoreError` if any entry in *replacements* cannot be read."""
+    for replacement in replacements:
+        refuse_problem(replacement.entry)
+
+
 def refuse_problem(entry: Entry) -> None:
-    """Raise `StoreError` if *entry* cannot be read: what nobody understands, nobody may change."""
+    """Raise `StoreError` if *entry* cannot be read: such an entry must not be changed."""
     if entry.problem:
         msg = f"an entry that cannot be read is never changed: {entry.problem}"
         raise StoreError(msg, hint="look at it with the store's own tools, and remove it there")

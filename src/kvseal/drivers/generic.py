@@ -21,7 +21,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import zlib
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from itertools import islice
@@ -30,7 +29,18 @@ from typing import TYPE_CHECKING, Any, Final
 from key_value.aio.errors import KeyValueOperationError
 
 from kvseal import clock
-from kvseal.drivers.base import PAGE_SIZE, Capabilities, Count, Entry, Page, content, refuse_problem
+from kvseal.drivers.base import (
+    PAGE_BYTES,
+    PAGE_SIZE,
+    Capabilities,
+    Count,
+    Entry,
+    Page,
+    content,
+    is_in,
+    refuse_problem,
+    refuse_problems,
+)
 from kvseal.drivers.chain import Chain
 from kvseal.errors import KvsealError, StoreUnreachableError, UnsealableValueError
 
@@ -47,8 +57,6 @@ LIMITS: Final = (
     " creation times are reset, expiries drift, and what the store fails to read counts as absent"
 )
 """What cannot be promised, for whoever is asked to agree."""
-
-PAGE_BYTES: Final = 8 * 2**20
 
 _AT_ONCE: Final = 16
 """Reads under way at the same time."""
@@ -109,8 +117,7 @@ class GenericDriver:
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Put each value whose entry was unchanged a moment before; after a failure, some are put."""
-        for replacement in replacements:
-            refuse_problem(replacement.entry)
+        refuse_problems(replacements)
         return [await self._replace(replacement) for replacement in replacements]
 
     async def delete_if_unchanged(self, entry: Entry) -> bool:
@@ -128,9 +135,8 @@ class GenericDriver:
 
     def _numbered(self, after: int, partition: tuple[int, int]) -> Iterator[tuple[int, Names]]:
         """Yield the names of *partition* behind the one of number *after*, from 1 on."""
-        part, parts = partition
         for number, names in enumerate(self._names, 1):
-            if number > after and zlib.crc32(json.dumps(names).encode()) % parts == part:
+            if number > after and is_in(partition, json.dumps(names).encode()):
                 yield number, names
 
     async def _read(self, collection: str, key: str) -> Entry | None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import sys
 import threading
-import zlib
 from datetime import datetime
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
@@ -20,7 +19,6 @@ from typing import TYPE_CHECKING, Final
 from cachetools import Cache
 from key_value.aio.stores.memory.store import MemoryCacheEntry
 
-from kvseal import clock
 from kvseal.drivers.base import (
     PAGE_SIZE,
     Capabilities,
@@ -30,7 +28,10 @@ from kvseal.drivers.base import (
     Purged,
     Replacement,
     content,
+    has_expired,
+    is_in,
     refuse_problem,
+    refuse_problems,
 )
 from kvseal.drivers.body import UnreadableBodyError, patch_body, read_body, write_body
 
@@ -64,7 +65,7 @@ class MemoryDriver:
         """Yield what was there at the start and still is, in the order of names; the cursor is a name."""
         await self._store.setup()
         last = None if after is None else tuple(json.loads(after))
-        names = [n for n in self._names() if (last is None or n > last) and _is_in(partition, n)]
+        names = [n for n in self._names() if (last is None or n > last) and is_in(partition, _hashed(n))]
         for start in range(0, len(names), PAGE_SIZE):
             page = names[start : start + PAGE_SIZE]
             entries = [entry for entry in map(self._live_entry, page) if entry is not None]
@@ -89,8 +90,7 @@ class MemoryDriver:
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Store each value whose entry is unchanged."""
-        for replacement in replacements:
-            refuse_problem(replacement.entry)
+        refuse_problems(replacements)
         return [self._replace(replacement) for replacement in replacements]
 
     async def delete_if_unchanged(self, entry: Entry) -> bool:
@@ -154,8 +154,7 @@ class MemoryDriver:
             held: MemoryCacheEntry = Cache.__getitem__(collection._cache, names[1])  # noqa: SLF001
         except KeyError:
             return None
-        has_expired = held.expires_at is not None and held.expires_at <= clock.utc_now()
-        return None if has_expired else held
+        return None if has_expired(held.expires_at) else held
 
     def _names(self) -> Iterator[Names]:
         # A dictionary is copied in one step, so that no other thread comes between.
@@ -181,6 +180,5 @@ def _entry(names: Names, stored: bytes) -> Entry:
     return Entry(*names, body.value, body.created_at, body.expires_at, locator=names, stored=stored)
 
 
-def _is_in(partition: tuple[int, int], names: Names) -> bool:
-    part, parts = partition
-    return zlib.crc32("\0".join(names).encode("utf-8", "surrogatepass")) % parts == part
+def _hashed(names: Names) -> bytes:
+    return "\0".join(names).encode("utf-8", "surrogatepass")

@@ -1133,7 +1133,7 @@ class TestScan:
         self, driver: FileTreeDriver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Pages are bounded in bytes, not only in entries."""
-        monkeypatch.setattr("kvseal.drivers.filetree.driver.PAGE_BYTES", 100_000)
+        monkeypatch.setattr("kvseal.drivers.base.PAGE_BYTES", 100_000)
         for n in range(5):
             await driver.put_if_absent(entry(f"key-{n}", {"large": "x" * 50_000}))
 
@@ -1144,7 +1144,7 @@ class TestScan:
         for n in range(4):
             await driver.put_if_absent(entry(f"key-{n}"))
             await driver.put_if_absent(entry(collection=f"coll-{n}"))
-        monkeypatch.setattr("kvseal.drivers.filetree.driver.PAGE_SIZE", 1)
+        monkeypatch.setattr("kvseal.drivers.base.PAGE_SIZE", 1)
         scan = driver.scan()
         first = await anext(scan)
         shutil.rmtree(Path(driver.location.removeprefix("filetree:")) / "coll-2")

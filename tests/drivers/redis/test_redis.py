@@ -80,6 +80,8 @@ async def driver(store: RedisStore) -> AsyncIterator[RespDriver]:
 class TestRedisDriver(DriverContract):
     """Every promise of a driver, found from the store object."""
 
+    counts_exactly = False
+
     @pytest.fixture
     async def backend(self, store: RedisStore, driver: RespDriver, raw: redis.Redis) -> Backend:
         """Return an empty Redis store."""
@@ -196,6 +198,14 @@ class TestNames:
 
         assert ("a", "b::c", "") == (found.collection, found.key, found.problem)
 
+    async def test_settled_names_are_written_down(self, driver: RespDriver, raw: redis.Redis) -> None:
+        """What replaces a nameless body says the names by which it was found, and a scan gives them back."""
+        raw.set("a::b::c", NAMELESS)
+
+        await base.replace(driver, await fetched(driver, "b::c", "a"), {"n": 2})
+
+        assert [("a", "b::c", {"n": 2})] == [(e.collection, e.key, e.value) for e in await scanned(driver)]
+
     async def test_lone_surrogate(self, driver: RespDriver) -> None:
         """A name that the server cannot hold is refused in kvseal's own words."""
         with pytest.raises(StoreError, match="lone surrogate"):
@@ -281,9 +291,9 @@ class TestExpiry:
     ) -> None:
         """Entries that have expired by the time of the write stay as they are, and the others are written."""
         for n in range(3):
-            await driver.put_if_absent(entry(f"key-{n}", {"n": n}))
+            await driver.put_if_absent(entry(f"key-{n}", {"n": n}, expires_at=FUTURE if n == 1 else None))
         stale = [await fetched(driver, f"key-{n}") for n in range(3)]
-        monkeypatch.setattr(driver_module, "has_expired", lambda found: found.key == "key-1")
+        monkeypatch.setattr(driver_module, "has_expired", lambda expires_at: expires_at is not None)
 
         assert [True, False, True] == list(
             await driver.replace_many([Replacement(found, SMALL) for found in stale])

@@ -17,17 +17,15 @@ import zlib
 from typing import TYPE_CHECKING, Any, Final
 
 from kvseal import clock
+from kvseal.drivers.base import PAGE_BYTES, closed
 from kvseal.drivers.disk.rows import Row
-from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError
+from kvseal.errors import StoreNotFoundError, StoreUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 FILE_NAME: Final = "cache.db"
-
-PAGE_BYTES: Final = 8 * 2**20
-"""A page of large values ends early, so that a scan holds no more than about this."""
 
 BUSY_TIMEOUT: Final = 60.0
 """Seconds to wait for another writer; diskcache waits as long."""
@@ -193,8 +191,7 @@ class _Connection:
     def used(self) -> Iterator[sqlite3.Connection]:
         with self._lock, _translated(self._path):
             if self._closed:
-                msg = f"the driver of {self._path} is closed"
-                raise StoreError(msg)
+                raise closed(str(self._path))
             if self._con is None:
                 self._con = self._opened()
             yield self._con

@@ -26,9 +26,7 @@ import contextlib
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-
-from typing_extensions import ParamSpec
+from typing import TYPE_CHECKING, Any, Final
 
 from kvseal import clock
 from kvseal.drivers.base import (
@@ -38,29 +36,26 @@ from kvseal.drivers.base import (
     Entry,
     Page,
     Replacement,
-    content,
+    on_disk,
     refuse_problem,
+    refuse_problems,
 )
-from kvseal.drivers.body import patch_body, write_body
 from kvseal.drivers.disk.database import FILE_NAME, CacheDB
 from kvseal.drivers.disk.purge import purged, sweep
 from kvseal.drivers.disk.rows import TEXT_FILE_MODE, Row, entry_of, problem_entry, row_problem
 from kvseal.drivers.disk.value_files import UnsafeFileNameError, ValueFiles
 from kvseal.drivers.disk.writes import Placed, delete, insert, update
-from kvseal.drivers.joined import JOINED, NameRule, names_to_write
-from kvseal.errors import StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
+from kvseal.drivers.joined import JOINED, NameRule, patched, written
+from kvseal.errors import StoreNotFoundError, UnsupportedStoreError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from key_value.aio.stores.disk import DiskStore
 
     from kvseal.drivers.base import Purged
     from kvseal.drivers.disk.purge import Swept
     from kvseal.drivers.urls import StoreUrl
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _MIN_FILE_SIZE: Final = 2**15
 """diskcache's own default for `disk_min_file_size`, in characters."""
@@ -98,9 +93,9 @@ class DiskDriver:
     ) -> AsyncIterator[Page]:
         """Yield every live entry in pages, in rowid order; the cursor is a rowid."""
         position = None if after is None else int(after)
-        last = await self._blocking(self._db.last_rowid)
+        last = await on_disk(self.location, self._db.last_rowid)
         while last is not None:
-            page = await self._blocking(self._page, position, last, partition)
+            page = await on_disk(self.location, self._page, position, last, partition)
             if page is None:
                 return
             position = int(page.cursor)
@@ -109,31 +104,26 @@ class DiskDriver:
 
     async def get(self, collection: str, key: str) -> Entry | None:
         """Return the entry as it is stored, with a `problem` where the store would read nothing or fail."""
-        return await self._blocking(self._get, collection, key)
+        return await on_disk(self.location, self._get, collection, key)
 
     async def put_if_absent(self, entry: Entry) -> bool:
         """Store *entry* in a row of its own, if no live row has its key."""
-        collection, key, value = content(entry)
-        names = (collection, key)
-        body = write_body(value, created_at=entry.created_at, expires_at=entry.expires_at, names=names)
-        return await self._blocking(
-            self._put_if_absent, self._names.stored_key(*names), body, entry.expires_at
-        )
+        key, body = written(entry, self._names)
+        return await on_disk(self.location, self._put_if_absent, key, body, entry.expires_at)
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Store each value whose row is unchanged; after a crash, all of them are there or none."""
-        for replacement in replacements:
-            refuse_problem(replacement.entry)
-        return await self._blocking(self._replace_many, replacements) if replacements else []
+        refuse_problems(replacements)
+        return await on_disk(self.location, self._replace_many, replacements) if replacements else []
 
     async def delete_if_unchanged(self, entry: Entry) -> bool:
         """Delete the row, and its value file, if it is unchanged."""
         refuse_problem(entry)
-        return await self._blocking(self._delete, entry)
+        return await on_disk(self.location, self._delete, entry)
 
     async def count(self) -> Count:
         """Count the live rows."""
-        return Count(await self._blocking(self._db.count), exact=True)
+        return Count(await on_disk(self.location, self._db.count), exact=True)
 
     async def purge(self, *, dry_run: bool = False) -> Purged:
         """Write the database anew, and remove value files that no row names."""
@@ -141,18 +131,11 @@ class DiskDriver:
 
     async def sweep(self, *, dry_run: bool) -> Swept:
         """Purge the directory, and return what was found in it."""
-        return await self._blocking(sweep, self._db, self._files, dry_run=dry_run)
+        return await on_disk(self.location, sweep, self._db, self._files, dry_run=dry_run)
 
     async def close(self) -> None:
         """Close the driver's own connections; the store's stay open."""
         await asyncio.to_thread(self._db.close)
-
-    async def _blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return await asyncio.to_thread(function, *args, **kwargs)
-        except OSError as exc:
-            msg = f"{self.location}: {exc}"
-            raise StoreUnreachableError(msg, hint="check the free space and the permissions there") from exc
 
     def _get(self, collection: str, key: str) -> Entry | None:
         row = self._db.row_of_key(self._names.stored_key(collection, key))
@@ -181,11 +164,6 @@ class DiskDriver:
                 return None
             row = current
 
-    def _body(self, replacement: Replacement) -> str:
-        entry = replacement.entry
-        names = names_to_write(entry, rule=self._names)
-        return patch_body(entry.stored, replacement.value, replacement.expires_at, names=names)
-
     def _stored(self, row: Row) -> bytes:
         return self._files.read(row.value_file) if row.value_file else row.value or b""
 
@@ -207,7 +185,7 @@ class DiskDriver:
     def _replace_many(self, replacements: Sequence[Replacement]) -> list[bool]:
         min_file_size = self._min_file_size()
         with contextlib.ExitStack() as undo:
-            bodies = [self._body(replacement) for replacement in replacements]
+            bodies = [patched(replacement, self._names) for replacement in replacements]
             placed = [self._place(body, min_file_size, undo) for body in bodies]
             with self._db.writing() as con:
                 done = [

@@ -25,7 +25,7 @@ from dataclasses import replace as changed
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from kvseal.drivers.base import Capabilities, Count, Entry, Page, content, refuse_problem
+from kvseal.drivers.base import Capabilities, Count, Entry, Page, content, on_disk, refuse_problem
 from kvseal.drivers.disk.database import FILE_NAME, CacheDB
 from kvseal.drivers.disk.multi_folders import Folders, OpenFolders, folder_of
 from kvseal.drivers.disk.purge import purged
@@ -68,7 +68,7 @@ class MultiDiskDriver:
     ) -> AsyncIterator[Page]:
         """Yield every live entry, directory by directory; the cursor is a directory and a rowid."""
         first, position = ("", None) if after is None else json.loads(after)
-        for folder in await self._blocking(self._folders.names):
+        for folder in await on_disk(self.location, self._folders.names):
             if folder < first:
                 continue
             async for page in self._scan_folder(folder, position if folder == first else None, partition):
@@ -78,7 +78,7 @@ class MultiDiskDriver:
     async def get(self, collection: str, key: str) -> Entry | None:
         """Return the entry as it is stored, with a `problem` where the store would read nothing or fail."""
         folder = folder_of(collection)
-        if not await self._blocking(self._folders.has, folder):
+        if not await on_disk(self.location, self._folders.has, folder):
             return None
         async with self._open.used(folder) as driver:
             entry = await driver.get(collection, key)
@@ -87,7 +87,7 @@ class MultiDiskDriver:
     async def put_if_absent(self, entry: Entry) -> bool:
         """Store *entry* if no live row has its key, in a directory that is made if need be."""
         collection, _, _ = content(entry)
-        await self._blocking(self._folders.create, collection)
+        await on_disk(self.location, self._folders.create, collection)
         async with self._open.used(folder_of(collection)) as driver:
             return await driver.put_if_absent(entry)
 
@@ -117,7 +117,7 @@ class MultiDiskDriver:
     async def count(self) -> Count:
         """Count the live rows of every directory."""
         total = 0
-        for folder in await self._blocking(self._folders.names):
+        for folder in await on_disk(self.location, self._folders.names):
             async with self._open.used(folder) as driver:
                 total += (await driver.count()).entries
         return Count(total, exact=True)
@@ -125,7 +125,7 @@ class MultiDiskDriver:
     async def purge(self, *, dry_run: bool = False) -> Purged:
         """Write every database anew, and remove value files that no row names."""
         swept = []
-        for folder in await self._blocking(self._folders.names):
+        for folder in await on_disk(self.location, self._folders.names):
             async with self._open.used(folder) as driver:
                 swept.append(await driver.sweep(dry_run=dry_run))
         return purged(swept, dry_run=dry_run)
@@ -140,13 +140,6 @@ class MultiDiskDriver:
         async with self._open.used(folder) as driver:
             async for page in driver.scan(after=position, partition=partition):
                 yield page
-
-    async def _blocking(self, function: Callable[..., Any], /, *arguments: Any) -> Any:
-        try:
-            return await asyncio.to_thread(function, *arguments)
-        except OSError as exc:
-            msg = f"{self.location}: {exc}"
-            raise StoreUnreachableError(msg, hint="check the free space and the permissions there") from exc
 
 
 def for_store(store: MultiDiskStore) -> MultiDiskDriver:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from pathvalidate import sanitize_filename
 
 from kvseal import clock
+from kvseal.drivers.base import closed
 from kvseal.drivers.disk.database import FILE_NAME, CacheDB
 from kvseal.drivers.disk.driver import DiskDriver
 from kvseal.drivers.joined import encodable
@@ -179,8 +180,7 @@ class OpenFolders:
     def _take(self, folder: str) -> _Open:
         with self._lock:
             if self._is_closed:
-                msg = f"the driver of {self._base} is closed"
-                raise StoreError(msg)
+                raise closed(str(self._base))
             # Those used last stand last.
             held = self._open.pop(folder, None) or self._opened(folder)
             self._open[folder] = held

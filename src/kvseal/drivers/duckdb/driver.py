@@ -42,6 +42,7 @@ from kvseal.drivers.base import (
     Replacement,
     content,
     refuse_problem,
+    refuse_problems,
 )
 from kvseal.drivers.duckdb.connections import (
     CONFLICTS,
@@ -150,8 +151,7 @@ class DuckDBDriver:
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Replace in one statement, all or none of which happens; one more for each repeated name."""
-        for replacement in replacements:
-            refuse_problem(replacement.entry)
+        refuse_problems(replacements)
         texts = await asyncio.to_thread(lambda: [text_of(r.value) for r in replacements])
         done = [False] * len(replacements)
         for numbers in rounds_of(replacements):

@@ -15,10 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from kvseal.drivers.base import PAGE_SIZE
-
-PAGE_BYTES: Final = 8 * 2**20
-"""A page ends with the entry that takes it past this many bytes of text."""
+from kvseal.drivers.base import PAGE_BYTES, PAGE_SIZE
 
 _ROWS: Final = (
     '{"collection": "VARCHAR", "key": "VARCHAR", "stored": "VARCHAR", "created_at": "BIGINT",'

@@ -42,7 +42,6 @@ import asyncio
 import contextlib
 import json
 import os
-import zlib
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import cached_property
@@ -53,17 +52,22 @@ from key_value.aio._utils.serialization import BasicSerializationAdapter
 from typing_extensions import ParamSpec
 
 from kvseal.drivers.base import (
-    PAGE_SIZE,
     Capabilities,
     Entry,
     Page,
     Replacement,
+    closed,
     content,
+    has_expired,
+    is_in,
+    next_page,
+    on_disk,
     refuse_problem,
+    refuse_problems,
 )
 from kvseal.drivers.body import patch_body, write_body
 from kvseal.drivers.filetree.collections import Collection, Collections
-from kvseal.drivers.filetree.entries import Place, TreeEntries, has_expired
+from kvseal.drivers.filetree.entries import Place, TreeEntries
 from kvseal.drivers.filetree.folders import NotAFileError, Tree, listing
 from kvseal.drivers.filetree.location import directory_and_rules, open_store
 from kvseal.drivers.filetree.names import Rule, StrategyRule
@@ -81,9 +85,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-PAGE_BYTES: Final = 8 * 2**20
-"""A page of large values ends early, so that a scan holds no more than about this."""
 
 _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -130,13 +131,10 @@ class FileTreeDriver:
     ) -> AsyncIterator[Page]:
         """Yield every live entry in pages, folder by folder and name by name; the cursor is a place."""
         last = None if after is None else Place(*json.loads(after))
-        places = self._places(last, partition)
-        while True:
-            entries, last = await self._blocking(self._page, places, last)
-            if entries and last is not None:
-                yield Page(entries, json.dumps([last.folder, last.file]))
-            else:
-                return
+        live = self._live(self._places(last, partition))
+        while page := await self._blocking(next_page, live):
+            end = page[-1].locator
+            yield Page(page, json.dumps([end.folder, end.file]))
 
     async def get(self, collection: str, key: str) -> Entry | None:
         """Return the entry as it is stored, with a `problem` where the store would read nothing or fail."""
@@ -165,8 +163,7 @@ class FileTreeDriver:
         Raises:
             StoreError: an entry was given a key that is not stored where it lies; nothing was written.
         """
-        for replacement in replacements:
-            refuse_problem(replacement.entry)
+        refuse_problems(replacements)
         if not replacements:
             return []
         bodies = await self._blocking(lambda: [self._patched(r) for r in replacements])
@@ -204,16 +201,12 @@ class FileTreeDriver:
 
     async def _blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         if self._is_closed:
-            msg = f"the driver of {self.location} is closed"
-            raise StoreError(msg)
+            raise closed(self.location)
         try:
-            return await asyncio.to_thread(function, *args, **kwargs)
+            return await on_disk(self.location, function, *args, **kwargs)
         except NotAFileError as exc:
             msg = f"{self.location}: {exc}"
             raise StoreUnreachableError(msg, hint="kvseal follows no symbolic link in a store") from exc
-        except OSError as exc:
-            msg = f"{self.location}: {exc}"
-            raise StoreUnreachableError(msg, hint="check the free space and the permissions there") from exc
 
     def _can_exchange(self) -> bool:
         try:
@@ -222,27 +215,16 @@ class FileTreeDriver:
         except OSError:
             return False
 
-    def _page(self, places: Iterator[_Location], last: Place | None) -> tuple[list[Entry], Place | None]:
-        entries: list[Entry] = []
-        held = 0
-        for collection, place in places:
-            last = place
-            entry = self._entries.at(collection, place)
-            if entry is not None:
-                entries.append(entry)
-                held += len(entry.stored)
-                if len(entries) >= PAGE_SIZE or held >= PAGE_BYTES:
-                    break
-        return entries, last
+    def _live(self, places: Iterator[_Location]) -> Iterator[Entry]:
+        return (entry for place in places if (entry := self._entries.at(*place)) is not None)
 
     def _places(self, after: Place | None, partition: tuple[int, int]) -> Iterator[_Location]:
-        part, parts = partition
         for collection in self._collections.all():
             if after is not None and collection.folder < after.folder:
                 continue
             for file in self._files(collection.folder):
                 place = Place(collection.folder, file)
-                if (after is None or place > after) and _hash(place) % parts == part:
+                if (after is None or place > after) and is_in(partition, os.fsencode(place.path)):
                     yield collection, place
 
     def _files(self, folder: str) -> Sequence[str]:
@@ -347,7 +329,3 @@ async def from_url(url: StoreUrl, *, create: bool) -> FileTreeDriver:
     directory, names = directory_and_rules(url)
     collection_rule, key_rule = await asyncio.to_thread(open_store, directory, names, create=create)
     return FileTreeDriver(directory, collection_rule=collection_rule, key_rule=key_rule)
-
-
-def _hash(place: Place) -> int:
-    return zlib.crc32(os.fsencode(f"{place.folder}/{place.file}"))

@@ -11,15 +11,12 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvseal import clock
-from kvseal.drivers.base import Entry
+from kvseal.drivers.base import Entry, has_expired
 from kvseal.drivers.body import UnreadableBodyError, read_body
 from kvseal.drivers.filetree.folders import SUFFIX, NotAFileError, is_text, read_info, refuse_path
 from kvseal.errors import StoreError, StoreNotFoundError
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from kvseal.drivers.body import Body
     from kvseal.drivers.filetree.collections import Collection, Collections
     from kvseal.drivers.filetree.folders import Tree
@@ -137,11 +134,6 @@ class TreeEntries:
         if not self._tree.directory.is_dir():
             msg = f"no file tree store at {self._tree.directory}: no such directory"
             raise StoreNotFoundError(msg, hint="check the path and what is mounted there")
-
-
-def has_expired(expires_at: datetime | None) -> bool:
-    """Whether the store reads an entry with this expiry as missing."""
-    return expires_at is not None and expires_at <= clock.utc_now()
 
 
 def _problem(collection: Collection, place: Place) -> str:

@@ -33,7 +33,17 @@ import asyncpg
 from key_value.aio.stores.postgresql import PostgreSQLStore
 
 from kvseal import clock
-from kvseal.drivers.base import KEEP, Capabilities, Count, Entry, Page, Replacement, content, refuse_problem
+from kvseal.drivers.base import (
+    KEEP,
+    Capabilities,
+    Count,
+    Entry,
+    Page,
+    Replacement,
+    content,
+    refuse_problem,
+    refuse_problems,
+)
 from kvseal.drivers.postgresql.pools import RETRIABLE, BorrowedPool, OwnPools, open_pool, translated
 from kvseal.drivers.postgresql.purge import NO_TABLE, plan, purge_table
 from kvseal.drivers.postgresql.rows import checked_names, entry_of, is_text, written
@@ -124,8 +134,7 @@ class PostgreSQLDriver:
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Replace in one statement, all or none of which happens; one more for each repeated name."""
-        for replacement in replacements:
-            refuse_problem(replacement.entry)
+        refuse_problems(replacements)
         texts = [written(r.value, as_text=is_text(r.entry.stored)) for r in replacements]
         done = [False] * len(replacements)
         for numbers in _without_repeats(replacements):

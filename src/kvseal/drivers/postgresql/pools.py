@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import asyncpg
 
+from kvseal.drivers.base import closed
 from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
 
 if TYPE_CHECKING:
@@ -66,8 +67,7 @@ class OwnPools:
         loop = asyncio.get_running_loop()
         with self._lock:
             if self._is_closed:
-                msg = "the driver is closed"
-                raise StoreError(msg)
+                raise closed("this PostgreSQL table")
             if loop not in self._held:
                 self._held = {old: held for old, held in self._held.items() if not old.is_closed()}
                 self._held[loop] = _Held()

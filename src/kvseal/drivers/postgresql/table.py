@@ -13,10 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from kvseal.drivers.base import PAGE_SIZE
-
-PAGE_BYTES: Final = 8 * 2**20
-"""A page ends with the entry that takes it past this many bytes of text."""
+from kvseal.drivers.base import PAGE_BYTES, PAGE_SIZE
 
 _LIVE: Final = "(held.expires_at IS NULL OR held.expires_at > now())"
 # What Python's datetime can hold; PostgreSQL goes from 4713 BC to the year 294276, and to infinity.

@@ -16,7 +16,6 @@ particular to these servers:
 from __future__ import annotations
 
 import asyncio
-import zlib
 from datetime import datetime, timedelta, timezone
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -24,17 +23,19 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from typing_extensions import ParamSpec
 
 from kvseal.drivers.base import (
+    PAGE_BYTES,
     PAGE_SIZE,
     Capabilities,
     Count,
     Entry,
     Page,
     Replacement,
-    content,
+    has_expired,
+    is_in,
     refuse_problem,
+    refuse_problems,
 )
-from kvseal.drivers.body import patch_body, write_body
-from kvseal.drivers.joined import JOINED, entry_of, has_expired, problem_entry
+from kvseal.drivers.joined import JOINED, entry_of, patched, problem_entry, written
 from kvseal.drivers.redis.address import Address
 from kvseal.drivers.redis.purge import purge_server
 from kvseal.drivers.redis.server import DELETE, PUT, OtherType, RespServer
@@ -49,8 +50,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-PAGE_BYTES: Final = 8 * 2**20
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _END: Final = "end"
@@ -105,23 +104,20 @@ class RespDriver:
 
     async def put_if_absent(self, entry: Entry) -> bool:
         """Store *entry*, with the server's expiry as its own rounded up to the millisecond."""
-        collection, key, value = content(entry)
-        names = (collection, key)
-        body = write_body(value, created_at=entry.created_at, expires_at=entry.expires_at, names=names)
+        key, body = written(entry)
         return await self._blocking(
-            self._put_if_absent, JOINED.stored_key(*names).encode(), body.encode(), _expiry(entry.expires_at)
+            self._put_if_absent, key.encode(), body.encode(), _expiry(entry.expires_at)
         )
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Store each value whose body is unchanged, all in one round trip."""
-        for replacement in replacements:
-            refuse_problem(replacement.entry)
+        refuse_problems(replacements)
         return await self._blocking(self._replace_many, replacements) if replacements else []
 
     async def delete_if_unchanged(self, entry: Entry) -> bool:
         """Delete the key if its body is unchanged."""
         refuse_problem(entry)
-        if has_expired(entry):
+        if has_expired(entry.expires_at):
             return False
         return await self._blocking(self._server.run, DELETE, entry.locator, entry.stored)
 
@@ -161,7 +157,7 @@ class RespDriver:
 
     async def _pages(self, batch: Batch, start: int, partition: tuple[int, int]) -> AsyncIterator[Page]:
         """Yield what is live of *batch*, which begins at the cursor *start*."""
-        keys = [key for key in batch.keys if _is_in(partition, key)]
+        keys = [key for key in batch.keys if is_in(partition, key)]
         while keys:
             read, entries = await self._blocking(self._entries, keys[:PAGE_SIZE])
             keys = keys[read:]
@@ -193,7 +189,7 @@ class RespDriver:
                 return True
 
     def _replace_many(self, replacements: Sequence[Replacement]) -> list[bool]:
-        live = [not has_expired(r.entry) for r in replacements]
+        live = [not has_expired(r.entry.expires_at) for r in replacements]
         done = iter(self._server.swap([_swap(r) for r in compress(replacements, live)]))
         return [is_live and next(done) for is_live in live]
 
@@ -220,12 +216,11 @@ async def from_url(url: StoreUrl, *, create: bool) -> RespDriver:  # noqa: ARG00
 
 def _swap(replacement: Replacement) -> tuple[bytes, bytes, bytes, bytes]:
     entry, expires_at = replacement.entry, replacement.expires_at
-    body = patch_body(entry.stored, replacement.value, expires_at)
-    return entry.locator, entry.stored, body.encode(), _expiry(expires_at)
+    return entry.locator, entry.stored, patched(replacement).encode(), _expiry(expires_at)
 
 
 def _live(entry: Entry) -> Entry | None:
-    return None if has_expired(entry) else entry
+    return None if has_expired(entry.expires_at) else entry
 
 
 def _expiry(time: datetime | _Keep | None) -> bytes:
@@ -235,8 +230,3 @@ def _expiry(time: datetime | _Keep | None) -> bytes:
     if not isinstance(time, datetime):
         return b"keep"
     return b"%d" % -((_EPOCH - time) // timedelta(milliseconds=1))
-
-
-def _is_in(partition: tuple[int, int], key: bytes) -> bool:
-    part, parts = partition
-    return parts == 1 or zlib.crc32(key) % parts == part

@@ -22,25 +22,26 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import zlib
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from kvseal.drivers.base import (
     FILE_SYSTEM,
-    PAGE_SIZE,
     Capabilities,
     Entry,
     Page,
     Purged,
     Replacement,
+    closed,
     content,
+    has_expired,
+    is_in,
+    next_page,
     refuse_problem,
+    refuse_problems,
 )
-from kvseal.drivers.body import patch_body, write_body
-from kvseal.drivers.joined import JOINED, SEPARATOR, entry_of, has_expired, names_to_write, problem_entry
+from kvseal.drivers.joined import JOINED, SEPARATOR, entry_of, patched, problem_entry, written
 from kvseal.drivers.rocksdb.handle import Handle, NotBytesError, close, create, open_existing
-from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError
+from kvseal.errors import StoreNotFoundError, StoreUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -50,9 +51,6 @@ if TYPE_CHECKING:
     from rocksdict import Rdict
 
     from kvseal.drivers.urls import StoreUrl
-
-PAGE_BYTES: Final = 8 * 2**20
-"""A page ends with the entry that takes it past this many bytes."""
 
 _HELD: Final = "files that an iteration or a snapshot of the application holds: end it and purge again"
 
@@ -84,7 +82,7 @@ class RocksDBDriver:
     ) -> AsyncIterator[Page]:
         """Yield every live entry in the order of keys, as it was at the start; the cursor is a key."""
         entries = self._entries(after, partition)
-        while page := await asyncio.to_thread(_page, entries):
+        while page := await asyncio.to_thread(next_page, entries):
             yield Page(page, page[-1].locator.decode())
 
     async def get(self, collection: str, key: str) -> Entry | None:
@@ -93,12 +91,10 @@ class RocksDBDriver:
 
     async def put_if_absent(self, entry: Entry) -> bool:
         """Put *entry* if no live one has its key."""
-        collection, name, value = content(entry)
-        names = (collection, name)
-        body = write_body(value, created_at=entry.created_at, expires_at=entry.expires_at, names=names)
-        key = JOINED.stored_key(*names)
+        key, body = written(entry)
+        collection, name, _ = content(entry)
         with _LOCK:
-            if self._entry(key, names) is not None:
+            if self._entry(key, (collection, name)) is not None:
                 return False
             self._opened().write({key: body.encode()})
         await self._sync()
@@ -106,11 +102,10 @@ class RocksDBDriver:
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Put each value whose entry is unchanged; after a crash, all of them are there or none."""
-        for replacement in replacements:
-            refuse_problem(replacement.entry)
+        refuse_problems(replacements)
         if not replacements:
             return []
-        bodies = await asyncio.to_thread(lambda: [_patched(r) for r in replacements])
+        bodies = await asyncio.to_thread(lambda: [patched(r).encode() for r in replacements])
         changes: dict[str, bytes | None] = {}
         done = []
         with _LOCK:
@@ -149,22 +144,20 @@ class RocksDBDriver:
 
     def _opened(self) -> Handle:
         if self._handle is None:
-            msg = f"the driver of {self.location} is closed"
-            raise StoreError(msg)
+            raise closed(self.location)
         return self._handle
 
     async def _sync(self) -> None:
         await asyncio.to_thread(self._opened().sync)
 
     def _entries(self, after: str | None, partition: tuple[int, int]) -> Iterator[Entry]:
-        part, parts = partition
         for text, stored in self._opened().entries(after):
             key = text.encode()
-            if SEPARATOR not in text or zlib.crc32(key) % parts != part:
+            if SEPARATOR not in text or not is_in(partition, key):
                 continue
             if isinstance(stored, NotBytesError):
                 yield problem_entry(key, str(stored))
-            elif not has_expired(entry := entry_of(key, stored)):
+            elif not has_expired((entry := entry_of(key, stored)).expires_at):
                 yield entry
 
     def _entry(self, key: str, names: tuple[str, str]) -> Entry | None:
@@ -173,7 +166,7 @@ class RocksDBDriver:
         except NotBytesError as exc:
             return problem_entry(key.encode(), str(exc))
         entry = None if stored is None else entry_of(key.encode(), stored, names)
-        return None if entry is None or has_expired(entry) else entry
+        return None if entry is None or has_expired(entry.expires_at) else entry
 
     def _is_unchanged(self, entry: Entry, key: str, changes: dict[str, bytes | None]) -> bool:
         """Whether *entry* is live and what is stored, once these *changes* are."""
@@ -181,7 +174,7 @@ class RocksDBDriver:
             stored = changes[key] if key in changes else self._opened().get(key)
         except NotBytesError:
             return False
-        return stored == entry.stored and not has_expired(entry)
+        return stored == entry.stored and not has_expired(entry.expires_at)
 
 
 def for_store(store: RocksDBStore) -> RocksDBDriver:
@@ -205,20 +198,3 @@ def _open(path: Path, *, is_new: bool) -> Rdict:
     if is_new:
         create(path)
     return open_existing(path)
-
-
-def _page(entries: Iterator[Entry]) -> list[Entry]:
-    page: list[Entry] = []
-    held = 0
-    for entry in islice(entries, PAGE_SIZE):
-        page.append(entry)
-        held += len(entry.stored)
-        if held >= PAGE_BYTES:
-            break
-    return page
-
-
-def _patched(replacement: Replacement) -> bytes:
-    entry: Any = replacement.entry
-    names = names_to_write(entry)
-    return patch_body(entry.stored, replacement.value, replacement.expires_at, names=names).encode()
