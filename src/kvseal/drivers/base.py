@@ -1,7 +1,7 @@
 """
 One backend seen as raw entries: walk them all, replace one if unchanged, put one if absent.
 
-A driver serves a py-key-value store exactly as that store lies on its backend:
+A driver serves a py-key-value store exactly as its backend holds it:
 the application goes on reading and writing through its own store object, and
 the driver works beside it.  Drivers know names, values, times and stored bytes,
 and nothing about encryption.
@@ -11,7 +11,7 @@ The rules that every driver follows, and that `tests/drivers/contract.py` checks
 * `scan` yields every entry that lives throughout the scan at least once, in
   bounded memory, however many writers are active; and it ends, however fast they write.
 * A write never happens unless the backend still holds exactly `Entry.stored`.
-* `replace` keeps creation time, expiry and native time to live unless told otherwise.
+* `replace` keeps creation time, expiry and native time to live unless asked to change the expiry.
 * What cannot be read is yielded with a `problem`, never skipped and never changed.
 * Nothing read from the backend is executed, unpickled or followed out of the store.
 * After `purge` no file of the store holds what was overwritten before, or it says that one may.
@@ -66,7 +66,7 @@ class Capabilities:
     lasting: bool = True
     """What is stored outlives the process that opened the store."""
     sees_all: bool = True
-    """A scan yields every live entry, rather than those that somebody has named."""
+    """A scan yields every live entry, rather than those that a manifest names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +77,8 @@ class Entry:
     `collection` and `key` are the logical names at the base store, `None` where the
     backend cannot give them back.  `value` is the stored mapping, `None` where `problem`
     says why it cannot be read.  Times are aware UTC.  `locator` and `stored` are the
-    driver's own: where the entry lies, and the exact bytes that a write compares.
-    `path` is where an entry without both names lies, and lies in a copy of the store.
+    driver's own: the place of the entry, and the exact bytes that a write compares.
+    `path` is the place of an entry without both names, in this store and in a copy of it.
     """
 
     collection: str | None
@@ -122,7 +122,7 @@ class Purged:
     """
     What was done so that overwritten values are gone, or with a dry run would be.
 
-    `done` is what the backend did, `left` what no driver reaches and somebody else has to see to.
+    `done` is what the backend did, `left` what no driver reaches and the operator has to see to.
     """
 
     done: tuple[str, ...]
@@ -130,7 +130,7 @@ class Purged:
     complete: bool = True
     """No file of the store itself holds what was overwritten before; with a dry run, none would."""
     halts: str = ""
-    """Whom it keeps waiting while it runs, for whoever is asked to agree."""
+    """What it keeps waiting while it runs, for the operator who is asked to agree."""
 
 
 GRACE: Final = 3600.0
@@ -264,7 +264,7 @@ async def replace(driver: Driver, entry: Entry, value: Mapping[str, Any]) -> Non
     Store *value* for *entry*, keeping its times.
 
     Raises:
-        Conflict: somebody else was faster; re-read and decide again.
+        Conflict: another writer was faster; re-read and decide again.
     """
     (done,) = await driver.replace_many([Replacement(entry, value)])
     if not done:

@@ -51,7 +51,7 @@ async def from_url(
     """
     Return the driver of the store that *url*, `python:module:factory`, makes, with the store as its `store`.
 
-    Only with *offline_names*, and with nobody else at work, may it be a store that has no driver.
+    Only with *offline_names*, and while no other process writes, may it be a store that has no driver.
 
     Raises:
         UnsupportedStoreError: there is no such factory, or no driver for what it returns.

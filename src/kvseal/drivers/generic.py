@@ -2,7 +2,7 @@
 The driver of last resort, for a store that has none: through the store's own `ttl`, `put` and `delete`.
 
 It serves the names of a manifest, which are names at the base store, in the manifest's order.
-Nothing finds it by itself: somebody has to know what it cannot promise, and to ask for it.
+Nothing finds it by itself: the caller has to know what it cannot promise, and to ask for it.
 
 * What the manifest does not name is not there: not scanned, not counted, not verified.
 * There is no compare-and-swap.  A value is read, compared and put, and whatever another writer
@@ -13,7 +13,7 @@ Nothing finds it by itself: somebody has to know what it cannot promise, and to 
   that a call takes and by what the store rounds away.
 * `None` is taken for absent, though stores answer so for what they cannot read, too, and
   `put_if_absent` writes over that.  What a store refuses to read with an error is a problem.
-* It may evict, as far as anybody knows, so it is no home for a vault meta.
+* It may evict, as far as is known, so it is no home for a vault meta.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ LIMITS: Final = (
     "records that the manifest does not name are not seen, what others write meanwhile can be lost,"
     " creation times are reset, expiries drift, and what the store fails to read counts as absent"
 )
-"""What cannot be promised, for whoever is asked to agree."""
+"""What cannot be promised, for the operator who is asked to agree."""
 
 _AT_ONCE: Final = 16
 """Reads under way at the same time."""
@@ -229,7 +229,7 @@ async def _turn() -> AsyncIterator[None]:
 
 
 def _stored(value: Mapping[str, Any]) -> bytes:
-    """Return what a write compares: the value, whatever order its fields come in."""
+    """Return what a write compares: the value, in whatever order its fields are."""
     if not isinstance(value, dict):
         raise TypeError
     return json.dumps(value, sort_keys=True).encode()

@@ -9,7 +9,7 @@ prints is a manifest.  Everything else is an error that names the line: a name t
 went missing would be a record that silently stays behind.
 
 `NamedDriver` gives the names to the entries of a store that cannot give them back itself.  A
-manifest only claims; what the driver does not prove is nobody's name.
+manifest only claims; a name that the driver does not prove is not given.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class PurgeReport:
     What became of overwritten values in the store at `location`; with `dry_run`, what would.
 
     `done` is what the backend did, and `left` what only its operator can see to.  Where the store is
-    `complete`, none of its own files holds what was overwritten before.  `halts` says whom a purge
+    `complete`, none of its own files holds what was overwritten before.  `halts` says what a purge
     keeps waiting.
     """
 

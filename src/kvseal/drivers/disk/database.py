@@ -2,7 +2,7 @@
 diskcache's database, `cache.db`, read and written through SQLite alone.
 
 diskcache unpickles keys and values as it reads them (CVE-2025-69872), so a row that
-somebody planted would run as code.  Here a row is bytes and numbers, whatever it says.
+an attacker planted would run as code.  Here a row is bytes and numbers, whatever it says.
 The schema and the triggers that keep diskcache's accounting right are the store's own.
 """
 
@@ -138,7 +138,7 @@ class CacheDB:
         Rowids stay.  Writers wait for it, and it waits for readers.
 
         Raises:
-            StoreUnreachableError: somebody went on reading what was there before.
+            StoreUnreachableError: another process went on reading what was there before.
         """
         with self._writer.used() as con:
             con.execute("VACUUM")
@@ -224,7 +224,7 @@ class _Connection:
         )
         try:
             con.text_factory = bytes
-            # Whoever can write the file can write its schema, too.
+            # A process that can write the file can write its schema, too.
             con.execute("PRAGMA trusted_schema=OFF")
             con.execute(self._pragma)
             con.create_function("kvseal_hash", 1, _hash, deterministic=True)

@@ -3,19 +3,19 @@ The driver of `DiskStore`: diskcache's `cache.db` and the value files beside it.
 
 It works on a directory, whether or not this process has the store open, and beside
 any number of processes that have.  A row is `collection::key` and a body that names
-both; the two must agree, because a row that somebody moved under another key would
+both; the two must agree, because a row that an attacker moved under another key would
 otherwise be taken for what it is not.  Where they disagree, or where a body from
 before py-key-value-aio 0.3 has no names and the row key can be split in several ways,
 the entry is a problem and stays as it is.  Who knows the names still gets it by them, and
 what is written in its place says them.
 
 What is live is what diskcache takes for live: a row whose expiry column is empty or
-lies ahead.
+is in the future.
 
 A scan goes by rowid, up to the highest that there was when it began.  diskcache keeps
 the rowid of an entry that is written again, and gives the highest one away a second
 time after that entry was deleted.  So a resumed scan can miss an entry that was written
-into such a gap while nobody scanned; whoever must see every record ends with a scan
+into such a gap between two scans; a run that must see every record ends with a scan
 from the beginning.
 """
 
@@ -65,7 +65,7 @@ class DiskDriver:
     """
     The entries of a `DiskStore` in *directory*.
 
-    diskcache cannot tell `("a", "b::c")` from `("a::b", "c")`.  `get` of either answers with the
+    In diskcache `("a", "b::c")` and `("a::b", "c")` are one key.  `get` of either answers with the
     one entry there is, under the names that it was stored with, and `put_if_absent` of one is
     refused while the other is there.
     """
@@ -255,7 +255,7 @@ async def from_url(url: StoreUrl, *, create: bool) -> DiskDriver:
 
 
 def _create(directory: Path) -> None:
-    """Build an empty store with DiskStore itself, for nobody but its owner to enter."""
+    """Build an empty store with DiskStore itself, which its owner alone can enter."""
     if (directory / FILE_NAME).exists():
         return
     if directory.is_dir() and any(directory.iterdir()):

@@ -5,7 +5,7 @@ It works on the directories, whether or not this process has the store open, and
 number of processes that have.  What `kvseal.drivers.disk.driver` says of rows, expiry and rowids holds
 within each directory.  A row's key is the entry's key, and the body says which collection it is
 in.  Where a body from before py-key-value-aio 0.3 does not, the directory does not prove it: the
-entry is a problem, named by its directory, unless somebody asks for it by its names.
+entry is a problem, named by its directory, unless a caller asks for it by its names.
 
 Collections whose sanitized names are the same share a directory.  `get` of a key of either
 answers with the one entry there is, under the names that it was stored with, and
@@ -45,7 +45,7 @@ _DEFAULT_FACTORY: Final = "MultiDiskStore.__init__.<locals>.default_disk_cache_f
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an entry lies: the directory, and what its driver calls the place in it."""
+    """The place of an entry: the directory, and what its driver calls the place in it."""
 
     folder: str
     row: Any

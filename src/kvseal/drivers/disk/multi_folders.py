@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 MAX_IDLE: Final = 16
-"""Directories that stay open while nobody uses them; each may hold two database connections."""
+"""Directories that stay open while no call uses them; each may hold two database connections."""
 
 
 _MAKING: Final = threading.Lock()
@@ -57,7 +57,7 @@ class FolderNames:
         return
 
     def shown(self, stored_key: str) -> tuple[str, str]:
-        """Return where the row lies: the directory instead of the collection."""
+        """Return the place of the row: the directory instead of the collection."""
         return self.folder, stored_key
 
 
@@ -72,7 +72,7 @@ def folder_of(collection: str) -> str:
 
 class Folders:
     """
-    What lies below *base*.  Every method blocks.
+    The directories below *base*.  Every method blocks.
 
     *make* creates the diskcache of a collection as the store would.  Until it does, *base* itself
     may be missing, if it *may_be_missing*.

@@ -12,7 +12,7 @@ transaction open, the driver neither sees what it has written nor waits for it: 
 changed is refused after some attempts, and of a row that the driver changes first, the
 application's own change is what DuckDB refuses.
 
-A value is read as it lies in the table.  DuckDBStore hands dictionaries to DuckDB, which makes
+A value is read as the table holds it.  DuckDBStore hands dictionaries to DuckDB, which makes
 something else of some: `{"key": ["a"], "value": ["b"]}` is stored as `{"a": "b"}`, `[1, "x"]` as
 `["1", "x"]`.  That happened when it was put, and nothing in the table shows it.  What became a
 list, as `{"": 1}` does in some releases, the store reads as missing and the driver as a problem.
@@ -283,7 +283,7 @@ def for_store(store: DuckDBStore) -> DuckDBDriver:
 
 
 def _search_path(connection: Any, table: str) -> str:
-    """Return where *connection* looks for tables, as the application may have told it to."""
+    """Return where *connection* looks for tables, which the application may have set."""
     sql = """SELECT current_setting('search_path'),
         (SELECT count(*) FROM duckdb_tables() WHERE temporary AND table_name = $table)"""
     ((path, temporary),) = rows(connection, sql, {"table": table}, location="duckdb:")

@@ -2,38 +2,38 @@
 The driver of `FileTreeStore`: a folder per collection, a JSON file per key.
 
     data/COLLECTION/KEY.json        the body, without names unless kvseal wrote it
-    metadata/COLLECTION-info.json   the collection's name; metadata is data unless told otherwise
+    metadata/COLLECTION-info.json   the collection's name; metadata is data unless the store was given another
 
 It works on the files, whether or not this process has the store open, and beside any number
-of processes that have; `tree_swaps` says what that takes and what it guarantees.  The info
+of processes that have; `swaps` says what that takes and what it guarantees.  The info
 file also has the absolute path that the folder had when it was created, which is ignored: a
-store that was moved, or mounted elsewhere, is read where it lies.  (The store itself does use
+store that was moved, or mounted elsewhere, is read where it is.  (The store itself does use
 that path, so a collection that kvseal creates should be created under the application's own.)
 
 The collection comes from the info file if the store's strategy turns that name into this
-folder; an info file that somebody pasted is a problem of the folder.  Without an info file,
+folder; an info file that was pasted is a problem of the folder.  Without an info file,
 and for every key, the name is the file name where the strategy has left it alone, and `None`
-where it has not.  `get` and `put_if_absent` are told the names and need no guess, and
-`proves` says whether a name that somebody claims, such as one that is part of the value, is
+where it has not.  `get` and `put_if_absent` get the names and need no guess, and
+`proves` says whether a claimed name, such as one that is part of the value, is
 stored under an entry's file name.  Of a sanitized name that is a proof of 32 bits.
 
 A name once known is written down: a body that kvseal writes has `collection` and `key`, as the
 bodies of other stores do.  The store ignores both, and leaves them out when it next writes the
 file.  They are believed where the store would keep them in just this file; a body that belongs
-to another file, because somebody copied it, is a problem of the entry.
+to another file, because it was copied, is a problem of the entry.
 
 A deleted entry leaves a body that expired long ago, as every entry of this store does that
 expires: to vacate the name could undo what the application does with it in that moment.  The
 store's own `cull` removes both.
 
-A URL is `filetree:PATH`, and the strategies are read from what lies there; where that shows
+A URL is `filetree:PATH`, and the strategies are read from what is there; where that shows
 nothing, names are dealt with as long as all strategies agree on them.  `filetree:PATH?names=v1`
 or `?names=plain` settles it.  A metadata directory elsewhere, or strategies of other kinds,
 need the store object (`python:module:factory`).
 
 A scan holds the file names of one collection, and the bodies of one page.  On a file system
 that moves a file within its folder when it is written again (btrfs), a listing may miss one
-that is written all the time; whoever must see every record ends with a second scan.
+that is written all the time; a run that must see every record ends with a second scan.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class FileTreeDriver:
         return await self._blocking(self._put_if_absent, collection, key, body.encode())
 
     async def get_at(self, entry: Entry) -> Entry | None:
-        """Return what lies at the path of *entry*."""
+        """Return what is stored at the path of *entry*."""
         return await self._blocking(self._get_at, entry)
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
@@ -161,7 +161,7 @@ class FileTreeDriver:
         The entry's `locator` says which file; its names go into the body if both are known.
 
         Raises:
-            StoreError: an entry was given a key that is not stored where it lies; nothing was written.
+            StoreError: an entry was given a key that is not stored in its place; nothing was written.
         """
         refuse_problems(replacements)
         if not replacements:
@@ -186,7 +186,7 @@ class FileTreeDriver:
 
     def proves(self, entry: Entry, key: str) -> bool:
         """
-        Whether the store would keep *key*, in the entry's collection if that is known, where *entry* lies.
+        Whether *key*, in the collection of *entry* if that is known, leads to the place of *entry*.
 
         For a sanitized name the proof has 32 bits: accidents are ruled out, malice is not.
         """
@@ -235,7 +235,7 @@ class FileTreeDriver:
                     recover_idle(opened)
         except (FileNotFoundError, NotAFileError):
             return []  # The application has removed it since the folders were listed.
-        # What lies in the data directory itself is no entry, but a link there may lead to a collection.
+        # What is in the data directory itself is no entry, but a link there may lead to a collection.
         return sorted((*found.files, *found.links)) if folder else found.links
 
     def _get(self, collection: str, key: str) -> Entry | None:
@@ -244,7 +244,7 @@ class FileTreeDriver:
         entry = self._entries.at(found, place)
         if entry is None:
             return None
-        # Names that collide share a place: what lies there has the names that it was stored with.
+        # Names that collide share a place: the entry there has the names that it was stored with.
         names = entry.collection or collection, key if entry.key is None else entry.key
         return replace(entry, collection=names[0], key=names[1])
 

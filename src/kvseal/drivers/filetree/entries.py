@@ -1,7 +1,7 @@
 """
-The entries of a file tree store: what lies at a place, whose it is, and where names lead.
+The entries of a file tree store: what is stored at a place, which names it has, and where names lead.
 
-A body that kvseal wrote names its entry.  Whoever copies a file copies these names along, so
+A body that kvseal wrote names its entry.  A process that copies a file copies these names along, so
 they count only where the store's own rules lead from them to the very place of the file.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
-    """Where an entry lies: the folder below the data directory, and the file in it."""
+    """The place of an entry: the folder below the data directory, and the file in it."""
 
     folder: str
     file: str
@@ -57,7 +57,7 @@ class TreeEntries:
 
     def place_of_path(self, entry: Entry) -> Place:
         """
-        Return where *entry* lies that has a path, because a name of it is not known.
+        Return the place of *entry*, which has a path because a name of it is not known.
 
         Raises:
             StoreError: it is no path in a store, or this store would find another name there.
@@ -83,7 +83,7 @@ class TreeEntries:
         return None if None in answers else True
 
     def at(self, collection: Collection, place: Place) -> Entry | None:
-        """Return what lies at *place*; `None` if that is nothing, has expired, or is no entry."""
+        """Return what is stored at *place*; `None` if that is nothing, has expired, or is no entry."""
         stored = b""
         try:
             stored = self._tree.read(place.folder, place.file)
@@ -137,5 +137,5 @@ class TreeEntries:
 
 
 def _problem(collection: Collection, place: Place) -> str:
-    """Return what is wrong with *place*, whatever lies there."""
+    """Return what is wrong with *place*, whatever is stored there."""
     return collection.problem if is_text(place.file) else "the file name is not text"

@@ -157,7 +157,7 @@ class PostgreSQLDriver:
         return Count(rows[0]["count"] if rows else 0, exact=True)
 
     async def purge(self, *, dry_run: bool = False) -> Purged:
-        """Write the table anew, which keeps everybody else waiting."""
+        """Write the table anew, which keeps every other user of it waiting."""
         (row,) = await self._query(self._table.exists, self._table.name)
         if not row["found"]:
             if self._auto_create:
@@ -208,7 +208,7 @@ class PostgreSQLDriver:
                 except RETRIABLE:
                     continue
                 return rows
-        msg = f"{self.location}: other writers came in between {_ATTEMPTS} times"
+        msg = f"{self.location}: other writers were faster {_ATTEMPTS} times"
         raise StoreUnreachableError(msg, hint="try again with fewer writers")
 
     async def _reads_text(self) -> bool:

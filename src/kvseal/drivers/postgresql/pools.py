@@ -52,7 +52,7 @@ class OwnPools:
     """
     A pool of the driver's own for every event loop that uses it; it holds no connection before its first use.
 
-    A pool is closed by `close`, or when its loop ends, or when nobody has the driver any longer.
+    A pool is closed by `close`, or when its loop ends, or when nothing refers to the driver any longer.
     A child process that was forked off works in a loop of its own, and so on connections of its own.
     """
 

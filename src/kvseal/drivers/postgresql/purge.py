@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LOCK_TIMEOUT: Final = "10s"
-"""How long the table is waited for: meanwhile, whoever else comes has to wait, too."""
-HALTS: Final = "Nobody can read or write the table until it has been written anew"
+"""How long the table is waited for: meanwhile, all other users of it wait, too."""
+HALTS: Final = "No other process can read or write the table until it has been written anew"
 
 NO_TABLE: Final = Purged(("nothing: there is no table yet",))
 

@@ -161,7 +161,7 @@ class RespDriver:
         while keys:
             read, entries = await self._blocking(self._entries, keys[:PAGE_SIZE])
             keys = keys[read:]
-            # Until a batch is done, whoever resumes has to see all of it again.
+            # Until a batch is done, a scan that resumes has to see all of it again.
             position = start if keys else (batch.cursor or _END)
             if entries:
                 yield Page(entries, f"{batch.run}:{position}")

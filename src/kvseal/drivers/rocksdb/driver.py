@@ -11,11 +11,11 @@ the event loop in which the driver is used: there nothing runs in between.  A st
 application writes to from other threads at the same time is not safe with this driver.
 
 A database may have more in it than the store.  Keys that are not text, and text without `::`,
-are somebody else's: the store can have written neither.  A value that is not bytes, such as a
+are another program's: the store can have written neither.  A value that is not bytes, such as a
 pickle, is a problem of its entry, and never loaded.
 
 A scan shows the store as it was when it began.  What lives throughout the scan is in it; what was
-written since is found unchanged by nobody, because a replacement compares what is there by then.
+written since is never overwritten, because a replacement compares what is there by then.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class RocksDBDriver:
     """
     The entries of the store in *db*, which the driver closes only if it *owns* it.
 
-    RocksDB cannot tell `("a", "b::c")` from `("a::b", "c")`.  `get` of either answers with the
+    In RocksDB `("a", "b::c")` and `("a::b", "c")` are one key.  `get` of either answers with the
     one entry there is, under the names that it was stored with.
     """
 

@@ -2,7 +2,7 @@
 A RocksDB database as rocksdict opens it, read without executing what is in it.
 
 rocksdict marks every key and value with its type, and unpickles a value that is marked as a
-pickle; so a value that somebody planted would run as code.  All reading here goes through handles
+pickle; so a value that an attacker planted would run as code.  All reading here goes through handles
 of the driver's own that refuse, and leave the application's object as it is.  A handle keeps the
 database open, so none is kept.
 """
