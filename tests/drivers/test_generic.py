@@ -20,7 +20,7 @@ from key_value.aio.wrappers.prefix_collections import PrefixCollectionsWrapper
 from tests.drivers.contract import FUTURE, PAST, SMALL, Backend, DriverContract, entry, fetched, scanned
 from tests.fakes import BareStore
 
-from kvseal.drivers import abilities, driver_for, generic
+from kvseal.drivers import driver_for, generic
 from kvseal.drivers.base import PAGE_SIZE, Count, Driver, Replacement, replace
 from kvseal.errors import StoreUnreachableError, UnsealableValueError, UnsupportedStoreError
 
@@ -56,16 +56,6 @@ class TestGenericDriver(DriverContract):
             warnings.simplefilter("ignore")  # Upstream says that this store may change.
             store = SimpleStore()
         return Backend(store, generic.for_store(store, NamesOf(store)))
-
-    async def test_purge_changes_no_entry(self, backend: Backend) -> None:
-        """There is no purge, which says what to do instead."""
-        with pytest.raises(UnsupportedStoreError, match="only the store's own tools") as raised:
-            await abilities.purge(backend.driver)
-
-        assert "vaultctl backup" in raised.value.hint
-
-    async def test_purge_beside_writers(self, backend: Backend) -> None:
-        """There is no purge."""
 
 
 @pytest.fixture
