@@ -161,12 +161,14 @@ class HookedDriver:
         return self._driver.capabilities
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
         """Scan, as one operation."""
 
         async def pages() -> list[Page]:
-            return [page async for page in self._driver.scan(after=after, partition=partition)]
+            return [
+                page async for page in self._driver.scan(after=after, partition=partition, expired=expired)
+            ]
 
         for page in await self._around("scan", pages):
             yield page
@@ -220,10 +222,10 @@ class PagedDriver(HookedDriver):
     """The same, with each page of a scan as an operation `page`, of which the last finds the end."""
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
         """Scan, as one operation for each page."""
-        async with aclosing(self._driver.scan(after=after, partition=partition)) as pages:
+        async with aclosing(self._driver.scan(after=after, partition=partition, expired=expired)) as pages:
             while (page := await self._around("page", lambda: anext(pages, None))) is not None:
                 yield page
 

@@ -9,6 +9,7 @@ store refuses some names or values says so in `unsupported_names`.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from kvseal import clock
 from kvseal.drivers import abilities, base
 from kvseal.drivers.base import PAGE_SIZE, Count, Driver, Entry, Replacement
 from kvseal.drivers.chain import Chain
@@ -89,6 +91,12 @@ def numbers(entries: list[Entry]) -> Counter[int]:
     return Counter(found.value["n"] for found in entries if found.value is not None)
 
 
+def clock_is_ahead(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> None:
+    """Let this process's wall clock be *by* ahead; the backend's own stays, and so does the store's."""
+    monkeypatch.setattr(clock, "wall", lambda: time.time() + by.total_seconds())
+    monkeypatch.setattr(clock, "utc_now", lambda: datetime.now(timezone.utc) + by)
+
+
 async def fill(store: Any, count: int) -> None:
     """Put *count* numbered values into one collection through the store."""
     keys = [f"key-{n}" for n in range(count)]
@@ -106,6 +114,8 @@ class DriverContract:
     """Whether creation time and expiry are stored as given, to the microsecond."""
     counts_exactly: ClassVar[bool] = True
     """Whether a count is exact, and no estimate."""
+    keeps_expired: ClassVar[bool] = True
+    """Whether the backend takes an entry that has expired already, and keeps it until it is removed."""
 
     def same_time(self, expected: datetime | None, actual: datetime | None) -> bool:
         """Whether two times are the same, to the microsecond or, where no times are kept, to the minute."""
@@ -482,6 +492,46 @@ class DriverContract:
         assert await backend.driver.put_if_absent(entry(value=SMALL, expires_at=FUTURE)) is True
         assert SMALL == await backend.store.get("key", collection="coll")
         assert [True] == [self.same_time(FUTURE, e.expires_at) for e in await scanned(backend.driver)]
+
+    async def test_scan_under_a_clock_that_is_ahead(
+        self, backend: Backend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A scan of all entries has what this host's fast clock takes for expired, with its expiry, in parts too."""
+        expires_at = datetime.now(timezone.utc) + timedelta(hours=1)
+        for key in ("key", "other"):
+            await backend.driver.put_if_absent(entry(key, LARGE, expires_at=expires_at))
+        clock_is_ahead(monkeypatch, timedelta(days=1))
+
+        found = await scanned(backend.driver, expired=True)
+        parts = [await scanned(backend.driver, partition=(n, 2), expired=True) for n in range(2)]
+
+        assert {("coll", "key"), ("coll", "other")} == {(e.collection, e.key) for e in found}
+        assert [LARGE, LARGE] == [e.value for e in found]
+        assert not self.keeps_times or expires_at == found[0].expires_at
+        assert 2 == len(parts[0] + parts[1])
+
+    async def test_scan_of_what_has_expired(self, backend: Backend) -> None:
+        """A scan of all entries has those that nothing has removed yet, and resumes behind any of its pages."""
+        if not self.keeps_expired:
+            pytest.skip("the backend drops what has expired")
+        count = PAGE_SIZE + 1
+        for n in range(count):
+            await backend.driver.put_if_absent(entry(f"key-{n}", {"n": n}, expires_at=PAST))
+
+        pages = [page async for page in backend.driver.scan(expired=True)]
+        rest = await scanned(backend.driver, after=pages[0].cursor, expired=True)
+
+        assert [] == await scanned(backend.driver)
+        assert dict.fromkeys(range(count), 1) == numbers([e for page in pages for e in page.entries])
+        assert dict.fromkeys(range(count), 1) == numbers([*pages[0].entries, *rest])
+        assert {PAST} == {e.expires_at for e in rest}
+
+    async def test_deleted_is_not_expired(self, backend: Backend) -> None:
+        """What was deleted is gone from a scan of all entries too."""
+        await backend.driver.put_if_absent(entry())
+        await backend.driver.delete_if_unchanged(await fetched(backend.driver))
+
+        assert [] == await scanned(backend.driver, expired=True)
 
     async def test_expired_is_not_what_was_read(self, backend: Backend) -> None:
         """An entry that expired since it was read is neither replaced nor deleted."""

@@ -48,6 +48,7 @@ class TestGenericDriver(DriverContract):
 
     keeps_times = False
     counts_exactly = False
+    keeps_expired = False
 
     @pytest.fixture
     async def backend(self) -> Backend:

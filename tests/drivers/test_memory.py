@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class TestMemoryDriver(DriverContract):
     """Every promise of a driver, over a `MemoryStore`."""
 
+    keeps_expired = False
+
     @pytest.fixture
     async def backend(self) -> AsyncIterator[Backend]:
         """Yield an empty memory store."""

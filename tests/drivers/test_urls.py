@@ -59,6 +59,8 @@ def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 class TestPythonURL(DriverContract):
     """Every promise of a driver, over a store that a function of the application made."""
 
+    keeps_expired = False
+
     @pytest.fixture
     async def backend(self, application: str) -> Backend:
         """Yield a memory store made by its factory."""

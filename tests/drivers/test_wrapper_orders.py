@@ -20,6 +20,7 @@ from kvseal.drivers.factory import OwnedStoreDriver
 from kvseal.drivers.reach import recodable_driver
 from kvseal.errors import UnsupportedStackError, UnsupportedStoreError, VaultMetaLostError
 from kvseal.keys.meta import META_COLLECTION, META_KEY
+from kvseal.vault.creation import check_creation
 from kvseal.vault.metastore import MetaStore
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ async def test_a_search_that_finds_says_nothing_else(
     await store.delete(META_KEY, collection=META_COLLECTION)
 
     with pytest.raises(VaultMetaLostError):
-        await MetaStore(stack(store)).refuse_orphaned_records(None)
+        await check_creation(MetaStore(stack(store)), None)
     assert BLIND not in caplog.text
 
 
@@ -160,6 +161,6 @@ async def test_a_search_that_sees_everything_is_quiet(
     stack: Callable[[Any], Any], store: MemoryStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where nothing is hidden, an empty store is simply empty."""
-    await MetaStore(stack(store)).refuse_orphaned_records(None)
+    await check_creation(MetaStore(stack(store)), None)
 
     assert "" == caplog.text

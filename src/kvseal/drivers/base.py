@@ -161,12 +161,16 @@ class Driver(Protocol):
         """Where the store is, for messages: never with a password in it."""
         ...
 
-    def scan(self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)) -> AsyncIterator[Page]:
+    def scan(
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
+    ) -> AsyncIterator[Page]:
         """
         Yield every live entry at least once, in pages of at most `PAGE_SIZE`, even if writers are active.
 
         *after* is the cursor of a page already seen.  *partition* `(i, n)` yields the
-        i-th of n disjoint parts that together are the whole.
+        i-th of n disjoint parts that together are the whole.  With *expired* it yields every entry that
+        the backend still holds, whatever any clock says, each with its expiry: a proof or a backup that
+        went by this process's clock would miss what is live by another one.
         """
         ...
 

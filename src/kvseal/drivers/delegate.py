@@ -28,9 +28,11 @@ class DelegatingDriver:
         """Where the other driver says that the store is."""
         return self._driver.location
 
-    def scan(self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)) -> AsyncIterator[Page]:
+    def scan(
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
+    ) -> AsyncIterator[Page]:
         """Scan."""
-        return self._driver.scan(after=after, partition=partition)
+        return self._driver.scan(after=after, partition=partition, expired=expired)
 
     async def get(self, collection: str, key: str) -> Entry | None:
         """Get."""

@@ -83,9 +83,17 @@ class GenericDriver:
         self._names = names
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self,
+        *,
+        after: str | None = None,
+        partition: tuple[int, int] = (0, 1),
+        expired: bool = False,  # noqa: ARG002 - see below
     ) -> AsyncIterator[Page]:
-        """Yield what the store has of the manifest, in pages; the cursor is the number of a name."""
+        """
+        Yield what the store has of the manifest, in pages; the cursor is the number of a name.
+
+        The store itself decides what has expired, and *expired* changes nothing.
+        """
         last = int(after or 0)
         left = self._numbered(last, partition)
         entries: list[Entry] = []

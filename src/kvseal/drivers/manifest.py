@@ -112,10 +112,10 @@ class NamedDriver(DelegatingDriver):
         self._claims: Mapping[Hashable, frozenset[Names]] | None = None
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
         """Yield the pages of the driver's own scan, with names."""
-        async for page in self._driver.scan(after=after, partition=partition):
+        async for page in self._driver.scan(after=after, partition=partition, expired=expired):
             if all(_has_names(entry) for entry in page.entries):
                 yield page
             else:

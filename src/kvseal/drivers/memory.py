@@ -60,7 +60,7 @@ class MemoryDriver:
         )
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
         """Yield what was there at the start and still is, in the order of names; the cursor is a name."""
         await self._store.setup()
@@ -68,7 +68,8 @@ class MemoryDriver:
         names = [n for n in self._names() if (last is None or n > last) and is_in(partition, _hashed(n))]
         for start in range(0, len(names), PAGE_SIZE):
             page = names[start : start + PAGE_SIZE]
-            entries = [entry for entry in map(self._live_entry, page) if entry is not None]
+            found = (self._live_entry(name, expired=expired) for name in page)
+            entries = [entry for entry in found if entry is not None]
             if entries:
                 yield Page(entries, json.dumps(page[-1]))
 
@@ -141,11 +142,11 @@ class MemoryDriver:
         held = self._live(entry.locator)
         return held if held is not None and _stored(held) == entry.stored else None
 
-    def _live_entry(self, names: Names) -> Entry | None:
-        held = self._live(names)
+    def _live_entry(self, names: Names, *, expired: bool = False) -> Entry | None:
+        held = self._live(names, expired=expired)
         return None if held is None else _entry(names, _stored(held))
 
-    def _live(self, names: Names) -> MemoryCacheEntry | None:
+    def _live(self, names: Names, *, expired: bool = False) -> MemoryCacheEntry | None:
         collection = self._store._cache.get(names[0])  # noqa: SLF001
         if collection is None:
             return None
@@ -154,7 +155,7 @@ class MemoryDriver:
             held: MemoryCacheEntry = Cache.__getitem__(collection._cache, names[1])  # noqa: SLF001
         except KeyError:
             return None
-        return None if has_expired(held.expires_at) else held
+        return None if has_expired(held.expires_at) and not expired else held
 
     def _names(self) -> Iterator[Names]:
         # A dictionary is copied in one step, so that no other thread comes between.

@@ -29,6 +29,7 @@ class TestRedisDriver(DriverContract):
     """Every promise of a driver, found from the store object."""
 
     counts_exactly = False
+    keeps_expired = False
 
     @pytest.fixture
     async def backend(self, store: RedisStore, driver: RespDriver, raw: redis.Redis) -> Backend:

@@ -69,16 +69,21 @@ class CacheDB:
             (rowid,) = con.execute("SELECT max(rowid) FROM Cache").fetchone()
         return None if rowid is None else int(rowid)
 
-    def page(self, *, after: int | None, last: int, partition: tuple[int, int], limit: int) -> list[Row]:
+    def page(
+        self, *, after: int | None, last: int, partition: tuple[int, int], limit: int, expired: bool
+    ) -> list[Row]:
         """
-        Return the live rows behind rowid *after* up to *last* in rowid order, at most *limit* of them.
+        Return the rows behind rowid *after* up to *last* in rowid order, at most *limit* of them.
+
+        They are live, or with *expired* all that there are.
 
         The read transaction ends with the page, so a write-ahead log can be checkpointed between pages.
         """
         part, parts = partition
         mine = "" if parts == 1 else " AND kvseal_hash(CAST(key AS BLOB)) % :parts = :part"
         behind = "" if after is None else " AND rowid > :after"
-        sql = f"{_SELECT} {_LIVE}{behind} AND rowid <= :last{mine} ORDER BY rowid LIMIT :limit"
+        live = "true" if expired else _LIVE
+        sql = f"{_SELECT} {live}{behind} AND rowid <= :last{mine} ORDER BY rowid LIMIT :limit"
         values = {
             "after": after,
             "last": last,
@@ -97,9 +102,9 @@ class CacheDB:
                     break
         return rows
 
-    def row(self, rowid: int) -> Row | None:
-        """Return the live row with this rowid, which may be another entry than it was a moment ago."""
-        return self._one("rowid = :rowid", {"rowid": rowid})
+    def row(self, rowid: int, *, expired: bool) -> Row | None:
+        """Return the row with this rowid, which may be another entry than it was; live, or also *expired*."""
+        return self._one("rowid = :rowid", {"rowid": rowid}, expired=expired)
 
     def row_of_key(self, key: str) -> Row | None:
         """Return the live row with this text as its key."""
@@ -166,10 +171,10 @@ class CacheDB:
         self._reader.close()
         self._writer.close()
 
-    def _one(self, condition: str, values: dict[str, Any]) -> Row | None:
+    def _one(self, condition: str, values: dict[str, Any], *, expired: bool = False) -> Row | None:
         with self._reader.used() as con:
             columns = con.execute(
-                f"{_SELECT} {condition} AND {_LIVE}", {**values, "now": clock.wall()}
+                f"{_SELECT} {condition} AND {'true' if expired else _LIVE}", {**values, "now": clock.wall()}
             ).fetchone()
         return None if columns is None else Row(*columns)
 

@@ -89,13 +89,13 @@ class DiskDriver:
         self._files = ValueFiles(directory)
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
-        """Yield every live entry in pages, in rowid order; the cursor is a rowid."""
+        """Yield the entries in pages, in rowid order; the cursor is a rowid."""
         position = None if after is None else int(after)
         last = await on_disk(self.location, self._db.last_rowid)
         while last is not None:
-            page = await on_disk(self.location, self._page, position, last, partition)
+            page = await on_disk(self.location, self._page, position, last, partition, expired=expired)
             if page is None:
                 return
             position = int(page.cursor)
@@ -141,12 +141,17 @@ class DiskDriver:
         row = self._db.row_of_key(self._names.stored_key(collection, key))
         return None if row is None else self._entry(row, (collection, key))
 
-    def _page(self, after: int | None, last: int, partition: tuple[int, int]) -> Page | None:
-        rows = self._db.page(after=after, last=last, partition=partition, limit=PAGE_SIZE)
-        entries = [entry for entry in map(self._entry, rows) if entry is not None]
+    def _page(
+        self, after: int | None, last: int, partition: tuple[int, int], *, expired: bool
+    ) -> Page | None:
+        rows = self._db.page(after=after, last=last, partition=partition, limit=PAGE_SIZE, expired=expired)
+        found = (self._entry(row, expired=expired) for row in rows)
+        entries = [entry for entry in found if entry is not None]
         return Page(entries, str(rows[-1].rowid)) if rows else None
 
-    def _entry(self, row: Row, names: tuple[str, str] | None = None) -> Entry | None:
+    def _entry(
+        self, row: Row, names: tuple[str, str] | None = None, *, expired: bool = False
+    ) -> Entry | None:
         """Read what *row* says, or what it says by now; `None` if it is gone."""
         while True:
             if problem := row_problem(row):
@@ -157,7 +162,7 @@ class DiskDriver:
                 return problem_entry(row, str(exc), rule=self._names)
             except FileNotFoundError:
                 # A writer removes the old file after its commit, so the row may name another by now.
-                current = self._db.row(row.rowid)
+                current = self._db.row(row.rowid, expired=expired)
             if current == row:
                 return problem_entry(row, f"value file {row.value_file!r} is missing", rule=self._names)
             if current is None or current.key != row.key:

@@ -64,14 +64,15 @@ class MultiDiskDriver:
         self._open = OpenFolders(folders.base)
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
-        """Yield every live entry, directory by directory; the cursor is a directory and a rowid."""
+        """Yield the entries, directory by directory; the cursor is a directory and a rowid."""
         first, position = ("", None) if after is None else json.loads(after)
         for folder in await on_disk(self.location, self._folders.names):
             if folder < first:
                 continue
-            async for page in self._scan_folder(folder, position if folder == first else None, partition):
+            start = position if folder == first else None
+            async for page in self._scan_folder(folder, start, partition, expired=expired):
                 entries = [_placed(folder, entry) for entry in page.entries]
                 yield Page(entries, json.dumps([folder, page.cursor]))
 
@@ -135,10 +136,10 @@ class MultiDiskDriver:
         await self._open.close()
 
     async def _scan_folder(
-        self, folder: str, position: str | None, partition: tuple[int, int]
+        self, folder: str, position: str | None, partition: tuple[int, int], *, expired: bool
     ) -> AsyncIterator[Page]:
         async with self._open.used(folder) as driver:
-            async for page in driver.scan(after=position, partition=partition):
+            async for page in driver.scan(after=position, partition=partition, expired=expired):
                 yield page
 
 

@@ -112,18 +112,20 @@ class DuckDBDriver:
         self._auto_create = auto_create
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
-        """Yield every live entry in the order of names; the cursor is names."""
+        """Yield the entries in the order of names; the cursor is names."""
         collection, key = (None, None) if after is None else json.loads(after)
         part, parts = partition
         names = {"collection": collection, "key": key, "part": part, "parts": parts}
         cursor = self._connections.open()
         try:
-            listed = await self._read(cursor, self._table.list_names(is_first=after is None), names)
+            listed = await self._read(
+                cursor, self._table.list_names(is_first=after is None, expired=expired), names
+            )
             pages = (await self._read(cursor, self._table.pages, {}))[0][0] if listed else 0
             for number in range(1, pages + 1):
-                found = await self._read(cursor, self._table.page, {"page": number})
+                found = await self._read(cursor, self._table.page(expired=expired), {"page": number})
                 if found:
                     yield Page([entry_of(row) for row in found], json.dumps(found[-1][:2]))
         finally:

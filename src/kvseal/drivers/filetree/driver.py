@@ -127,11 +127,11 @@ class FileTreeDriver:
         )
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
-        """Yield every live entry in pages, folder by folder and name by name; the cursor is a place."""
+        """Yield the entries in pages, folder by folder and name by name; the cursor is a place."""
         last = None if after is None else Place(*json.loads(after))
-        live = self._live(self._places(last, partition))
+        live = self._live(self._places(last, partition), expired=expired)
         while page := await self._blocking(next_page, live):
             end = page[-1].locator
             yield Page(page, json.dumps([end.folder, end.file]))
@@ -215,8 +215,9 @@ class FileTreeDriver:
         except OSError:
             return False
 
-    def _live(self, places: Iterator[_Location]) -> Iterator[Entry]:
-        return (entry for place in places if (entry := self._entries.at(*place)) is not None)
+    def _live(self, places: Iterator[_Location], *, expired: bool) -> Iterator[Entry]:
+        found = (self._entries.at(*place, expired=expired) for place in places)
+        return (entry for entry in found if entry is not None and not _is_deleted(entry))
 
     def _places(self, after: Place | None, partition: tuple[int, int]) -> Iterator[_Location]:
         for collection in self._collections.all():
@@ -306,6 +307,10 @@ class FileTreeDriver:
                 yield swaps
             finally:
                 swaps.finish()
+
+
+def _is_deleted(entry: Entry) -> bool:
+    return entry.expires_at == _LONG_AGO and not entry.value and not entry.problem
 
 
 def for_store(store: FileTreeStore) -> FileTreeDriver:

@@ -82,12 +82,12 @@ class TreeEntries:
             return False
         return None if None in answers else True
 
-    def at(self, collection: Collection, place: Place) -> Entry | None:
-        """Return what is stored at *place*; `None` if that is nothing, has expired, or is no entry."""
+    def at(self, collection: Collection, place: Place, *, expired: bool = False) -> Entry | None:
+        """Return the entry at *place*; `None` if there is none, or unless *expired* none that lives."""
         stored = b""
         try:
             stored = self._tree.read(place.folder, place.file)
-            return self._read(collection, place, stored)
+            return self._read(collection, place, stored, expired=expired)
         except FileNotFoundError:
             self._refuse_missing()
             return None
@@ -105,11 +105,11 @@ class TreeEntries:
             return stored if has_expired(read_body(stored).expires_at) else None
         return None
 
-    def _read(self, collection: Collection, place: Place, stored: bytes) -> Entry | None:
+    def _read(self, collection: Collection, place: Place, stored: bytes, *, expired: bool) -> Entry | None:
         body = read_body(stored)
         if problem := _problem(collection, place):
             raise UnreadableBodyError(problem)
-        if has_expired(body.expires_at):
+        if has_expired(body.expires_at) and not expired:
             return None
         names = self._names(collection, place, body)
         path = place.path if None in names else None

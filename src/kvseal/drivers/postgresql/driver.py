@@ -96,9 +96,9 @@ class PostgreSQLDriver:
         self._auto_create = auto_create
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
-        """Yield every live entry in the order of names, each page by one statement; the cursor is names."""
+        """Yield the entries in the order of names, each page by one statement; the cursor is names."""
         position: tuple[str, ...] = () if after is None else tuple(json.loads(after))
         newest: datetime | None = None
         last = await self._query(self._table.last)
@@ -106,7 +106,8 @@ class PostgreSQLDriver:
             if number == _PAGES_BEFORE_BOUND:
                 newest = (await self._query(self._table.newest))[0]["newest"]
             rows = await self._query(
-                self._table.page(is_first=not position), *last[0].values(), newest, *partition, *position
+                self._table.page(is_first=not position, expired=expired),
+                *(*last[0].values(), newest, *partition, *position),
             )
             if not rows:
                 return

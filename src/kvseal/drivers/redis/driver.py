@@ -80,16 +80,16 @@ class RespDriver:
         )
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
-        """Yield every live entry in pages, in the server's order; a cursor holds for one run of it."""
+        """Yield the entries in pages, in the server's order; a cursor holds for one run of it."""
         cursor, batch = await self._start(after)
         run = None if batch is None else batch.run
         while batch is not None:
             if batch.run != run:
                 msg = f"{self.location} was restarted during the scan"
                 raise StoreUnreachableError(msg, hint="run the same command again")
-            async for page in self._pages(batch, cursor, partition):
+            async for page in self._pages(batch, cursor, partition, expired=expired):
                 yield page
             cursor = batch.cursor
             batch = await self._blocking(self._server.scan, cursor) if cursor else None
@@ -155,23 +155,25 @@ class RespDriver:
             return int(text), batch
         return 0, await self._blocking(self._server.scan, 0)
 
-    async def _pages(self, batch: Batch, start: int, partition: tuple[int, int]) -> AsyncIterator[Page]:
-        """Yield what is live of *batch*, which begins at the cursor *start*."""
+    async def _pages(
+        self, batch: Batch, start: int, partition: tuple[int, int], *, expired: bool
+    ) -> AsyncIterator[Page]:
+        """Yield the entries of *batch*, which begins at the cursor *start*."""
         keys = [key for key in batch.keys if is_in(partition, key)]
         while keys:
-            read, entries = await self._blocking(self._entries, keys[:PAGE_SIZE])
+            read, entries = await self._blocking(self._entries, keys[:PAGE_SIZE], expired=expired)
             keys = keys[read:]
             # Until a batch is done, a scan that resumes has to see all of it again.
             position = start if keys else (batch.cursor or _END)
             if entries:
                 yield Page(entries, f"{batch.run}:{position}")
 
-    def _entries(self, keys: Sequence[bytes]) -> tuple[int, list[Entry]]:
-        """Return how many of *keys* were read, and their live entries."""
+    def _entries(self, keys: Sequence[bytes], *, expired: bool) -> tuple[int, list[Entry]]:
+        """Return how many of *keys* were read, and their entries: the live ones, or also those *expired*."""
         values = self._server.values(keys, PAGE_BYTES)
         found = zip(keys, values, strict=False)
-        entries = (_live(entry_of(key, stored)) for key, stored in found if stored is not None)
-        return len(values), [entry for entry in entries if entry is not None]
+        entries = (entry_of(key, stored) for key, stored in found if stored is not None)
+        return len(values), [e for e in entries if expired or not has_expired(e.expires_at)]
 
     def _put_if_absent(self, key: bytes, body: bytes, expiry: bytes) -> bool:
         while True:

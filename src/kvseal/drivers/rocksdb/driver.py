@@ -78,10 +78,10 @@ class RocksDBDriver:
         self._handle: Handle | None = Handle(db, location=self.location)
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
-        """Yield every live entry in the order of keys, as it was at the start; the cursor is a key."""
-        entries = self._entries(after, partition)
+        """Yield the entries in the order of keys, as it was at the start; the cursor is a key."""
+        entries = self._entries(after, partition, expired=expired)
         while page := await asyncio.to_thread(next_page, entries):
             yield Page(page, page[-1].locator.decode())
 
@@ -150,14 +150,14 @@ class RocksDBDriver:
     async def _sync(self) -> None:
         await asyncio.to_thread(self._opened().sync)
 
-    def _entries(self, after: str | None, partition: tuple[int, int]) -> Iterator[Entry]:
+    def _entries(self, after: str | None, partition: tuple[int, int], *, expired: bool) -> Iterator[Entry]:
         for text, stored in self._opened().entries(after):
             key = text.encode()
             if SEPARATOR not in text or not is_in(partition, key):
                 continue
             if isinstance(stored, NotBytesError):
                 yield problem_entry(key, str(stored))
-            elif not has_expired((entry := entry_of(key, stored)).expires_at):
+            elif not has_expired((entry := entry_of(key, stored)).expires_at) or expired:
                 yield entry
 
     def _entry(self, key: str, names: tuple[str, str]) -> Entry | None:
