@@ -16,7 +16,17 @@ from key_value.aio.stores.disk import DiskStore
 from key_value.aio.stores.memory import MemoryStore
 
 from kvseal.drivers import abilities, driver_for
-from kvseal.drivers.base import Capabilities, Count, Driver, Entry, Page, Purged, Replacement, replace
+from kvseal.drivers.base import (
+    Capabilities,
+    Count,
+    Driver,
+    Entry,
+    Page,
+    Purged,
+    Replacement,
+    StoreTime,
+    replace,
+)
 from kvseal.keys.meta import META_COLLECTION, META_KEY
 
 if TYPE_CHECKING:
@@ -212,6 +222,10 @@ class HookedDriver:
         """Purge."""
         purged: Purged = await self._around("purge", lambda: abilities.purge(self._driver, dry_run=dry_run))
         return purged
+
+    async def store_time(self) -> StoreTime | None:
+        """Say what time it is; that is no operation on the store."""
+        return await abilities.store_time(self._driver)
 
     async def close(self) -> None:
         """Close; that is no operation on the store."""

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 
@@ -114,6 +114,8 @@ class DriverContract:
     """Whether creation time and expiry are stored as given, to the microsecond."""
     counts_exactly: ClassVar[bool] = True
     """Whether a count is exact, and no estimate."""
+    store_clock: ClassVar[Literal["host's", "server's", "unknown"]] = "host's"
+    """Whose clock the backend goes by."""
     keeps_expired: ClassVar[bool] = True
     """Whether the backend takes an entry that has expired already, and keeps it until it is removed."""
 
@@ -618,6 +620,21 @@ class DriverContract:
         """A driver says where it is and what it can, without touching the backend."""
         assert backend.driver.location
         assert isinstance(backend.driver.capabilities, base.Capabilities)
+
+    async def test_store_time(self, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The backend's clock is the server's, however this host's clock goes, or else this host's."""
+        clock_is_ahead(monkeypatch, timedelta(days=1))
+        before, now = clock.monotonic(), clock.utc_now()
+
+        found = await abilities.store_time(backend.driver)
+
+        if self.store_clock == "unknown":
+            assert found is None
+            return
+        assert found is not None
+        assert before <= found.before <= found.after <= clock.monotonic()
+        expected = now - timedelta(days=1) if self.store_clock == "server's" else now
+        assert abs(found.at - expected) < timedelta(minutes=5)
 
     # Purge
 

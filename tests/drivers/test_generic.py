@@ -49,6 +49,7 @@ class TestGenericDriver(DriverContract):
     keeps_times = False
     counts_exactly = False
     keeps_expired = False
+    store_clock = "unknown"
 
     @pytest.fixture
     async def backend(self) -> Backend:

@@ -15,7 +15,7 @@ from kvseal.errors import StoreError, UnsupportedStoreError
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from kvseal.drivers.base import Driver, Entry, Purged
+    from kvseal.drivers.base import Driver, Entry, Purged, StoreTime
 
 
 @runtime_checkable
@@ -68,6 +68,15 @@ class Purges(Protocol):
         ...
 
 
+@runtime_checkable
+class KnowsTime(Protocol):
+    """A driver that can ask the backend's own clock."""
+
+    async def store_time(self) -> StoreTime | None:
+        """Return what it says; `None` from a driver around another one that cannot."""
+        ...
+
+
 def proves(driver: Driver, entry: Entry, key: str) -> bool:
     """
     Whether *key* is stored where *entry* is: in its collection, where that is known.
@@ -115,3 +124,8 @@ async def purge(driver: Driver, *, dry_run: bool = False) -> Purged:
     raise UnsupportedStoreError(
         msg, hint="or move: vaultctl backup, vaultctl restore into a new store, and delete the old one"
     )
+
+
+async def store_time(driver: Driver) -> StoreTime | None:
+    """Return what the backend's own clock says; `None` where it cannot be known."""
+    return await driver.store_time() if isinstance(driver, KnowsTime) else None

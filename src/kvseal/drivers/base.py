@@ -133,6 +133,24 @@ class Purged:
     """What it keeps waiting while it runs, for the operator who is asked to agree."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoreTime:
+    """What the backend's own clock said, at some moment between two readings of `clock.monotonic()`."""
+
+    at: datetime
+    before: float
+    after: float
+
+
+class OnThisMachine:
+    """What drivers of files and memory inherit: the clock of their backend is this machine's."""
+
+    async def store_time(self) -> StoreTime:
+        """Return what time it is."""
+        before = clock.monotonic()
+        return StoreTime(clock.utc_now(), before, clock.monotonic())
+
+
 GRACE: Final = 3600.0
 """Seconds for which a purge leaves a file that a writer may be about to name: each gives up long before."""
 

@@ -9,7 +9,7 @@ from kvseal.drivers import abilities
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable, Sequence
 
-    from kvseal.drivers.base import Capabilities, Count, Driver, Entry, Page, Purged, Replacement
+    from kvseal.drivers.base import Capabilities, Count, Driver, Entry, Page, Purged, Replacement, StoreTime
 
 
 class DelegatingDriver:
@@ -69,6 +69,10 @@ class DelegatingDriver:
     async def purge(self, *, dry_run: bool = False) -> Purged:
         """Purge."""
         return await abilities.purge(self._driver, dry_run=dry_run)
+
+    async def store_time(self) -> StoreTime | None:
+        """Return what the other driver knows of the backend's clock."""
+        return await abilities.store_time(self._driver)
 
     async def close(self) -> None:
         """Close the other driver."""

@@ -24,6 +24,7 @@ from kvseal.drivers.base import (
     Capabilities,
     Count,
     Entry,
+    OnThisMachine,
     Page,
     Purged,
     Replacement,
@@ -46,7 +47,7 @@ _LOCK: Final = threading.Lock()
 Names = tuple[str, str]
 
 
-class MemoryDriver:
+class MemoryDriver(OnThisMachine):
     """The entries of one `MemoryStore`, for as long as this process lives."""
 
     location = "memory:"

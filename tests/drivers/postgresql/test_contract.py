@@ -36,6 +36,7 @@ class PostgreSQLContract(DriverContract):
     """The contract, without the value that the store cannot hold either."""
 
     many = 3 * PAGE_SIZE
+    store_clock = "server's"
 
     @pytest.mark.parametrize("value", HOLDABLE)
     async def test_store_reads_what_the_driver_put(self, backend: Backend, value: dict[str, Any]) -> None:

@@ -30,6 +30,7 @@ class TestRedisDriver(DriverContract):
 
     counts_exactly = False
     keeps_expired = False
+    store_clock = "server's"
 
     @pytest.fixture
     async def backend(self, store: RedisStore, driver: RespDriver, raw: redis.Redis) -> Backend:

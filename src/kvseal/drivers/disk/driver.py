@@ -34,6 +34,7 @@ from kvseal.drivers.base import (
     Capabilities,
     Count,
     Entry,
+    OnThisMachine,
     Page,
     Replacement,
     on_disk,
@@ -61,7 +62,7 @@ _MIN_FILE_SIZE: Final = 2**15
 """diskcache's own default for `disk_min_file_size`, in characters."""
 
 
-class DiskDriver:
+class DiskDriver(OnThisMachine):
     """
     The entries of a `DiskStore` in *directory*.
 

@@ -25,7 +25,16 @@ from dataclasses import replace as changed
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from kvseal.drivers.base import Capabilities, Count, Entry, Page, content, on_disk, refuse_problem
+from kvseal.drivers.base import (
+    Capabilities,
+    Count,
+    Entry,
+    OnThisMachine,
+    Page,
+    content,
+    on_disk,
+    refuse_problem,
+)
 from kvseal.drivers.disk.database import FILE_NAME, CacheDB
 from kvseal.drivers.disk.multi_folders import Folders, OpenFolders, folder_of
 from kvseal.drivers.disk.purge import purged
@@ -51,7 +60,7 @@ class Place:
     row: Any
 
 
-class MultiDiskDriver:
+class MultiDiskDriver(OnThisMachine):
     """The entries of a `MultiDiskStore`, whichever of its *folders* they are in."""
 
     def __init__(self, folders: Folders, *, evicts: bool) -> None:

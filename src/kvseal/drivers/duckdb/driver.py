@@ -37,6 +37,7 @@ from kvseal.drivers.base import (
     Capabilities,
     Count,
     Entry,
+    OnThisMachine,
     Page,
     Purged,
     Replacement,
@@ -85,7 +86,7 @@ _LOCK: Final = threading.Lock()
 """Held over each write, so that drivers in several threads do not refuse each other."""
 
 
-class DuckDBDriver:
+class DuckDBDriver(OnThisMachine):
     """
     The entries of the table *table*.
 

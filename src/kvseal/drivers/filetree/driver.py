@@ -54,6 +54,7 @@ from typing_extensions import ParamSpec
 from kvseal.drivers.base import (
     Capabilities,
     Entry,
+    OnThisMachine,
     Page,
     Replacement,
     closed,
@@ -92,7 +93,7 @@ _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _Location = tuple[Collection, Place]
 
 
-class FileTreeDriver:
+class FileTreeDriver(OnThisMachine):
     """The entries of a `FileTreeStore` in *data*, whose names are stored by the two rules."""
 
     def __init__(

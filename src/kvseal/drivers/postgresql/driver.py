@@ -40,6 +40,7 @@ from kvseal.drivers.base import (
     Entry,
     Page,
     Replacement,
+    StoreTime,
     content,
     refuse_problem,
     refuse_problems,
@@ -156,6 +157,14 @@ class PostgreSQLDriver:
         """Count the live rows, which reads the whole table."""
         rows = await self._query(self._table.count)
         return Count(rows[0]["count"] if rows else 0, exact=True)
+
+    async def store_time(self) -> StoreTime:
+        """Ask the server for its time, on a connection that is open already."""
+        with translated(self.location):
+            async with (await self._pools.pool()).acquire() as connection:
+                before = clock.monotonic()
+                at: datetime = await connection.fetchval("SELECT clock_timestamp()")
+                return StoreTime(at, before, clock.monotonic())
 
     async def purge(self, *, dry_run: bool = False) -> Purged:
         """Write the table anew, which keeps every other user of it waiting."""

@@ -44,7 +44,7 @@ from kvseal.errors import StoreUnreachableError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from kvseal.drivers.base import Purged, _Keep
+    from kvseal.drivers.base import Purged, StoreTime, _Keep
     from kvseal.drivers.redis.server import Batch
     from kvseal.drivers.urls import StoreUrl
 
@@ -124,6 +124,10 @@ class RespDriver:
     async def count(self) -> Count:
         """Count the keys of the database: an estimate."""
         return Count(await self._blocking(self._server.count), exact=False)
+
+    async def store_time(self) -> StoreTime:
+        """Ask the server for its time."""
+        return await self._blocking(self._server.time)
 
     async def purge(self, *, dry_run: bool = False) -> Purged:
         """Let the server write its append-only file and its snapshot anew, those of all its databases."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +30,8 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
+from kvseal import clock
+from kvseal.drivers.base import StoreTime
 from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError
 
 if TYPE_CHECKING:
@@ -238,6 +241,13 @@ class RespServer:
         """Return how many keys the database has, those of other programs too."""
         (size,) = self._pipeline([("DBSIZE",)])
         return int(self._checked(size))
+
+    def time(self) -> StoreTime:
+        """Return what the server's clock says."""
+        before = clock.monotonic()
+        seconds, microseconds = self.command("TIME")
+        at = datetime.fromtimestamp(int(seconds), timezone.utc) + timedelta(microseconds=int(microseconds))
+        return StoreTime(at, before, clock.monotonic())
 
     def command(self, *parts: str) -> Any:
         """Return what the server answers to one command; raises `StoreError` where it refuses."""

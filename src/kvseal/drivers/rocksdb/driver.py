@@ -28,6 +28,7 @@ from kvseal.drivers.base import (
     FILE_SYSTEM,
     Capabilities,
     Entry,
+    OnThisMachine,
     Page,
     Purged,
     Replacement,
@@ -58,7 +59,7 @@ _LOCK: Final = threading.Lock()
 """Held over each compare and its write; one for all databases, as it is never held for long."""
 
 
-class RocksDBDriver:
+class RocksDBDriver(OnThisMachine):
     """
     The entries of the store in *db*, which the driver closes only if it *owns* it.
 
