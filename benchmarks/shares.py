@@ -92,9 +92,9 @@ class _Driver(DelegatingDriver):
         self._watch = watch
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
-        pages = self._driver.scan(after=after, partition=partition)
+        pages = self._driver.scan(after=after, partition=partition, expired=expired)
         while True:
             with self._watch.on("backend"):
                 page = await anext(pages, None)

@@ -15,12 +15,22 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from key_value.aio.stores.disk import DiskStore
 from key_value.aio.stores.memory import MemoryStore
 
-from kvseal.drivers import driver_for
-from kvseal.drivers.base import Capabilities, Count, Driver, Entry, Page, Purged, Replacement, replace
+from kvseal.drivers import abilities, driver_for
+from kvseal.drivers.base import (
+    Capabilities,
+    Count,
+    Driver,
+    Entry,
+    Page,
+    Purged,
+    Replacement,
+    StoreTime,
+    replace,
+)
 from kvseal.keys.meta import META_COLLECTION, META_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
 
     import pytest
     from typing_extensions import Self
@@ -154,7 +164,6 @@ class HookedDriver:
         self._driver = driver
         self._around = around
         self.location = driver.location
-        self.default_collection = driver.default_collection
 
     @property
     def capabilities(self) -> Capabilities:
@@ -162,12 +171,14 @@ class HookedDriver:
         return self._driver.capabilities
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
         """Scan, as one operation."""
 
         async def pages() -> list[Page]:
-            return [page async for page in self._driver.scan(after=after, partition=partition)]
+            return [
+                page async for page in self._driver.scan(after=after, partition=partition, expired=expired)
+            ]
 
         for page in await self._around("scan", pages):
             yield page
@@ -196,17 +207,25 @@ class HookedDriver:
 
     def proves(self, entry: Entry, key: str) -> bool:
         """Prove; that is no operation on the store."""
-        return self._driver.proves(entry, key)
+        return abilities.proves(self._driver, entry, key)
+
+    def place(self, collection: str, key: str) -> Hashable | None:
+        """Place; that is no operation on the store."""
+        return abilities.place(self._driver, collection, key)
 
     async def count(self) -> Count:
         """Count."""
-        count: Count = await self._around("count", self._driver.count)
+        count: Count = await self._around("count", lambda: abilities.count(self._driver))
         return count
 
     async def purge(self, *, dry_run: bool = False) -> Purged:
         """Purge."""
-        purged: Purged = await self._around("purge", lambda: self._driver.purge(dry_run=dry_run))
+        purged: Purged = await self._around("purge", lambda: abilities.purge(self._driver, dry_run=dry_run))
         return purged
+
+    async def store_time(self) -> StoreTime | None:
+        """Say what time it is; that is no operation on the store."""
+        return await abilities.store_time(self._driver)
 
     async def close(self) -> None:
         """Close; that is no operation on the store."""
@@ -217,10 +236,10 @@ class PagedDriver(HookedDriver):
     """The same, with each page of a scan as an operation `page`, of which the last finds the end."""
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
         """Scan, as one operation for each page."""
-        async with aclosing(self._driver.scan(after=after, partition=partition)) as pages:
+        async with aclosing(self._driver.scan(after=after, partition=partition, expired=expired)) as pages:
             while (page := await self._around("page", lambda: anext(pages, None))) is not None:
                 yield page
 

@@ -7,27 +7,12 @@ import sys
 from types import ModuleType
 
 import pytest
+from tests.extras import libraries
 
 import kvseal
 
-EXTRAS = [
-    "aiofile",
-    "asyncpg",
-    "boto3",
-    "botocore",
-    "cachetools",
-    "diskcache",
-    "duckdb",
-    "hvac",
-    "keyring",
-    "matplotlib",
-    "opentelemetry",
-    "pathvalidate",
-    "pymongo",
-    "redis",
-    "rocksdict",
-    "starlette",
-]
+# Not extras of kvseal, but what it could have loaded by mistake.
+EXTRAS = sorted({*libraries(), "botocore", "pymongo", "starlette"})
 
 BLOCKED = """
 import sys

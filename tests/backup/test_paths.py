@@ -9,11 +9,12 @@ import pytest
 from key_value.aio.stores.filetree import FileTreeStore
 from key_value.aio.stores.memory import MemoryStore
 from tests.backup.made import CREATED, backup_file, entry, everything
-from tests.drivers.filetree.test_filetree import v1_store
+from tests.drivers.filetree.trees import v1_store
 
 from kvseal.backup import backup, restore
 from kvseal.drivers import driver_for, driver_from_url
-from kvseal.drivers.base import Entry, KeepsPaths
+from kvseal.drivers.abilities import KeepsPaths
+from kvseal.drivers.base import Entry
 from kvseal.drivers.delegate import DelegatingDriver
 from kvseal.drivers.manifest import NamedDriver
 

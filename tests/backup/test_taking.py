@@ -94,7 +94,7 @@ class LazyDriver(HookedDriver):
         self._pages = pages
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
         """Yield the pages."""
         for page in self._pages():

@@ -9,17 +9,20 @@ store refuses some names or values says so in `unsupported_names`.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 
-from kvseal.drivers import base
+from kvseal import clock
+from kvseal.drivers import abilities, base
 from kvseal.drivers.base import PAGE_SIZE, Count, Driver, Entry, Replacement
-from kvseal.errors import Conflict, StoreError
+from kvseal.drivers.chain import Chain
+from kvseal.errors import Conflict, StoreError, UnsupportedStoreError
 
 CREATED = datetime(2024, 2, 29, 23, 59, 59, 123457, tzinfo=timezone.utc)
 PAST = datetime(2024, 3, 1, tzinfo=timezone.utc)
@@ -88,24 +91,10 @@ def numbers(entries: list[Entry]) -> Counter[int]:
     return Counter(found.value["n"] for found in entries if found.value is not None)
 
 
-def same_time(driver: Driver, expected: datetime | None, actual: datetime | None) -> bool:
-    """Whether two times are the same, to the microsecond or, where the driver promises no times, to the minute."""
-    if driver.capabilities.exact_times or expected is None or actual is None:
-        return expected == actual
-    return abs(expected - actual) < timedelta(minutes=1)
-
-
-def same_entry(driver: Driver, expected: Entry | None, actual: Entry | None) -> bool:
-    """Whether two entries are the same, as far as the driver promises."""
-    if driver.capabilities.exact_times or expected is None or actual is None:
-        return expected == actual
-    same = same_time(driver, expected.expires_at, actual.expires_at)
-    return same and expected == replace(actual, expires_at=expected.expires_at)
-
-
-def created(driver: Driver) -> datetime | None:
-    """Return what has become of `CREATED`."""
-    return CREATED if driver.capabilities.exact_times else None
+def clock_is_ahead(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> None:
+    """Let this process's wall clock be *by* ahead; the backend's own stays, and so does the store's."""
+    monkeypatch.setattr(clock, "wall", lambda: time.time() + by.total_seconds())
+    monkeypatch.setattr(clock, "utc_now", lambda: datetime.now(timezone.utc) + by)
 
 
 async def fill(store: Any, count: int) -> None:
@@ -121,6 +110,32 @@ class DriverContract:
     """Names that the store itself refuses."""
     many: ClassVar[int] = 10_050
     """How many keys a complete scan finds: more than any `keys()` of the stores."""
+    keeps_times: ClassVar[bool] = True
+    """Whether creation time and expiry are stored as given, to the microsecond."""
+    counts_exactly: ClassVar[bool] = True
+    """Whether a count is exact, and no estimate."""
+    store_clock: ClassVar[Literal["host's", "server's", "unknown"]] = "host's"
+    """Whose clock the backend goes by."""
+    keeps_expired: ClassVar[bool] = True
+    """Whether the backend takes an entry that has expired already, and keeps it until it is removed."""
+
+    def same_time(self, expected: datetime | None, actual: datetime | None) -> bool:
+        """Whether two times are the same, to the microsecond or, where no times are kept, to the minute."""
+        if self.keeps_times or expected is None or actual is None:
+            return expected == actual
+        return abs(expected - actual) < timedelta(minutes=1)
+
+    def same_entry(self, expected: Entry | None, actual: Entry | None) -> bool:
+        """Whether two entries are the same, as far as the driver promises."""
+        if self.keeps_times or expected is None or actual is None:
+            return expected == actual
+        same = self.same_time(expected.expires_at, actual.expires_at)
+        return same and expected == replace(actual, expires_at=expected.expires_at)
+
+    @property
+    def created(self) -> datetime | None:
+        """What has become of `CREATED`."""
+        return CREATED if self.keeps_times else None
 
     @pytest.fixture
     async def backend(self) -> Backend:
@@ -146,7 +161,7 @@ class DriverContract:
 
         assert ("coll", "key", value, "") == (found.collection, found.key, found.value, found.problem)
         assert found.expires_at is not None
-        if backend.driver.capabilities.exact_times:
+        if self.keeps_times:
             assert found.created_at is not None
             assert before <= found.created_at <= datetime.now(timezone.utc)
         assert timedelta(seconds=3590) < found.expires_at - before
@@ -163,7 +178,7 @@ class DriverContract:
 
     async def test_put_keeps_times_to_the_microsecond(self, backend: Backend) -> None:
         """An entry is put with its own creation time and expiry, not with those of the moment."""
-        if not backend.driver.capabilities.exact_times:
+        if not self.keeps_times:
             pytest.skip("the driver does not keep times")
         await backend.driver.put_if_absent(entry(expires_at=FUTURE))
 
@@ -201,13 +216,14 @@ class DriverContract:
 
         (found,) = await scanned(backend.driver)
 
-        assert [True, False] == [backend.driver.proves(found, key) for key in ("key", "other")]
+        assert [True, False] == [abilities.proves(backend.driver, found, key) for key in ("key", "other")]
 
     async def test_default_collection(self, backend: Backend) -> None:
-        """What the store puts without a collection lies in the driver's `default_collection`."""
+        """What the store puts without a collection is where the wrapper chain says."""
         await backend.store.put("key", SMALL)
 
-        assert SMALL == (await fetched(backend.driver, collection=backend.driver.default_collection)).value
+        default = Chain.of(backend.store).default_collection
+        assert SMALL == (await fetched(backend.driver, collection=default)).value
 
     async def test_missing_is_none(self, backend: Backend) -> None:
         """An entry that was never put is `None`, in a collection that exists and in one that does not."""
@@ -265,8 +281,6 @@ class DriverContract:
     @pytest.mark.parametrize("parts", [2, 5])
     async def test_partitions(self, backend: Backend, parts: int) -> None:
         """The parts of a scan are disjoint, together the whole, resumable, and none is empty."""
-        if not backend.driver.capabilities.partitions:
-            pytest.skip("the driver has no partitions")
         count = 3 * PAGE_SIZE
         await fill(backend.store, count)
         entries: list[Entry] = []
@@ -285,7 +299,7 @@ class DriverContract:
     async def test_scan_of_nothing(self, backend: Backend) -> None:
         """An empty store has no pages and counts nothing."""
         assert [] == await scanned(backend.driver)
-        assert 0 == (await backend.driver.count()).entries
+        assert 0 == (await abilities.count(backend.driver)).entries
 
     async def test_scan_spans_collections(self, backend: Backend) -> None:
         """A scan has the entries of every collection."""
@@ -300,9 +314,9 @@ class DriverContract:
         """The count is exact where the driver says so."""
         await fill(backend.store, 25)
 
-        count = await backend.driver.count()
+        count = await abilities.count(backend.driver)
 
-        assert backend.driver.capabilities.exact_count == count.exact
+        assert self.counts_exactly == count.exact
         if count.exact:
             assert Count(25, exact=True) == count
 
@@ -321,8 +335,8 @@ class DriverContract:
         await base.replace(backend.driver, await fetched(backend.driver), new)
 
         found = await fetched(backend.driver)
-        assert (new, created(backend.driver)) == (found.value, found.created_at)
-        assert same_time(backend.driver, expires_at, found.expires_at)
+        assert (new, self.created) == (found.value, found.created_at)
+        assert self.same_time(expires_at, found.expires_at)
         assert new == await backend.store.get("key", collection="coll")
 
     async def test_replace_keeps_what_the_store_wrote(self, backend: Backend) -> None:
@@ -334,7 +348,7 @@ class DriverContract:
 
         after = await fetched(backend.driver)
         assert before.created_at == after.created_at
-        assert same_time(backend.driver, before.expires_at, after.expires_at)
+        assert self.same_time(before.expires_at, after.expires_at)
         value, ttl = await backend.store.ttl("key", collection="coll")
         assert LARGE == value
         assert 0 < ttl <= 1234.5
@@ -352,15 +366,15 @@ class DriverContract:
         found = await fetched(backend.driver)
         _, ttl = await backend.store.ttl("key", collection="coll")
         assert [True] == list(done)
-        assert (SMALL, created(backend.driver)) == (found.value, found.created_at)
-        assert same_time(backend.driver, after, found.expires_at)
+        assert (SMALL, self.created) == (found.value, found.created_at)
+        assert self.same_time(after, found.expires_at)
         assert (after is None) == (ttl is None)
 
     @pytest.mark.parametrize("value", [SMALL, LARGE], ids=["small", "large"])
     @pytest.mark.parametrize("change", ["rewritten", "deleted", "put again", "another ttl", "replaced"])
     async def test_conflict(self, backend: Backend, value: dict[str, Any], change: str) -> None:
         """What another writer did since the entry was read wins over a replacement and a deletion."""
-        if change == "put again" and not backend.driver.capabilities.exact_times:
+        if change == "put again" and not self.keeps_times:
             pytest.skip("without a creation time nothing shows that the same was put again")
         await backend.store.put("key", value, collection="coll", ttl=1000)
         stale = await fetched(backend.driver)
@@ -382,7 +396,7 @@ class DriverContract:
             await base.replace(backend.driver, stale, {"lost": True})
 
         assert await backend.driver.delete_if_unchanged(stale) is False
-        assert same_entry(backend.driver, winner, await backend.driver.get("coll", "key"))
+        assert self.same_entry(winner, await backend.driver.get("coll", "key"))
 
     async def test_batch_with_conflicts(self, backend: Backend) -> None:
         """In a batch every entry is decided by itself, a second change of the same entry included."""
@@ -442,7 +456,7 @@ class DriverContract:
         before = await fetched(backend.driver)
 
         assert await backend.driver.put_if_absent(entry()) is False
-        assert same_entry(backend.driver, before, await fetched(backend.driver))
+        assert self.same_entry(before, await fetched(backend.driver))
 
     async def test_put_if_absent_race(self, backend: Backend) -> None:
         """Of many tasks that put the same name at once, exactly one succeeds, and its value is there."""
@@ -476,12 +490,50 @@ class DriverContract:
 
         assert await backend.driver.get("coll", "key") is None
         assert [] == await scanned(backend.driver)
-        assert 0 == (await backend.driver.count()).entries
+        assert 0 == (await abilities.count(backend.driver)).entries
         assert await backend.driver.put_if_absent(entry(value=SMALL, expires_at=FUTURE)) is True
         assert SMALL == await backend.store.get("key", collection="coll")
-        assert [True] == [
-            same_time(backend.driver, FUTURE, e.expires_at) for e in await scanned(backend.driver)
-        ]
+        assert [True] == [self.same_time(FUTURE, e.expires_at) for e in await scanned(backend.driver)]
+
+    async def test_scan_under_a_clock_that_is_ahead(
+        self, backend: Backend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A scan of all entries has what this host's fast clock takes for expired, with its expiry, in parts too."""
+        expires_at = datetime.now(timezone.utc) + timedelta(hours=1)
+        for key in ("key", "other"):
+            await backend.driver.put_if_absent(entry(key, LARGE, expires_at=expires_at))
+        clock_is_ahead(monkeypatch, timedelta(days=1))
+
+        found = await scanned(backend.driver, expired=True)
+        parts = [await scanned(backend.driver, partition=(n, 2), expired=True) for n in range(2)]
+
+        assert {("coll", "key"), ("coll", "other")} == {(e.collection, e.key) for e in found}
+        assert [LARGE, LARGE] == [e.value for e in found]
+        assert not self.keeps_times or expires_at == found[0].expires_at
+        assert 2 == len(parts[0] + parts[1])
+
+    async def test_scan_of_what_has_expired(self, backend: Backend) -> None:
+        """A scan of all entries has those that nothing has removed yet, and resumes behind any of its pages."""
+        if not self.keeps_expired:
+            pytest.skip("the backend drops what has expired")
+        count = PAGE_SIZE + 1
+        for n in range(count):
+            await backend.driver.put_if_absent(entry(f"key-{n}", {"n": n}, expires_at=PAST))
+
+        pages = [page async for page in backend.driver.scan(expired=True)]
+        rest = await scanned(backend.driver, after=pages[0].cursor, expired=True)
+
+        assert [] == await scanned(backend.driver)
+        assert dict.fromkeys(range(count), 1) == numbers([e for page in pages for e in page.entries])
+        assert dict.fromkeys(range(count), 1) == numbers([*pages[0].entries, *rest])
+        assert {PAST} == {e.expires_at for e in rest}
+
+    async def test_deleted_is_not_expired(self, backend: Backend) -> None:
+        """What was deleted is gone from a scan of all entries too."""
+        await backend.driver.put_if_absent(entry())
+        await backend.driver.delete_if_unchanged(await fetched(backend.driver))
+
+        assert [] == await scanned(backend.driver, expired=True)
 
     async def test_expired_is_not_what_was_read(self, backend: Backend) -> None:
         """An entry that expired since it was read is neither replaced nor deleted."""
@@ -521,7 +573,7 @@ class DriverContract:
         (broken,) = [e for e in await scanned(backend.driver) if e.problem]
 
         assert ("coll", "broken", None) == (broken.collection, broken.key, broken.value)
-        assert 2 == (await backend.driver.count()).entries
+        assert 2 == (await abilities.count(backend.driver)).entries
         assert await backend.driver.put_if_absent(entry("broken")) is False
         with pytest.raises(StoreError, match="cannot be read"):
             await backend.driver.replace_many([Replacement(broken, SMALL)])
@@ -569,22 +621,48 @@ class DriverContract:
         assert backend.driver.location
         assert isinstance(backend.driver.capabilities, base.Capabilities)
 
+    async def test_store_time(self, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The backend's clock is the server's, however this host's clock goes, or else this host's."""
+        clock_is_ahead(monkeypatch, timedelta(days=1))
+        before, now = clock.monotonic(), clock.utc_now()
+
+        found = await abilities.store_time(backend.driver)
+
+        if self.store_clock == "unknown":
+            assert found is None
+            return
+        assert found is not None
+        assert before <= found.before <= found.after <= clock.monotonic()
+        expected = now - timedelta(days=1) if self.store_clock == "server's" else now
+        assert abs(found.at - expected) < timedelta(minutes=5)
+
     # Purge
+
+    async def skip_without_purge(self, backend: Backend) -> None:
+        """Skip a test of purge where there is none, which says what to do instead."""
+        if isinstance(backend.driver, abilities.Purges):
+            return
+        with pytest.raises(UnsupportedStoreError, match="only the store's own tools") as raised:
+            await abilities.purge(backend.driver)
+        assert "vaultctl backup" in raised.value.hint
+        pytest.skip("the driver has no purge")
 
     async def test_purge_changes_no_entry(self, backend: Backend) -> None:
         """After a purge every entry is what it was, where it was, and can be replaced as it was read."""
+        await self.skip_without_purge(backend)
         for key, value, expires_at in (("a", SMALL, None), ("b", LARGE, FUTURE), ("c", {}, None)):
             await backend.driver.put_if_absent(entry(key, value, expires_at=expires_at))
         before = await scanned(backend.driver)
 
-        await backend.driver.purge(dry_run=True)
-        await backend.driver.purge()
+        await abilities.purge(backend.driver, dry_run=True)
+        await abilities.purge(backend.driver)
 
         assert before == await scanned(backend.driver)
         assert [True] * 3 == list(await backend.driver.replace_many([Replacement(e, SMALL) for e in before]))
 
     async def test_purge_beside_writers(self, backend: Backend) -> None:
         """What writers put and replace while a purge runs is there afterwards, the last of it."""
+        await self.skip_without_purge(backend)
         rounds, keys = 15, [f"key-{n}" for n in range(4)]
 
         async def write(key: str) -> None:
@@ -594,7 +672,7 @@ class DriverContract:
 
         async def purge() -> None:
             for _ in range(3):
-                await backend.driver.purge()
+                await abilities.purge(backend.driver)
 
         await asyncio.gather(purge(), *(write(key) for key in keys))
 

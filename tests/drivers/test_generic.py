@@ -46,6 +46,11 @@ class NamesOf:
 class TestGenericDriver(DriverContract):
     """Every promise of a driver that the capabilities do not take back, over a `SimpleStore`."""
 
+    keeps_times = False
+    counts_exactly = False
+    keeps_expired = False
+    store_clock = "unknown"
+
     @pytest.fixture
     async def backend(self) -> Backend:
         """Return an empty store that kvseal has no driver for."""
@@ -53,16 +58,6 @@ class TestGenericDriver(DriverContract):
             warnings.simplefilter("ignore")  # Upstream says that this store may change.
             store = SimpleStore()
         return Backend(store, generic.for_store(store, NamesOf(store)))
-
-    async def test_purge_changes_no_entry(self, backend: Backend) -> None:
-        """There is no purge, which says what to do instead."""
-        with pytest.raises(UnsupportedStoreError, match="only the store's own tools") as raised:
-            await backend.driver.purge()
-
-        assert "vaultctl backup" in raised.value.hint
-
-    async def test_purge_beside_writers(self, backend: Backend) -> None:
-        """There is no purge."""
 
 
 @pytest.fixture
@@ -121,11 +116,10 @@ def test_capabilities_are_the_worst_case(store: BareStore) -> None:
     """What nobody knows of such a store is promised to nobody."""
     capabilities = over(store).capabilities
 
-    assert (False, False, False, True) == (
+    assert (False, True, False) == (
         capabilities.atomic_replace,
-        capabilities.exact_times,
-        capabilities.exact_count,
         capabilities.evicts,
+        capabilities.sees_all,
     )
 
 

@@ -142,7 +142,7 @@ class TestDisk:
         planned = await driver.purge(dry_run=True)
 
         assert before == contents(tmp_path)
-        assert "writes waits" in planned.halts
+        assert "Writers wait" in planned.halts
         assert planned == await driver.purge()
 
     async def test_files_of_dead_writers(self, tmp_path: Path, driver: DiskDriver) -> None:
@@ -520,7 +520,7 @@ class TestPostgreSQL:
         planned = await driver.purge(dry_run=True)
 
         assert before == await sql.fetchval("SELECT pg_relation_filenode('kv_store')")
-        assert "Nobody can read or write" in planned.halts
+        assert "No other process can read or write" in planned.halts
         assert planned == await driver.purge()
 
     async def test_no_table(self, server: Server, sql: asyncpg.Connection, driver: Driver) -> None:

@@ -26,7 +26,7 @@ from kvseal.vault.metastore import MetaStore
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BLIND = "hides records, so no search can tell"
+BLIND = "hides records, so no search shows"
 
 
 class Squeezing(CompressionWrapper):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kvseal.drivers import driver_from_url
+from kvseal.drivers.abilities import proves
 from kvseal.errors import RecordError, SecretError, TamperedRecordError
 from kvseal.legacy import FERNET, FastMCPCodec, FernetCodec, PlaintextCodec, codecs_for
 from kvseal.legacy.fastmcp import (
@@ -82,7 +83,7 @@ async def read(driver: Driver, codec: FastMCPCodec) -> list[tuple[str | None, st
         except RecordError:
             continue
         candidates = codec.key_candidates(entry.collection, value)
-        key = entry.key or next((key for key in candidates if driver.proves(entry, key)), None)
+        key = entry.key or next((key for key in candidates if proves(driver, entry, key)), None)
         found.append((entry.collection, key, value))
     return found
 
@@ -256,4 +257,4 @@ async def test_a_value_that_lies(tmp_path: Path) -> None:
     (claimed,) = FastMCPCodec([]).key_candidates("mcp-jti-mappings", {"jti": "somebody-elses"})
 
     assert nameless
-    assert not any(driver.proves(entry, claimed) for entry in nameless)
+    assert not any(proves(driver, entry, claimed) for entry in nameless)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kvseal.drivers import driver_from_url
+from kvseal.drivers.abilities import count
 from kvseal.errors import StoreNotFoundError, StoreUnreachableError
 from kvseal.legacy.fastmcp import fingerprint, key_of_client_secret, key_of_text_signing_key
 from kvseal.legacy.fastmcp_places import cli_places, existing, fastmcp_home, proxy_places
@@ -50,8 +51,8 @@ async def test_the_right_key_finds_its_tree() -> None:
     (place,) = existing(proxy_places(TREE, key_of_tree()))
     driver = await driver_from_url(place.url)
 
-    assert "3.0 and later" == place.generation
-    assert (await driver.count()).entries > 0
+    assert f"{TREE}/oauth-proxy" == str(place.folder)
+    assert (await count(driver)).entries > 0
     await driver.close()
 
 
@@ -60,7 +61,7 @@ async def test_the_right_key_finds_the_command_lines_tree() -> None:
     (place,) = existing(cli_places(CLI, (CLI.parent / "keys/encryption.key").read_bytes().strip()))
     driver = await driver_from_url(place.url)
 
-    assert 9 == (await driver.count()).entries
+    assert 9 == (await count(driver)).entries
     await driver.close()
 
 

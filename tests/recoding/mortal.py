@@ -22,8 +22,7 @@ from tests.fakes import HookedDriver
 from tests.processes import CHEAP, NEW
 from tests.recoding.worlds import KEY
 
-from kvseal.drivers import driver_for
-from kvseal.drivers.filetree import driver
+from kvseal.drivers import base, driver_for
 from kvseal.legacy import FastMCPCodec
 from kvseal.legacy.fernet import parse_key
 from kvseal.recoding import Progress, migrate
@@ -82,7 +81,7 @@ def child(kind: str, where: str) -> None:
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", "A configured store is unstable")
     # A file tree takes as long for so many as the others take for a whole page.
-    driver.PAGE_SIZE = 32  # type: ignore[misc]
+    base.PAGE_SIZE = 32  # type: ignore[misc]
     # So that also what a checkpoint says is met: a small migration ends before its first renewal.
     Lease.renew_for_ever.__defaults__ = (0.02,)
     for request in sys.stdin:

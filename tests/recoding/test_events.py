@@ -161,7 +161,7 @@ class Endless(MemoryDriver):
         self.most_alive = 0
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
         """Yield page after page of plaintext."""
         for number in range(self._pages):

@@ -248,7 +248,7 @@ async def test_hidden_records(store: MemoryStore, stack: Callable[[Any], Any]) -
 async def test_a_store_that_is_not_seen_whole(store: MemoryStore) -> None:
     """Where a manifest says what there is, nothing proves that there is no more."""
     vault = await reencrypted(store)
-    driver = DelegatingDriver(GenericDriver(store, [("c", "a")], default_collection="c"))
+    driver = DelegatingDriver(GenericDriver(store, [("c", "a")]))
 
     with pytest.raises(DEKNeededError, match="sees only the names in a manifest"):
         await retire(driver, vault, 1, grace=NONE)

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from kvseal import clock
 from kvseal.backup.file import BackupReader, is_meta, open_file
 from kvseal.backup.report import Failures, RestoreReport
-from kvseal.drivers.base import Replacement, in_place_of, refuse_problem
+from kvseal.drivers.abilities import in_place_of
+from kvseal.drivers.base import Replacement, refuse_problem
 from kvseal.drivers.reach import recodable_driver
 from kvseal.errors import (
     BackupFileError,

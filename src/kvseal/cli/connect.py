@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvseal.cli.output import interruptible
 from kvseal.drivers import driver_from_url, factory
+from kvseal.drivers.backends import backend_of_url
 from kvseal.drivers.manifest import Manifest, NamedDriver
 from kvseal.errors import StoreNotFoundError, UsageError, VaultNotFoundError
 from kvseal.secrets.defaults import secret_for_opening
@@ -147,10 +148,10 @@ def require_offline(driver: Driver, settings: Settings) -> None:
 
 
 async def _opened(url: str, *, create: bool, offline_names: Manifest | None) -> Driver:
-    scheme, _, location = url.partition(":")
-    if offline_names is not None and scheme.lower() == "python":
-        return await factory.from_location(location, offline_names=offline_names)
-    return await driver_from_url(url, create=create)
+    backend, parsed = backend_of_url(url)
+    if offline_names is not None and parsed.scheme == "python":
+        return await factory.from_url(parsed, offline_names=offline_names)
+    return await backend.open(parsed, create=create)
 
 
 def _is_free(url: str) -> bool:

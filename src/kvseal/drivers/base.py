@@ -1,7 +1,7 @@
 """
 One backend seen as raw entries: walk them all, replace one if unchanged, put one if absent.
 
-A driver serves a py-key-value store exactly as that store lies on its backend:
+A driver serves a py-key-value store exactly as its backend holds it:
 the application goes on reading and writing through its own store object, and
 the driver works beside it.  Drivers know names, values, times and stored bytes,
 and nothing about encryption.
@@ -11,7 +11,7 @@ The rules that every driver follows, and that `tests/drivers/contract.py` checks
 * `scan` yields every entry that lives throughout the scan at least once, in
   bounded memory, however many writers are active; and it ends, however fast they write.
 * A write never happens unless the backend still holds exactly `Entry.stored`.
-* `replace` keeps creation time, expiry and native time to live unless told otherwise.
+* `replace` keeps creation time, expiry and native time to live unless asked to change the expiry.
 * What cannot be read is yielded with a `problem`, never skipped and never changed.
 * Nothing read from the backend is executed, unpickled or followed out of the store.
 * After `purge` no file of the store holds what was overwritten before, or it says that one may.
@@ -19,17 +19,29 @@ The rules that every driver follows, and that `tests/drivers/contract.py` checks
 
 from __future__ import annotations
 
+import asyncio
+import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, runtime_checkable
 
-from kvseal.errors import Conflict, StoreError
+from typing_extensions import ParamSpec
+
+from kvseal import clock
+from kvseal.errors import Conflict, StoreError, StoreUnreachableError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
     from datetime import datetime
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 PAGE_SIZE: Final = 512
 """Entries in one page of a scan: the most that a scan holds in memory."""
+
+PAGE_BYTES: Final = 8 * 2**20
+"""A page ends with the entry that takes it past this many bytes, so a scan holds no more than about this."""
 
 
 class _Keep:
@@ -49,22 +61,12 @@ class Capabilities:
 
     atomic_replace: bool
     """`replace` is a native compare-and-swap, safe beside live writers."""
-    recovers_names: bool
-    """Logical collection and key come back from what is stored."""
-    partitions: bool
-    """`scan(partition=(i, n))` splits the work without overlap."""
-    exact_count: bool
-    """`count` is exact rather than an estimate."""
     evicts: bool
     """The store drops live entries when it is full."""
-    in_process_only: bool
-    """While a process has the store open, no other can reach it."""
-    exact_times: bool = True
-    """Creation time and expiry are stored as given, and kept to the microsecond."""
     lasting: bool = True
     """What is stored outlives the process that opened the store."""
     sees_all: bool = True
-    """A scan yields every live entry, rather than those that somebody has named."""
+    """A scan yields every live entry, rather than those that a manifest names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,8 @@ class Entry:
     `collection` and `key` are the logical names at the base store, `None` where the
     backend cannot give them back.  `value` is the stored mapping, `None` where `problem`
     says why it cannot be read.  Times are aware UTC.  `locator` and `stored` are the
-    driver's own: where the entry lies, and the exact bytes that a write compares.
-    `path` is where an entry without both names lies, and lies in a copy of the store.
+    driver's own: the place of the entry, and the exact bytes that a write compares.
+    `path` is the place of an entry without both names, in this store and in a copy of it.
     """
 
     collection: str | None
@@ -120,7 +122,7 @@ class Purged:
     """
     What was done so that overwritten values are gone, or with a dry run would be.
 
-    `done` is what the backend did, `left` what no driver reaches and somebody else has to see to.
+    `done` is what the backend did, `left` what no driver reaches and the operator has to see to.
     """
 
     done: tuple[str, ...]
@@ -128,7 +130,25 @@ class Purged:
     complete: bool = True
     """No file of the store itself holds what was overwritten before; with a dry run, none would."""
     halts: str = ""
-    """Whom it keeps waiting while it runs, for whoever is asked to agree."""
+    """What it keeps waiting while it runs, for the operator who is asked to agree."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreTime:
+    """What the backend's own clock said, at some moment between two readings of `clock.monotonic()`."""
+
+    at: datetime
+    before: float
+    after: float
+
+
+class OnThisMachine:
+    """What drivers of files and memory inherit: the clock of their backend is this machine's."""
+
+    async def store_time(self) -> StoreTime:
+        """Return what time it is."""
+        before = clock.monotonic()
+        return StoreTime(clock.utc_now(), before, clock.monotonic())
 
 
 GRACE: Final = 3600.0
@@ -143,7 +163,11 @@ FILE_SYSTEM: Final = (
 
 @runtime_checkable
 class Driver(Protocol):
-    """One backend seen as raw entries.  Every method may raise `StoreError`."""
+    """
+    One backend seen as raw entries: what every driver has.
+
+    `kvseal.drivers.abilities` has what some can do besides.  Every method may raise `StoreError`.
+    """
 
     @property
     def capabilities(self) -> Capabilities:
@@ -155,17 +179,16 @@ class Driver(Protocol):
         """Where the store is, for messages: never with a password in it."""
         ...
 
-    @property
-    def default_collection(self) -> str:
-        """The collection that `collection=None` stands for at the base store."""
-        ...
-
-    def scan(self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)) -> AsyncIterator[Page]:
+    def scan(
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
+    ) -> AsyncIterator[Page]:
         """
         Yield every live entry at least once, in pages of at most `PAGE_SIZE`, even if writers are active.
 
         *after* is the cursor of a page already seen.  *partition* `(i, n)` yields the
-        i-th of n disjoint parts that together are the whole.
+        i-th of n disjoint parts that together are the whole.  With *expired* it yields every entry that
+        the backend still holds, whatever any clock says, each with its expiry: a proof or a backup that
+        went by this process's clock would miss what is live by another one.
         """
         ...
 
@@ -195,67 +218,56 @@ class Driver(Protocol):
         """Delete *entry* if the backend still holds it as it was read."""
         ...
 
-    def proves(self, entry: Entry, key: str) -> bool:
-        """
-        Whether *key* is stored where *entry* lies: in its collection, where that is known.
-
-        This makes a claimed name acceptable where the backend cannot give one back.  Touches no backend.
-        """
-        ...
-
-    async def count(self) -> Count:
-        """How many live entries there are, and whether that is exact."""
-        ...
-
-    async def purge(self, *, dry_run: bool = False) -> Purged:
-        """
-        Do what the backend must do so that values which were overwritten or deleted are gone from its files.
-
-        No entry is changed, and nothing is lost of what others write meanwhile.  What it cannot do, it
-        says.  With *dry_run* it looks, and changes nothing.
-        """
-        ...
-
     async def close(self) -> None:
         """Release what the driver itself opened; the application's own store stays open."""
         ...
 
 
-@runtime_checkable
-class HidesNames(Protocol):
-    """What a driver that cannot give every name back offers besides: where a name would lead."""
-
-    def place(self, collection: str, key: str) -> Hashable | None:
-        """Return the `locator` of an entry of these names, `None` where they lead to none."""
-        ...
-
-
-@runtime_checkable
-class KeepsPaths(Protocol):
-    """What a driver offers besides whose `put_if_absent` takes entries with a `path` in place of names."""
-
-    async def get_at(self, entry: Entry) -> Entry | None:
-        """
-        Return what lies where *entry*, which has a `path`, would be put.
-
-        Raises:
-            StoreError: this store would find another name for what lies there.
-        """
-        ...
+def next_page(entries: Iterator[Entry]) -> list[Entry]:
+    """Take the entries of one page from *entries*; none at the end."""
+    page: list[Entry] = []
+    held = 0
+    for entry in islice(entries, PAGE_SIZE):
+        page.append(entry)
+        held += len(entry.stored)
+        if held >= PAGE_BYTES:
+            break
+    return page
 
 
-async def in_place_of(driver: Driver, entry: Entry) -> Entry | None:
-    """Return what *driver* has where *entry* would be put; raises `StoreError` if it cannot hold it."""
-    if entry.collection is not None and entry.key is not None:
-        return await driver.get(entry.collection, entry.key)
-    if isinstance(driver, KeepsPaths) and entry.path is not None:
-        return await driver.get_at(entry)
-    msg = "its name is not known, so only a file tree store can hold it"
-    raise StoreError(msg, hint="tell the names when the backup is taken: --manifest")
+def is_in(partition: tuple[int, int], name: bytes) -> bool:
+    """Whether what is stored under *name* is in *partition*, of a backend that has no hash of its own."""
+    part, parts = partition
+    return parts == 1 or zlib.crc32(name) % parts == part
+
+
+def has_expired(expires_at: datetime | None) -> bool:
+    """Whether a store reads an entry with this expiry as missing, though the backend may still hold it."""
+    return expires_at is not None and expires_at <= clock.utc_now()
+
+
+def closed(location: str) -> StoreError:
+    """Return the error of a driver that is used after it was closed."""
+    return StoreError(f"the driver of {location} is closed", hint="ask for a new one")
+
+
+async def on_disk(location: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call *function*, which works on files, in a thread; what the operating system raises is translated."""
+    try:
+        return await asyncio.to_thread(function, *args, **kwargs)
+    except OSError as exc:
+        msg = f"{location}: {exc}"
+        raise StoreUnreachableError(msg, hint="check the free space and the permissions there") from exc
+
+
+def refuse_problems(replacements: Sequence[Replacement]) -> None:
+    """Raise `StoreError` if any entry in *replacements* cannot be read."""
+    for replacement in replacements:
+        refuse_problem(replacement.entry)
 
 
 def refuse_problem(entry: Entry) -> None:
-    """Raise `StoreError` if *entry* cannot be read: what nobody understands, nobody may change."""
+    """Raise `StoreError` if *entry* cannot be read: such an entry must not be changed."""
     if entry.problem:
         msg = f"an entry that cannot be read is never changed: {entry.problem}"
         raise StoreError(msg, hint="look at it with the store's own tools, and remove it there")
@@ -274,7 +286,7 @@ async def replace(driver: Driver, entry: Entry, value: Mapping[str, Any]) -> Non
     Store *value* for *entry*, keeping its times.
 
     Raises:
-        Conflict: somebody else was faster; re-read and decide again.
+        Conflict: another writer was faster; re-read and decide again.
     """
     (done,) = await driver.replace_many([Replacement(entry, value)])
     if not done:

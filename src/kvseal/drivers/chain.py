@@ -1,7 +1,7 @@
 """
 The wrapper chain below kvseal, down to the base store that has the bytes.
 
-A record is bound to the names under which it lies at the base store, so that it
+A record is bound to the names that it has at the base store, so that it
 means the same wherever in a stack of wrappers the encryption stands, and so that
 a driver, which sees only the base store, finds exactly the names that were bound.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
 DEFAULT_COLLECTION: Final = "default_collection"
-"""What py-key-value stores call the collection `None` unless they are told otherwise."""
+"""What py-key-value stores call the collection `None` unless they are given another name for it."""
 
 _NEXT: Final = ("key_value", "primary_key_value", "_default_store")
 """Where wrappers keep the store below: nearly all; fallback and pass-through cache; routing."""

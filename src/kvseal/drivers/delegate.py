@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvseal.drivers.base import HidesNames, in_place_of
+from kvseal.drivers import abilities
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable, Sequence
 
-    from kvseal.drivers.base import Capabilities, Count, Driver, Entry, Page, Purged, Replacement
+    from kvseal.drivers.base import Capabilities, Count, Driver, Entry, Page, Purged, Replacement, StoreTime
 
 
 class DelegatingDriver:
@@ -28,14 +28,11 @@ class DelegatingDriver:
         """Where the other driver says that the store is."""
         return self._driver.location
 
-    @property
-    def default_collection(self) -> str:
-        """The default collection of the store."""
-        return self._driver.default_collection
-
-    def scan(self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)) -> AsyncIterator[Page]:
+    def scan(
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
+    ) -> AsyncIterator[Page]:
         """Scan."""
-        return self._driver.scan(after=after, partition=partition)
+        return self._driver.scan(after=after, partition=partition, expired=expired)
 
     async def get(self, collection: str, key: str) -> Entry | None:
         """Get."""
@@ -55,23 +52,27 @@ class DelegatingDriver:
 
     def proves(self, entry: Entry, key: str) -> bool:
         """Prove."""
-        return self._driver.proves(entry, key)
+        return abilities.proves(self._driver, entry, key)
 
     def place(self, collection: str, key: str) -> Hashable | None:
-        """Return what the other driver says, if it is one that hides names."""
-        return self._driver.place(collection, key) if isinstance(self._driver, HidesNames) else None
+        """Return what the other driver says."""
+        return abilities.place(self._driver, collection, key)
 
     async def get_at(self, entry: Entry) -> Entry | None:
         """Return what the other driver has there, if it can."""
-        return await in_place_of(self._driver, entry)
+        return await abilities.in_place_of(self._driver, entry)
 
     async def count(self) -> Count:
         """Count."""
-        return await self._driver.count()
+        return await abilities.count(self._driver)
 
     async def purge(self, *, dry_run: bool = False) -> Purged:
         """Purge."""
-        return await self._driver.purge(dry_run=dry_run)
+        return await abilities.purge(self._driver, dry_run=dry_run)
+
+    async def store_time(self) -> StoreTime | None:
+        """Return what the other driver knows of the backend's clock."""
+        return await abilities.store_time(self._driver)
 
     async def close(self) -> None:
         """Close the other driver."""

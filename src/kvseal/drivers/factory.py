@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from kvseal.drivers.base import Driver
     from kvseal.drivers.manifest import Names
+    from kvseal.drivers.urls import StoreUrl
 
 
 class OwnedStoreDriver(DelegatingDriver):
@@ -41,21 +42,21 @@ class OwnedStoreDriver(DelegatingDriver):
             await close()
 
 
-async def from_location(
-    location: str,
+async def from_url(
+    url: StoreUrl,
     *,
     create: bool = False,  # noqa: ARG001 - the factory creates
     offline_names: Iterable[Names] | None = None,
 ) -> OwnedStoreDriver:
     """
-    Return the driver of the store that `module:factory` makes, with the store as its `store`.
+    Return the driver of the store that *url*, `python:module:factory`, makes, with the store as its `store`.
 
-    Only with *offline_names*, and with nobody else at work, may it be a store that has no driver.
+    Only with *offline_names*, and while no other process writes, may it be a store that has no driver.
 
     Raises:
         UnsupportedStoreError: there is no such factory, or no driver for what it returns.
     """
-    store = await store_from(location)
+    store = await store_from(url.location)
     try:
         driver = drivers.driver_for(store)
     except UnsupportedStackError:

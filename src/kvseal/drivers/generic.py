@@ -2,7 +2,7 @@
 The driver of last resort, for a store that has none: through the store's own `ttl`, `put` and `delete`.
 
 It serves the names of a manifest, which are names at the base store, in the manifest's order.
-Nothing finds it by itself: somebody has to know what it cannot promise, and to ask for it.
+Nothing finds it by itself: the caller has to know what it cannot promise, and to ask for it.
 
 * What the manifest does not name is not there: not scanned, not counted, not verified.
 * There is no compare-and-swap.  A value is read, compared and put, and whatever another writer
@@ -13,7 +13,7 @@ Nothing finds it by itself: somebody has to know what it cannot promise, and to 
   that a call takes and by what the store rounds away.
 * `None` is taken for absent, though stores answer so for what they cannot read, too, and
   `put_if_absent` writes over that.  What a store refuses to read with an error is a problem.
-* It may evict, as far as anybody knows, so it is no home for a vault meta.
+* It may evict, as far as is known, so it is no home for a vault meta.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import zlib
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from itertools import islice
@@ -30,25 +29,34 @@ from typing import TYPE_CHECKING, Any, Final
 from key_value.aio.errors import KeyValueOperationError
 
 from kvseal import clock
-from kvseal.drivers.base import PAGE_SIZE, Capabilities, Count, Entry, Page, content, refuse_problem
+from kvseal.drivers.base import (
+    PAGE_BYTES,
+    PAGE_SIZE,
+    Capabilities,
+    Count,
+    Entry,
+    Page,
+    content,
+    is_in,
+    refuse_problem,
+    refuse_problems,
+)
 from kvseal.drivers.chain import Chain
-from kvseal.errors import KvsealError, StoreUnreachableError, UnsealableValueError, UnsupportedStoreError
+from kvseal.errors import KvsealError, StoreUnreachableError, UnsealableValueError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
-    from kvseal.drivers.base import Purged, Replacement
+    from kvseal.drivers.base import Replacement
     from kvseal.drivers.manifest import Names
 
 LIMITS: Final = (
     "records that the manifest does not name are not seen, what others write meanwhile can be lost,"
     " creation times are reset, expiries drift, and what the store fails to read counts as absent"
 )
-"""What cannot be promised, for whoever is asked to agree."""
-
-PAGE_BYTES: Final = 8 * 2**20
+"""What cannot be promised, for the operator who is asked to agree."""
 
 _AT_ONCE: Final = 16
 """Reads under way at the same time."""
@@ -65,25 +73,27 @@ class GenericDriver:
 
     capabilities = Capabilities(
         atomic_replace=False,
-        recovers_names=True,
-        partitions=True,
-        exact_count=False,
         evicts=True,
-        in_process_only=False,
-        exact_times=False,
         sees_all=False,
     )
 
-    def __init__(self, store: AsyncKeyValue, names: Iterable[Names], *, default_collection: str) -> None:
+    def __init__(self, store: AsyncKeyValue, names: Iterable[Names]) -> None:
         self.location = f"{type(store).__qualname__} (without a driver)"
-        self.default_collection = default_collection
         self._store = store
         self._names = names
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self,
+        *,
+        after: str | None = None,
+        partition: tuple[int, int] = (0, 1),
+        expired: bool = False,  # noqa: ARG002 - see below
     ) -> AsyncIterator[Page]:
-        """Yield what the store has of the manifest, in pages; the cursor is the number of a name."""
+        """
+        Yield what the store has of the manifest, in pages; the cursor is the number of a name.
+
+        The store itself decides what has expired, and *expired* changes nothing.
+        """
         last = int(after or 0)
         left = self._numbered(last, partition)
         entries: list[Entry] = []
@@ -115,8 +125,7 @@ class GenericDriver:
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Put each value whose entry was unchanged a moment before; after a failure, some are put."""
-        for replacement in replacements:
-            refuse_problem(replacement.entry)
+        refuse_problems(replacements)
         return [await self._replace(replacement) for replacement in replacements]
 
     async def delete_if_unchanged(self, entry: Entry) -> bool:
@@ -125,34 +134,17 @@ class GenericDriver:
         async with _turn():
             return await self._held(entry) is not None and await self._delete(entry.locator)
 
-    def proves(self, entry: Entry, key: str) -> bool:
-        """Whether *key* is the name by which the entry was asked for."""
-        return entry.key == key
-
     async def count(self) -> Count:
         """Count the names in the manifest, of which some may be gone."""
         return Count(await asyncio.to_thread(lambda: sum(1 for _ in self._names)), exact=False)
-
-    async def purge(self, *, dry_run: bool = False) -> Purged:  # noqa: ARG002 - it changes nothing
-        """
-        Say that it cannot.
-
-        Raises:
-            UnsupportedStoreError: always.
-        """
-        msg = f"{self.location}: only the store's own tools can remove what it keeps of overwritten values"
-        raise UnsupportedStoreError(
-            msg, hint="or move: vaultctl backup, vaultctl restore into a new store, and delete the old one"
-        )
 
     async def close(self) -> None:
         """There is nothing to release: the store is the application's."""
 
     def _numbered(self, after: int, partition: tuple[int, int]) -> Iterator[tuple[int, Names]]:
         """Yield the names of *partition* behind the one of number *after*, from 1 on."""
-        part, parts = partition
         for number, names in enumerate(self._names, 1):
-            if number > after and zlib.crc32(json.dumps(names).encode()) % parts == part:
+            if number > after and is_in(partition, json.dumps(names).encode()):
                 yield number, names
 
     async def _read(self, collection: str, key: str) -> Entry | None:
@@ -230,7 +222,7 @@ def for_store(store: AsyncKeyValue, manifest: Iterable[Names]) -> GenericDriver:
     The manifest, a `Manifest` or any collection of pairs, is iterated once for each scan.
     """
     chain = Chain.of(store)
-    return GenericDriver(chain.base, manifest, default_collection=chain.default_collection)
+    return GenericDriver(chain.base, manifest)
 
 
 @asynccontextmanager
@@ -245,7 +237,7 @@ async def _turn() -> AsyncIterator[None]:
 
 
 def _stored(value: Mapping[str, Any]) -> bytes:
-    """Return what a write compares: the value, whatever order its fields come in."""
+    """Return what a write compares: the value, in whatever order its fields are."""
     if not isinstance(value, dict):
         raise TypeError
     return json.dumps(value, sort_keys=True).encode()

@@ -18,12 +18,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, Protocol
 
-from kvseal import clock
-from kvseal.drivers.base import Entry
-from kvseal.drivers.body import UnreadableBodyError, read_body
+from kvseal.drivers.base import Entry, content
+from kvseal.drivers.body import UnreadableBodyError, patch_body, read_body, write_body
 from kvseal.errors import StoreError
 
 if TYPE_CHECKING:
+    from kvseal.drivers.base import Replacement
     from kvseal.drivers.body import Body
 
 SEPARATOR: Final = "::"
@@ -148,6 +148,16 @@ def problem_entry(key: bytes, problem: str, stored: bytes = b"") -> Entry:
     return Entry(collection, name, None, locator=key, stored=stored, problem=f"{text!r}: {problem}")
 
 
-def has_expired(entry: Entry) -> bool:
-    """Whether the store reads *entry* as missing, though the backend may still hold it for a moment."""
-    return entry.expires_at is not None and entry.expires_at <= clock.utc_now()
+def written(entry: Entry, rule: NameRule = JOINED) -> tuple[str, str]:
+    """Return the stored key and the body of a new *entry*; raises `StoreError` as `content` does."""
+    collection, key, value = content(entry)
+    names = (collection, key)
+    body = write_body(value, created_at=entry.created_at, expires_at=entry.expires_at, names=names)
+    return rule.stored_key(*names), body
+
+
+def patched(replacement: Replacement, rule: NameRule = JOINED) -> str:
+    """Return the body that takes the place of the one that *replacement*'s entry has."""
+    entry = replacement.entry
+    names = names_to_write(entry, rule=rule)
+    return patch_body(entry.stored, replacement.value, replacement.expires_at, names=names)

@@ -9,7 +9,7 @@ prints is a manifest.  Everything else is an error that names the line: a name t
 went missing would be a record that silently stays behind.
 
 `NamedDriver` gives the names to the entries of a store that cannot give them back itself.  A
-manifest only claims; what the driver does not prove is nobody's name.
+manifest only claims; a name that the driver does not prove is not given.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from kvseal import exact_json
-from kvseal.drivers.base import HidesNames, Page
+from kvseal.drivers.abilities import place, proves
+from kvseal.drivers.base import Page
 from kvseal.drivers.delegate import DelegatingDriver
 from kvseal.errors import ManifestError
 
@@ -111,10 +112,10 @@ class NamedDriver(DelegatingDriver):
         self._claims: Mapping[Hashable, frozenset[Names]] | None = None
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
         """Yield the pages of the driver's own scan, with names."""
-        async for page in self._driver.scan(after=after, partition=partition):
+        async for page in self._driver.scan(after=after, partition=partition, expired=expired):
             if all(_has_names(entry) for entry in page.entries):
                 yield page
             else:
@@ -136,17 +137,16 @@ class NamedDriver(DelegatingDriver):
             for collection, key in claims.get(entry.locator, ())
             if entry.collection in {None, collection} and entry.key in {None, key}
         ]
-        proven = [claimed for claimed in named if self._driver.proves(claimed, claimed.key or "")]
+        proven = [claimed for claimed in named if proves(self._driver, claimed, claimed.key or "")]
         return proven[0] if len(proven) == 1 else entry
 
     def _read_claims(self) -> Mapping[Hashable, frozenset[Names]]:
         """Return the names of the manifest by the place to which they lead."""
         claims: dict[Hashable, frozenset[Names]] = {}
-        if isinstance(self._driver, HidesNames):
-            for names in self._manifest:
-                place = self._driver.place(*names)
-                if place is not None:
-                    claims[place] = claims.get(place, frozenset()) | {names}
+        for names in self._manifest:
+            where = place(self._driver, *names)
+            if where is not None:
+                claims[where] = claims.get(where, frozenset()) | {names}
         return claims
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import sys
 import threading
-import zlib
 from datetime import datetime
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
@@ -20,17 +19,20 @@ from typing import TYPE_CHECKING, Final
 from cachetools import Cache
 from key_value.aio.stores.memory.store import MemoryCacheEntry
 
-from kvseal import clock
 from kvseal.drivers.base import (
     PAGE_SIZE,
     Capabilities,
     Count,
     Entry,
+    OnThisMachine,
     Page,
     Purged,
     Replacement,
     content,
+    has_expired,
+    is_in,
     refuse_problem,
+    refuse_problems,
 )
 from kvseal.drivers.body import UnreadableBodyError, patch_body, read_body, write_body
 
@@ -45,34 +47,30 @@ _LOCK: Final = threading.Lock()
 Names = tuple[str, str]
 
 
-class MemoryDriver:
+class MemoryDriver(OnThisMachine):
     """The entries of one `MemoryStore`, for as long as this process lives."""
 
     location = "memory:"
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
-        self.default_collection = store.default_collection
         self.capabilities = Capabilities(
             atomic_replace=True,
-            recovers_names=True,
-            partitions=True,
-            exact_count=True,
             evicts=store.max_entries_per_collection != sys.maxsize,
-            in_process_only=True,
             lasting=False,
         )
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
         """Yield what was there at the start and still is, in the order of names; the cursor is a name."""
         await self._store.setup()
         last = None if after is None else tuple(json.loads(after))
-        names = [n for n in self._names() if (last is None or n > last) and _is_in(partition, n)]
+        names = [n for n in self._names() if (last is None or n > last) and is_in(partition, _hashed(n))]
         for start in range(0, len(names), PAGE_SIZE):
             page = names[start : start + PAGE_SIZE]
-            entries = [entry for entry in map(self._live_entry, page) if entry is not None]
+            found = (self._live_entry(name, expired=expired) for name in page)
+            entries = [entry for entry in found if entry is not None]
             if entries:
                 yield Page(entries, json.dumps(page[-1]))
 
@@ -94,8 +92,7 @@ class MemoryDriver:
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Store each value whose entry is unchanged."""
-        for replacement in replacements:
-            refuse_problem(replacement.entry)
+        refuse_problems(replacements)
         return [self._replace(replacement) for replacement in replacements]
 
     async def delete_if_unchanged(self, entry: Entry) -> bool:
@@ -107,10 +104,6 @@ class MemoryDriver:
             collection, key = entry.locator
             del self._store._cache[collection]._cache[key]  # noqa: SLF001
         return True
-
-    def proves(self, entry: Entry, key: str) -> bool:
-        """Whether *key* is the name that the entry has in its dictionary."""
-        return entry.key == key
 
     async def count(self) -> Count:
         """Count the live entries."""
@@ -150,11 +143,11 @@ class MemoryDriver:
         held = self._live(entry.locator)
         return held if held is not None and _stored(held) == entry.stored else None
 
-    def _live_entry(self, names: Names) -> Entry | None:
-        held = self._live(names)
+    def _live_entry(self, names: Names, *, expired: bool = False) -> Entry | None:
+        held = self._live(names, expired=expired)
         return None if held is None else _entry(names, _stored(held))
 
-    def _live(self, names: Names) -> MemoryCacheEntry | None:
+    def _live(self, names: Names, *, expired: bool = False) -> MemoryCacheEntry | None:
         collection = self._store._cache.get(names[0])  # noqa: SLF001
         if collection is None:
             return None
@@ -163,8 +156,7 @@ class MemoryDriver:
             held: MemoryCacheEntry = Cache.__getitem__(collection._cache, names[1])  # noqa: SLF001
         except KeyError:
             return None
-        has_expired = held.expires_at is not None and held.expires_at <= clock.utc_now()
-        return None if has_expired else held
+        return None if has_expired(held.expires_at) and not expired else held
 
     def _names(self) -> Iterator[Names]:
         # A dictionary is copied in one step, so that no other thread comes between.
@@ -190,6 +182,5 @@ def _entry(names: Names, stored: bytes) -> Entry:
     return Entry(*names, body.value, body.created_at, body.expires_at, locator=names, stored=stored)
 
 
-def _is_in(partition: tuple[int, int], names: Names) -> bool:
-    part, parts = partition
-    return zlib.crc32("\0".join(names).encode("utf-8", "surrogatepass")) % parts == part
+def _hashed(names: Names) -> bytes:
+    return "\0".join(names).encode("utf-8", "surrogatepass")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from kvseal import clock
+from kvseal.drivers import abilities
 from kvseal.drivers.reach import recodable_driver
 from kvseal.errors import ExitCode
 
@@ -21,7 +22,7 @@ class PurgeReport:
     What became of overwritten values in the store at `location`; with `dry_run`, what would.
 
     `done` is what the backend did, and `left` what only its operator can see to.  Where the store is
-    `complete`, none of its own files holds what was overwritten before.  `halts` says whom a purge
+    `complete`, none of its own files holds what was overwritten before.  `halts` says what a purge
     keeps waiting.
     """
 
@@ -70,7 +71,7 @@ async def purge(store: AsyncKeyValue | Driver, *, dry_run: bool = False) -> Purg
     started = clock.monotonic()
     driver = recodable_driver(store, writes=not dry_run)
     try:
-        purged = await driver.purge(dry_run=dry_run)
+        purged = await abilities.purge(driver, dry_run=dry_run)
         return PurgeReport(
             driver.location,
             purged.done,

@@ -26,7 +26,7 @@ def driver_of(store: AsyncKeyValue | Driver) -> Driver:
 
 def recodable_driver(store: AsyncKeyValue | Driver, *, writes: bool = True) -> Driver:
     """
-    Return the driver of *store* for a tool that has to see every record as it lies.
+    Return the driver of *store* for a tool that has to see every record as it is stored.
 
     Unlike `driver_of`, which reaches the vault meta past any wrapper, it looks at the
     wrappers first.  *writes* says whether the tool may change what it finds.

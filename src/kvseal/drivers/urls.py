@@ -8,6 +8,8 @@ character of it counts, so nothing is unquoted and nothing is a query.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from kvseal.errors import UnsupportedStoreError
@@ -21,27 +23,60 @@ _PASSWORD: Final = re.compile(r"(://[^/@:]*:).*@")
 _QUERY_SECRET: Final = re.compile(r"(?i)([?&](?:password|passwd|pwd|token|secret)=)[^&#]*")
 
 
-def split_url(url: str, *, schemes: Collection[str]) -> tuple[str, str]:
-    """
-    Return scheme and location of *url*.
+@dataclass(frozen=True, slots=True)
+class StoreUrl:
+    """A URL taken apart: its scheme in lower case, and the location as written, perhaps with a password."""
 
-    Raises:
-        UnsupportedStoreError: the scheme is not one of *schemes*, or there is none.
-    """
-    scheme, colon, location = url.partition(":")
-    known = ", ".join(f"{name}:" for name in sorted(schemes))
-    if not colon or not _SCHEME.fullmatch(scheme):
-        msg = f"{strip_password(url)!r} is not the URL of a store"
-        raise UnsupportedStoreError(
-            msg, hint=f"did you mean disk:{strip_password(url)}? Known schemes: {known}"
-        )
-    if scheme.lower() == "memory":
-        msg = "a memory store lives in the process that made it, where no URL reaches it"
-        raise UnsupportedStoreError(msg, hint="name a function that makes the store: python:module:factory")
-    if scheme.lower() not in schemes:
-        msg = f"no driver for {scheme}: URLs"
-        raise UnsupportedStoreError(msg, hint=f"known schemes: {known}")
-    return scheme.lower(), location
+    scheme: str
+    location: str = field(repr=False)
+
+    @classmethod
+    def parse(cls, url: str, *, schemes: Collection[str]) -> StoreUrl:
+        """
+        Take *url* apart.
+
+        Raises:
+            UnsupportedStoreError: the scheme is not one of *schemes*, or there is none.
+        """
+        scheme, colon, location = url.partition(":")
+        known = ", ".join(f"{name}:" for name in sorted(schemes))
+        if not colon or not _SCHEME.fullmatch(scheme):
+            msg = f"{strip_password(url)!r} is not the URL of a store"
+            raise UnsupportedStoreError(
+                msg, hint=f"did you mean disk:{strip_password(url)}? Known schemes: {known}"
+            )
+        if scheme.lower() == "memory":
+            msg = "a memory store lives in the process that made it, where no URL reaches it"
+            raise UnsupportedStoreError(
+                msg, hint="name a function that makes the store: python:module:factory"
+            )
+        if scheme.lower() not in schemes:
+            msg = f"no driver for {scheme}: URLs"
+            raise UnsupportedStoreError(msg, hint=f"known schemes: {known}")
+        return cls(scheme.lower(), location)
+
+    def option(self, name: str) -> tuple[StoreUrl, str | None]:
+        """
+        Split the option `?`*name*`=` off the end: return the URL without it, and its value if it is there.
+
+        Every character of a path counts, so only the last `?`*name*`=` is an option.
+        """
+        location, found, value = self.location.rpartition(f"?{name}=")
+        return (StoreUrl(self.scheme, location), value) if found else (self, None)
+
+    def path(self) -> Path:
+        """
+        Return the location as an absolute path on this machine.
+
+        Raises:
+            UnsupportedStoreError: there is none.
+        """
+        # `disk:///abs` is how other URLs write an absolute path.
+        text = self.location[2:] if self.location.startswith("///") else self.location
+        if not text:
+            msg = f"{self.scheme}: needs the path of the store"
+            raise UnsupportedStoreError(msg, hint=f"write {self.scheme}:PATH")
+        return Path(text).expanduser().absolute()
 
 
 def strip_password(url: str) -> str:

@@ -68,14 +68,14 @@ def warn_of_blind_search(chain: Chain) -> None:
     blind = chained(_hiding(chain), (w for w in chain.wrappers if isinstance(w, RoutingWrapper)))
     for wrapper in blind:
         _log.warning(
-            "%s hides records, so no search can tell whether the vault meta of older ones was lost",
+            "%s hides records, so no search shows whether the vault meta of older ones was lost",
             type(wrapper).__name__,
         )
 
 
 def refuse_hidden_records(chain: Chain, *, writes: bool) -> None:
     """
-    Raise where a tool would not see every record of *chain*'s store as it lies, or may not write it.
+    Raise where a tool would not see every record of *chain*'s store as it is stored, or may not write it.
 
     Where the chain has kvseal itself in it, what stands above that is no hindrance: the
     values that it changes have not been sealed yet.  Copies in a second store are warned of.

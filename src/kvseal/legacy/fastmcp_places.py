@@ -35,7 +35,6 @@ _FINGERPRINT: Final = re.compile(r"[0-9a-f]{12}")
 class Place:
     """Where one generation of FastMCP keeps its store; `fingerprint` is empty where no key is in the name."""
 
-    generation: str
     folder: Path
     fingerprint: str = ""
 
@@ -63,12 +62,12 @@ def fastmcp_home(environment: Mapping[str, str]) -> Path:
 def proxy_places(home: Path, key: bytes) -> tuple[Place, ...]:
     """Return where the OAuth proxy's store under *key* is, the newest generation first."""
     folder = home / _PROXY
-    return (Place("3.0 and later", folder, fingerprint(key)), Place("2.13 and 2.14", folder))
+    return (Place(folder, fingerprint(key)), Place(folder))
 
 
 def cli_places(home: Path, key: bytes) -> tuple[Place, ...]:
     """Return where the command line's store under *key* is."""
-    return (Place("command line", home / _CLI, fingerprint(key)),)
+    return (Place(home / _CLI, fingerprint(key)),)
 
 
 def existing(places: Sequence[Place]) -> tuple[Place, ...]:

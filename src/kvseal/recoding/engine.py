@@ -74,7 +74,7 @@ async def recode(
     """
     started = clock.monotonic()
     async with reached(store, to, writes=not plan.dry_run) as places:
-        _check_partition(places.source, partition)
+        _check_partition(partition)
         writing: Writing
         if places.in_place:
             writing = InPlace(places.source, plan, listener)
@@ -199,14 +199,11 @@ def _left_over(census: Census, tally: Tally) -> int:
     return max(0, census.pending + census.formats[UNDECODABLE] - tally.failed)
 
 
-def _check_partition(driver: Driver, partition: tuple[int, int]) -> None:
+def _check_partition(partition: tuple[int, int]) -> None:
     index, count = partition
     if not (0 <= index < count <= MAX_PARTS):
         msg = f"there is no part {index} of {count}: parts count from 0, and there are at most {MAX_PARTS}"
         raise RecodeError(msg)
-    if count > 1 and not driver.capabilities.partitions:
-        msg = f"{driver.location} cannot be split into parts"
-        raise RecodeError(msg, hint="run one process without --partition")
 
 
 def _report(plan: Plan, tally: Tally, census: Census | None, *, in_place: bool, seconds: float) -> Report:

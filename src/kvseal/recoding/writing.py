@@ -8,9 +8,11 @@ the page that they are given, and neither changes an entry that it cannot open.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kvseal import exact_json
+from kvseal.drivers.abilities import proves
 from kvseal.drivers.base import Entry, Replacement, _Keep
 from kvseal.errors import (
     RecodeError,
@@ -69,7 +71,7 @@ class InPlace:
 
     def decide(self, entry: Entry) -> Decision:
         """Leave an entry that is done, judged by its header."""
-        return decide(entry, self._plan, self.written.proves)
+        return decide(entry, self._plan, partial(proves, self.written))
 
     async def write(self, changes: Sequence[Change], tally: Tally) -> None:
         """Swap; an entry that a live writer changed meanwhile is read and decided again."""
@@ -130,7 +132,7 @@ class Copies:
 
     def decide(self, entry: Entry) -> Decision:
         """Decide; sealed entries are copied too."""
-        return decide_copy(entry, self._plan, self._driver.proves)
+        return decide_copy(entry, self._plan, partial(proves, self._driver))
 
     async def write(self, changes: Sequence[Change], tally: Tally) -> None:
         """Copy a few at a time, because put-if-absent has no batched form."""

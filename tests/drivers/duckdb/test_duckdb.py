@@ -464,11 +464,10 @@ except StoreUnreachableError as exc:
         assert [] == list(tmp_path.iterdir())
 
     async def test_capabilities(self, driver: DuckDBDriver) -> None:
-        """A database in memory is gone with the process, one in a file is not; no other process reaches either."""
+        """A database in memory is gone with the process, one in a file is not."""
         in_memory = driver_for(DuckDBStore()).capabilities
 
-        assert (True, True) == (driver.capabilities.in_process_only, driver.capabilities.lasting)
-        assert (True, False) == (in_memory.in_process_only, in_memory.lasting)
+        assert (True, False) == (driver.capabilities.lasting, in_memory.lasting)
 
     async def test_vault_meta_beside_records_that_last(
         self, store: DuckDBStore, tmp_path: Path, cheap: Argon2idParams

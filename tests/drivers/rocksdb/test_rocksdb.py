@@ -29,7 +29,7 @@ from tests.drivers.contract import (
     scanned,
 )
 
-from kvseal.drivers import base, driver_for, driver_from_url
+from kvseal.drivers import abilities, base, driver_for, driver_from_url
 from kvseal.drivers.base import PAGE_SIZE, Count, Replacement
 from kvseal.drivers.rocksdb.driver import RocksDBDriver
 from kvseal.errors import (
@@ -158,7 +158,7 @@ except StoreUnreachableError as exc:
 
         assert "b'{" in in_another_process(path)
         with pytest.raises(StoreError, match="closed"):
-            await driver.count()
+            await abilities.count(driver)
 
     async def test_missing(self, tmp_path: Path) -> None:
         """A path without a database is not found, and nothing is created there."""
@@ -175,7 +175,7 @@ except StoreUnreachableError as exc:
         path = tmp_path / "new" / "store"
         for n in range(2):
             driver = await driver_from_url(f"rocksdb:{path}", create=True)
-            assert Count(n, exact=True) == await driver.count()
+            assert Count(n, exact=True) == await abilities.count(driver)
             await driver.put_if_absent(entry())
             await driver.close()
 
@@ -249,8 +249,8 @@ except StoreUnreachableError as exc:
             await driver_from_url("rocksdb:")
 
     async def test_capabilities(self, driver: RocksDBDriver) -> None:
-        """Only one process reaches the database, and what is in it lasts."""
-        assert (True, True) == (driver.capabilities.in_process_only, driver.capabilities.lasting)
+        """What is in the database outlives the process, and is not evicted."""
+        assert (True, False) == (driver.capabilities.lasting, driver.capabilities.evicts)
 
 
 class TestForeignContents:
@@ -273,7 +273,7 @@ class TestForeignContents:
         assert "a pickle, which kvseal never loads" in found.problem
         assert found == await driver.get("coll", "key")
         assert await driver.put_if_absent(entry()) is False
-        assert Count(1, exact=True) == await driver.count()
+        assert Count(1, exact=True) == await abilities.count(driver)
         with pytest.raises(StoreError, match="never changed"):
             await driver.replace_many([Replacement(found, SMALL)])
         assert not (tmp_path / "executed").exists()
@@ -327,7 +327,7 @@ class TestForeignContents:
         await store.put("key", SMALL, collection="coll")
 
         assert [SMALL] == [e.value for e in await scanned(driver)]
-        assert Count(1, exact=True) == await driver.count()
+        assert Count(1, exact=True) == await abilities.count(driver)
 
     async def test_moved_body(self, store: RocksDBStore, driver: RocksDBDriver) -> None:
         """A body that somebody moved under another key is a problem, though the store would read it."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, cast
 
 import click
 
 from kvseal.cli.options import Argon2Cost
-from kvseal.drivers import SCHEMES, strip_password
-from kvseal.drivers.urls import split_url
+from kvseal.drivers import strip_password
+from kvseal.drivers.backends import SCHEMES, backend_of_url
 from kvseal.errors import SecretReferenceError, UnsupportedStoreError, UsageError
 from kvseal.secrets.sources import check_reference
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from kvseal.envelope.kdf import Argon2idParams
 
 T = TypeVar("T")
-
-_PATH_SCHEMES: Final = ("disk", "duckdb", "filetree", "multidisk", "rocksdb")
 
 
 class Table:
@@ -119,12 +117,13 @@ class Table:
         if strip_password(url) != url:
             self.refuse(key, "has a password in it; name this store with a flag or an environment variable")
         try:
-            scheme, location = split_url(url, schemes=SCHEMES)
+            backend, parsed = backend_of_url(url)
         except UnsupportedStoreError:
             self.refuse(
                 key, f"has to be the URL of a store: {', '.join(f'{name}:' for name in sorted(SCHEMES))}"
             )
-        return f"{scheme}:{self._absolute(location)}" if scheme in _PATH_SCHEMES and location else url
+        is_path = backend.is_path and parsed.location
+        return f"{parsed.scheme}:{self._absolute(parsed.location)}" if is_path else url
 
     def _typed(self, key: str, kind: type[T], what: str) -> T | None:
         value: T | None = self._left.pop(key, None)

@@ -11,6 +11,7 @@ import click
 from kvseal.cli import connect
 from kvseal.cli.options import Duration, command_options, global_options
 from kvseal.cli.output import table
+from kvseal.drivers import abilities
 from kvseal.recoding.retirement import GRACE, retire, take_needs
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ async def rotate_dek(output: Output, settings: Settings, *, dry_run: bool) -> No
             output.result(_Listed(vault.status()), _table(vault.status()))
             return
         now = await vault.rotate_dek()
-        count = await found.data.count()
+        count = await abilities.count(found.data)
     output.result(_Listed(now), _table(now))
     entries = max(0, count.entries - (found.meta is None))
     output.note(

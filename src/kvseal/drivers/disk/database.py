@@ -2,7 +2,7 @@
 diskcache's database, `cache.db`, read and written through SQLite alone.
 
 diskcache unpickles keys and values as it reads them (CVE-2025-69872), so a row that
-somebody planted would run as code.  Here a row is bytes and numbers, whatever it says.
+an attacker planted would run as code.  Here a row is bytes and numbers, whatever it says.
 The schema and the triggers that keep diskcache's accounting right are the store's own.
 """
 
@@ -17,17 +17,15 @@ import zlib
 from typing import TYPE_CHECKING, Any, Final
 
 from kvseal import clock
+from kvseal.drivers.base import PAGE_BYTES, closed
 from kvseal.drivers.disk.rows import Row
-from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError
+from kvseal.errors import StoreNotFoundError, StoreUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 FILE_NAME: Final = "cache.db"
-
-PAGE_BYTES: Final = 8 * 2**20
-"""A page of large values ends early, so that a scan holds no more than about this."""
 
 BUSY_TIMEOUT: Final = 60.0
 """Seconds to wait for another writer; diskcache waits as long."""
@@ -71,16 +69,21 @@ class CacheDB:
             (rowid,) = con.execute("SELECT max(rowid) FROM Cache").fetchone()
         return None if rowid is None else int(rowid)
 
-    def page(self, *, after: int | None, last: int, partition: tuple[int, int], limit: int) -> list[Row]:
+    def page(
+        self, *, after: int | None, last: int, partition: tuple[int, int], limit: int, expired: bool
+    ) -> list[Row]:
         """
-        Return the live rows behind rowid *after* up to *last* in rowid order, at most *limit* of them.
+        Return the rows behind rowid *after* up to *last* in rowid order, at most *limit* of them.
+
+        They are live, or with *expired* all that there are.
 
         The read transaction ends with the page, so a write-ahead log can be checkpointed between pages.
         """
         part, parts = partition
         mine = "" if parts == 1 else " AND kvseal_hash(CAST(key AS BLOB)) % :parts = :part"
         behind = "" if after is None else " AND rowid > :after"
-        sql = f"{_SELECT} {_LIVE}{behind} AND rowid <= :last{mine} ORDER BY rowid LIMIT :limit"
+        live = "true" if expired else _LIVE
+        sql = f"{_SELECT} {live}{behind} AND rowid <= :last{mine} ORDER BY rowid LIMIT :limit"
         values = {
             "after": after,
             "last": last,
@@ -99,9 +102,9 @@ class CacheDB:
                     break
         return rows
 
-    def row(self, rowid: int) -> Row | None:
-        """Return the live row with this rowid, which may be another entry than it was a moment ago."""
-        return self._one("rowid = :rowid", {"rowid": rowid})
+    def row(self, rowid: int, *, expired: bool) -> Row | None:
+        """Return the row with this rowid, which may be another entry than it was; live, or also *expired*."""
+        return self._one("rowid = :rowid", {"rowid": rowid}, expired=expired)
 
     def row_of_key(self, key: str) -> Row | None:
         """Return the live row with this text as its key."""
@@ -140,7 +143,7 @@ class CacheDB:
         Rowids stay.  Writers wait for it, and it waits for readers.
 
         Raises:
-            StoreUnreachableError: somebody went on reading what was there before.
+            StoreUnreachableError: another process went on reading what was there before.
         """
         with self._writer.used() as con:
             con.execute("VACUUM")
@@ -168,10 +171,10 @@ class CacheDB:
         self._reader.close()
         self._writer.close()
 
-    def _one(self, condition: str, values: dict[str, Any]) -> Row | None:
+    def _one(self, condition: str, values: dict[str, Any], *, expired: bool = False) -> Row | None:
         with self._reader.used() as con:
             columns = con.execute(
-                f"{_SELECT} {condition} AND {_LIVE}", {**values, "now": clock.wall()}
+                f"{_SELECT} {condition} AND {'true' if expired else _LIVE}", {**values, "now": clock.wall()}
             ).fetchone()
         return None if columns is None else Row(*columns)
 
@@ -193,8 +196,7 @@ class _Connection:
     def used(self) -> Iterator[sqlite3.Connection]:
         with self._lock, _translated(self._path):
             if self._closed:
-                msg = f"the driver of {self._path} is closed"
-                raise StoreError(msg)
+                raise closed(str(self._path))
             if self._con is None:
                 self._con = self._opened()
             yield self._con
@@ -227,7 +229,7 @@ class _Connection:
         )
         try:
             con.text_factory = bytes
-            # Whoever can write the file can write its schema, too.
+            # A process that can write the file can write its schema, too.
             con.execute("PRAGMA trusted_schema=OFF")
             con.execute(self._pragma)
             con.create_function("kvseal_hash", 1, _hash, deterministic=True)

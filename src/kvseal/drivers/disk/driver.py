@@ -3,19 +3,19 @@ The driver of `DiskStore`: diskcache's `cache.db` and the value files beside it.
 
 It works on a directory, whether or not this process has the store open, and beside
 any number of processes that have.  A row is `collection::key` and a body that names
-both; the two must agree, because a row that somebody moved under another key would
+both; the two must agree, because a row that an attacker moved under another key would
 otherwise be taken for what it is not.  Where they disagree, or where a body from
 before py-key-value-aio 0.3 has no names and the row key can be split in several ways,
 the entry is a problem and stays as it is.  Who knows the names still gets it by them, and
 what is written in its place says them.
 
 What is live is what diskcache takes for live: a row whose expiry column is empty or
-lies ahead.
+is in the future.
 
 A scan goes by rowid, up to the highest that there was when it began.  diskcache keeps
 the rowid of an entry that is written again, and gives the highest one away a second
 time after that entry was deleted.  So a resumed scan can miss an entry that was written
-into such a gap while nobody scanned; whoever must see every record ends with a scan
+into such a gap between two scans; a run that must see every record ends with a scan
 from the beginning.
 """
 
@@ -26,9 +26,7 @@ import contextlib
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-
-from typing_extensions import ParamSpec
+from typing import TYPE_CHECKING, Any, Final
 
 from kvseal import clock
 from kvseal.drivers.base import (
@@ -36,41 +34,39 @@ from kvseal.drivers.base import (
     Capabilities,
     Count,
     Entry,
+    OnThisMachine,
     Page,
     Replacement,
-    content,
+    on_disk,
     refuse_problem,
+    refuse_problems,
 )
-from kvseal.drivers.body import patch_body, write_body
-from kvseal.drivers.chain import DEFAULT_COLLECTION
 from kvseal.drivers.disk.database import FILE_NAME, CacheDB
 from kvseal.drivers.disk.purge import purged, sweep
 from kvseal.drivers.disk.rows import TEXT_FILE_MODE, Row, entry_of, problem_entry, row_problem
 from kvseal.drivers.disk.value_files import UnsafeFileNameError, ValueFiles
 from kvseal.drivers.disk.writes import Placed, delete, insert, update
-from kvseal.drivers.joined import JOINED, NameRule, names_to_write
-from kvseal.errors import StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
+from kvseal.drivers.joined import JOINED, NameRule, patched, written
+from kvseal.errors import StoreNotFoundError, UnsupportedStoreError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from key_value.aio.stores.disk import DiskStore
 
     from kvseal.drivers.base import Purged
     from kvseal.drivers.disk.purge import Swept
-
-P = ParamSpec("P")
-T = TypeVar("T")
+    from kvseal.drivers.urls import StoreUrl
 
 _MIN_FILE_SIZE: Final = 2**15
 """diskcache's own default for `disk_min_file_size`, in characters."""
 
 
-class DiskDriver:
+class DiskDriver(OnThisMachine):
     """
     The entries of a `DiskStore` in *directory*.
 
-    diskcache cannot tell `("a", "b::c")` from `("a::b", "c")`.  `get` of either answers with the
+    In diskcache `("a", "b::c")` and `("a::b", "c")` are one key.  `get` of either answers with the
     one entry there is, under the names that it was stored with, and `put_if_absent` of one is
     refused while the other is there.
     """
@@ -80,33 +76,27 @@ class DiskDriver:
         directory: Path,
         *,
         evicts: bool,
-        default_collection: str = DEFAULT_COLLECTION,
         db: CacheDB | None = None,
         names: NameRule = JOINED,
     ) -> None:
         directory = directory.absolute()
         self.location = f"disk:{directory}"
-        self.default_collection = default_collection
         self.capabilities = Capabilities(
             atomic_replace=True,
-            recovers_names=True,
-            partitions=True,
-            exact_count=True,
             evicts=evicts,
-            in_process_only=False,
         )
         self._db = db or CacheDB(directory)
         self._names = names
         self._files = ValueFiles(directory)
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
-        """Yield every live entry in pages, in rowid order; the cursor is a rowid."""
+        """Yield the entries in pages, in rowid order; the cursor is a rowid."""
         position = None if after is None else int(after)
-        last = await self._blocking(self._db.last_rowid)
+        last = await on_disk(self.location, self._db.last_rowid)
         while last is not None:
-            page = await self._blocking(self._page, position, last, partition)
+            page = await on_disk(self.location, self._page, position, last, partition, expired=expired)
             if page is None:
                 return
             position = int(page.cursor)
@@ -115,35 +105,26 @@ class DiskDriver:
 
     async def get(self, collection: str, key: str) -> Entry | None:
         """Return the entry as it is stored, with a `problem` where the store would read nothing or fail."""
-        return await self._blocking(self._get, collection, key)
+        return await on_disk(self.location, self._get, collection, key)
 
     async def put_if_absent(self, entry: Entry) -> bool:
         """Store *entry* in a row of its own, if no live row has its key."""
-        collection, key, value = content(entry)
-        names = (collection, key)
-        body = write_body(value, created_at=entry.created_at, expires_at=entry.expires_at, names=names)
-        return await self._blocking(
-            self._put_if_absent, self._names.stored_key(*names), body, entry.expires_at
-        )
+        key, body = written(entry, self._names)
+        return await on_disk(self.location, self._put_if_absent, key, body, entry.expires_at)
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Store each value whose row is unchanged; after a crash, all of them are there or none."""
-        for replacement in replacements:
-            refuse_problem(replacement.entry)
-        return await self._blocking(self._replace_many, replacements) if replacements else []
+        refuse_problems(replacements)
+        return await on_disk(self.location, self._replace_many, replacements) if replacements else []
 
     async def delete_if_unchanged(self, entry: Entry) -> bool:
         """Delete the row, and its value file, if it is unchanged."""
         refuse_problem(entry)
-        return await self._blocking(self._delete, entry)
-
-    def proves(self, entry: Entry, key: str) -> bool:
-        """Whether *key* is the name that came back from the row."""
-        return entry.key == key
+        return await on_disk(self.location, self._delete, entry)
 
     async def count(self) -> Count:
         """Count the live rows."""
-        return Count(await self._blocking(self._db.count), exact=True)
+        return Count(await on_disk(self.location, self._db.count), exact=True)
 
     async def purge(self, *, dry_run: bool = False) -> Purged:
         """Write the database anew, and remove value files that no row names."""
@@ -151,29 +132,27 @@ class DiskDriver:
 
     async def sweep(self, *, dry_run: bool) -> Swept:
         """Purge the directory, and return what was found in it."""
-        return await self._blocking(sweep, self._db, self._files, dry_run=dry_run)
+        return await on_disk(self.location, sweep, self._db, self._files, dry_run=dry_run)
 
     async def close(self) -> None:
         """Close the driver's own connections; the store's stay open."""
         await asyncio.to_thread(self._db.close)
 
-    async def _blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return await asyncio.to_thread(function, *args, **kwargs)
-        except OSError as exc:
-            msg = f"{self.location}: {exc}"
-            raise StoreUnreachableError(msg, hint="check the free space and the permissions there") from exc
-
     def _get(self, collection: str, key: str) -> Entry | None:
         row = self._db.row_of_key(self._names.stored_key(collection, key))
         return None if row is None else self._entry(row, (collection, key))
 
-    def _page(self, after: int | None, last: int, partition: tuple[int, int]) -> Page | None:
-        rows = self._db.page(after=after, last=last, partition=partition, limit=PAGE_SIZE)
-        entries = [entry for entry in map(self._entry, rows) if entry is not None]
+    def _page(
+        self, after: int | None, last: int, partition: tuple[int, int], *, expired: bool
+    ) -> Page | None:
+        rows = self._db.page(after=after, last=last, partition=partition, limit=PAGE_SIZE, expired=expired)
+        found = (self._entry(row, expired=expired) for row in rows)
+        entries = [entry for entry in found if entry is not None]
         return Page(entries, str(rows[-1].rowid)) if rows else None
 
-    def _entry(self, row: Row, names: tuple[str, str] | None = None) -> Entry | None:
+    def _entry(
+        self, row: Row, names: tuple[str, str] | None = None, *, expired: bool = False
+    ) -> Entry | None:
         """Read what *row* says, or what it says by now; `None` if it is gone."""
         while True:
             if problem := row_problem(row):
@@ -184,17 +163,12 @@ class DiskDriver:
                 return problem_entry(row, str(exc), rule=self._names)
             except FileNotFoundError:
                 # A writer removes the old file after its commit, so the row may name another by now.
-                current = self._db.row(row.rowid)
+                current = self._db.row(row.rowid, expired=expired)
             if current == row:
                 return problem_entry(row, f"value file {row.value_file!r} is missing", rule=self._names)
             if current is None or current.key != row.key:
                 return None
             row = current
-
-    def _body(self, replacement: Replacement) -> str:
-        entry = replacement.entry
-        names = names_to_write(entry, rule=self._names)
-        return patch_body(entry.stored, replacement.value, replacement.expires_at, names=names)
 
     def _stored(self, row: Row) -> bytes:
         return self._files.read(row.value_file) if row.value_file else row.value or b""
@@ -217,7 +191,7 @@ class DiskDriver:
     def _replace_many(self, replacements: Sequence[Replacement]) -> list[bool]:
         min_file_size = self._min_file_size()
         with contextlib.ExitStack() as undo:
-            bodies = [self._body(replacement) for replacement in replacements]
+            bodies = [patched(replacement, self._names) for replacement in replacements]
             placed = [self._place(body, min_file_size, undo) for body in bodies]
             with self._db.writing() as con:
                 done = [
@@ -273,13 +247,12 @@ def for_store(store: DiskStore) -> DiskDriver:
     return DiskDriver(
         Path(cache.directory),
         evicts=cache.eviction_policy != "none",
-        default_collection=store.default_collection,
     )
 
 
-async def from_location(location: str, *, create: bool = False) -> DiskDriver:
-    """Return the driver of the store in the directory *location*; only with *create* may it be new."""
-    directory = _directory(location)
+async def from_url(url: StoreUrl, *, create: bool) -> DiskDriver:
+    """Return the driver of the store in the directory that *url* names; only with *create* may it be new."""
+    directory = url.path()
     if create:
         await asyncio.to_thread(_create, directory)
     db = CacheDB(directory)
@@ -287,17 +260,8 @@ async def from_location(location: str, *, create: bool = False) -> DiskDriver:
     return DiskDriver(directory, evicts=settings.get("eviction_policy") != "none", db=db)
 
 
-def _directory(location: str) -> Path:
-    # `disk:///abs` is how other URLs write an absolute path.
-    path = location[2:] if location.startswith("///") else location
-    if not path:
-        msg = "disk: needs the path of the store's directory"
-        raise UnsupportedStoreError(msg, hint="write disk:PATH")
-    return Path(path).expanduser().absolute()
-
-
 def _create(directory: Path) -> None:
-    """Build an empty store with DiskStore itself, for nobody but its owner to enter."""
+    """Build an empty store with DiskStore itself, which its owner alone can enter."""
     if (directory / FILE_NAME).exists():
         return
     if directory.is_dir() and any(directory.iterdir()):

@@ -5,7 +5,7 @@ It works on the directories, whether or not this process has the store open, and
 number of processes that have.  What `kvseal.drivers.disk.driver` says of rows, expiry and rowids holds
 within each directory.  A row's key is the entry's key, and the body says which collection it is
 in.  Where a body from before py-key-value-aio 0.3 does not, the directory does not prove it: the
-entry is a problem, named by its directory, unless somebody asks for it by its names.
+entry is a problem, named by its directory, unless a caller asks for it by its names.
 
 Collections whose sanitized names are the same share a directory.  `get` of a key of either
 answers with the one entry there is, under the names that it was stored with, and
@@ -25,10 +25,18 @@ from dataclasses import replace as changed
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from kvseal.drivers.base import Capabilities, Count, Entry, Page, content, refuse_problem
-from kvseal.drivers.chain import DEFAULT_COLLECTION
+from kvseal.drivers.base import (
+    Capabilities,
+    Count,
+    Entry,
+    OnThisMachine,
+    Page,
+    content,
+    on_disk,
+    refuse_problem,
+)
 from kvseal.drivers.disk.database import FILE_NAME, CacheDB
-from kvseal.drivers.disk.multi_folders import Folders, OpenFolders, base_directory, folder_of
+from kvseal.drivers.disk.multi_folders import Folders, OpenFolders, folder_of
 from kvseal.drivers.disk.purge import purged
 from kvseal.errors import StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
 
@@ -39,53 +47,48 @@ if TYPE_CHECKING:
     from key_value.aio.stores.disk import MultiDiskStore
 
     from kvseal.drivers.base import Purged, Replacement
+    from kvseal.drivers.urls import StoreUrl
 
 _DEFAULT_FACTORY: Final = "MultiDiskStore.__init__.<locals>.default_disk_cache_factory"
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an entry lies: the directory, and what its driver calls the place in it."""
+    """The place of an entry: the directory, and what its driver calls the place in it."""
 
     folder: str
     row: Any
 
 
-class MultiDiskDriver:
+class MultiDiskDriver(OnThisMachine):
     """The entries of a `MultiDiskStore`, whichever of its *folders* they are in."""
 
-    def __init__(
-        self, folders: Folders, *, evicts: bool, default_collection: str = DEFAULT_COLLECTION
-    ) -> None:
+    def __init__(self, folders: Folders, *, evicts: bool) -> None:
         self.location = f"multidisk:{folders.base}"
-        self.default_collection = default_collection
         self.capabilities = Capabilities(
             atomic_replace=True,
-            recovers_names=True,
-            partitions=True,
-            exact_count=True,
             evicts=evicts,
-            in_process_only=False,
         )
         self._folders = folders
         self._open = OpenFolders(folders.base)
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
-        """Yield every live entry, directory by directory; the cursor is a directory and a rowid."""
+        """Yield the entries, directory by directory; the cursor is a directory and a rowid."""
         first, position = ("", None) if after is None else json.loads(after)
-        for folder in await self._blocking(self._folders.names):
+        for folder in await on_disk(self.location, self._folders.names):
             if folder < first:
                 continue
-            async for page in self._scan_folder(folder, position if folder == first else None, partition):
+            start = position if folder == first else None
+            async for page in self._scan_folder(folder, start, partition, expired=expired):
                 entries = [_placed(folder, entry) for entry in page.entries]
                 yield Page(entries, json.dumps([folder, page.cursor]))
 
     async def get(self, collection: str, key: str) -> Entry | None:
         """Return the entry as it is stored, with a `problem` where the store would read nothing or fail."""
         folder = folder_of(collection)
-        if not await self._blocking(self._folders.has, folder):
+        if not await on_disk(self.location, self._folders.has, folder):
             return None
         async with self._open.used(folder) as driver:
             entry = await driver.get(collection, key)
@@ -94,7 +97,7 @@ class MultiDiskDriver:
     async def put_if_absent(self, entry: Entry) -> bool:
         """Store *entry* if no live row has its key, in a directory that is made if need be."""
         collection, _, _ = content(entry)
-        await self._blocking(self._folders.create, collection)
+        await on_disk(self.location, self._folders.create, collection)
         async with self._open.used(folder_of(collection)) as driver:
             return await driver.put_if_absent(entry)
 
@@ -121,14 +124,10 @@ class MultiDiskDriver:
         async with self._open.used(entry.locator.folder) as driver:
             return await driver.delete_if_unchanged(_unplaced(entry))
 
-    def proves(self, entry: Entry, key: str) -> bool:
-        """Whether *key* is the name that came back from the row."""
-        return entry.key == key
-
     async def count(self) -> Count:
         """Count the live rows of every directory."""
         total = 0
-        for folder in await self._blocking(self._folders.names):
+        for folder in await on_disk(self.location, self._folders.names):
             async with self._open.used(folder) as driver:
                 total += (await driver.count()).entries
         return Count(total, exact=True)
@@ -136,7 +135,7 @@ class MultiDiskDriver:
     async def purge(self, *, dry_run: bool = False) -> Purged:
         """Write every database anew, and remove value files that no row names."""
         swept = []
-        for folder in await self._blocking(self._folders.names):
+        for folder in await on_disk(self.location, self._folders.names):
             async with self._open.used(folder) as driver:
                 swept.append(await driver.sweep(dry_run=dry_run))
         return purged(swept, dry_run=dry_run)
@@ -146,18 +145,11 @@ class MultiDiskDriver:
         await self._open.close()
 
     async def _scan_folder(
-        self, folder: str, position: str | None, partition: tuple[int, int]
+        self, folder: str, position: str | None, partition: tuple[int, int], *, expired: bool
     ) -> AsyncIterator[Page]:
         async with self._open.used(folder) as driver:
-            async for page in driver.scan(after=position, partition=partition):
+            async for page in driver.scan(after=position, partition=partition, expired=expired):
                 yield page
-
-    async def _blocking(self, function: Callable[..., Any], /, *arguments: Any) -> Any:
-        try:
-            return await asyncio.to_thread(function, *arguments)
-        except OSError as exc:
-            msg = f"{self.location}: {exc}"
-            raise StoreUnreachableError(msg, hint="check the free space and the permissions there") from exc
 
 
 def for_store(store: MultiDiskStore) -> MultiDiskDriver:
@@ -173,12 +165,12 @@ def for_store(store: MultiDiskStore) -> MultiDiskDriver:
     )
     # The size limit is nowhere but in the factory's closure; one that is not found there may be any.
     max_size = inspect.getclosurevars(inspect.unwrap(factory)).nonlocals.get("max_size", 1)
-    return MultiDiskDriver(folders, evicts=bool(max_size), default_collection=store.default_collection)
+    return MultiDiskDriver(folders, evicts=bool(max_size))
 
 
-async def from_location(location: str, *, create: bool = False) -> MultiDiskDriver:
-    """Return the driver of the store below the directory *location*; only with *create* may it be new."""
-    base = base_directory(location)
+async def from_url(url: StoreUrl, *, create: bool) -> MultiDiskDriver:
+    """Return the driver of the store below the directory of *url*; only with *create* may it be new."""
+    base = url.path()
     folders = Folders(base, partial(_make_below, base), may_be_missing=False)
     try:
         if create:

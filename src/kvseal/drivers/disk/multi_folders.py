@@ -17,20 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pathvalidate import sanitize_filename
+
 from kvseal import clock
+from kvseal.drivers.base import closed
 from kvseal.drivers.disk.database import FILE_NAME, CacheDB
 from kvseal.drivers.disk.driver import DiskDriver
 from kvseal.drivers.joined import encodable
-from kvseal.errors import StoreError, StoreNotFoundError, UnsupportedStoreError
-
-# Behind kvseal's own modules, which say in their words that the library is missing.
-from pathvalidate import sanitize_filename  # isort: skip
+from kvseal.errors import StoreError, StoreNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 MAX_IDLE: Final = 16
-"""Directories that stay open while nobody uses them; each may hold two database connections."""
+"""Directories that stay open while no call uses them; each may hold two database connections."""
 
 
 _MAKING: Final = threading.Lock()
@@ -57,7 +57,7 @@ class FolderNames:
         return
 
     def shown(self, stored_key: str) -> tuple[str, str]:
-        """Return where the row lies: the directory instead of the collection."""
+        """Return the place of the row: the directory instead of the collection."""
         return self.folder, stored_key
 
 
@@ -72,7 +72,7 @@ def folder_of(collection: str) -> str:
 
 class Folders:
     """
-    What lies below *base*.  Every method blocks.
+    The directories below *base*.  Every method blocks.
 
     *make* creates the diskcache of a collection as the store would.  Until it does, *base* itself
     may be missing, if it *may_be_missing*.
@@ -180,8 +180,7 @@ class OpenFolders:
     def _take(self, folder: str) -> _Open:
         with self._lock:
             if self._is_closed:
-                msg = f"the driver of {self._base} is closed"
-                raise StoreError(msg)
+                raise closed(str(self._base))
             # Those used last stand last.
             held = self._open.pop(folder, None) or self._opened(folder)
             self._open[folder] = held
@@ -197,16 +196,6 @@ class OpenFolders:
     def _opened(self, folder: str) -> _Open:
         db = CacheDB(self._base / folder)
         return _Open(DiskDriver(self._base / folder, evicts=False, db=db, names=FolderNames(folder)), db)
-
-
-def base_directory(location: str) -> Path:
-    """Return the path that follows `multidisk:`."""
-    # `multidisk:///abs` is how other URLs write an absolute path.
-    path = location[2:] if location.startswith("///") else location
-    if not path:
-        msg = "multidisk: needs the path of the store's base directory"
-        raise UnsupportedStoreError(msg, hint="write multidisk:PATH")
-    return Path(path).expanduser().absolute()
 
 
 def _await_tables(directory: Path) -> None:

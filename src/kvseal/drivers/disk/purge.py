@@ -4,7 +4,7 @@ What diskcache keeps of values that were overwritten or deleted, and how it goes
 SQLite leaves old bytes in free pages, in the gaps of pages that are in use, and in the write-ahead
 log.  VACUUM writes the whole database anew and a truncating checkpoint empties the log.
 
-Large values lie in files of their own.  A writer that dies after its commit leaves the old file
+Large values have files of their own.  A writer that dies after its commit leaves the old file
 behind, and one that dies before it the new one: no row names either.  But a live writer makes its file
 before the row that names it, too, so only files that have been there for `GRACE` are removed; any
 writer has given up waiting for the database long before.
@@ -61,5 +61,5 @@ def purged(swept: Sequence[Swept], *, dry_run: bool) -> Purged:
         tuple(done),
         tuple(left),
         complete=not young,
-        halts="Whoever writes waits until the database has been written anew, and fails after a minute",
+        halts="Writers wait until the database has been written anew, and fail after a minute",
     )

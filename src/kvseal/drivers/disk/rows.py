@@ -69,7 +69,7 @@ def entry_of(
     """
     Return the entry of a *row* without a problem of its own and the body *stored* for it.
 
-    *names* are those that somebody looked for and that led to this row by the *rule*; they
+    *names* are those that a caller looked for and that led to this row by the *rule*; they
     count only for a body without names.
     """
     try:

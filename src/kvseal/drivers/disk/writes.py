@@ -1,5 +1,5 @@
 """
-Writes to rows of diskcache's `Cache` table, each of them on the condition that nobody else was faster.
+Writes to rows of diskcache's `Cache` table, each of them on the condition that no other writer was faster.
 
 diskcache's triggers keep the counters of the store right; what is written here is what they need.
 """

@@ -15,17 +15,16 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+import duckdb
+from key_value.aio.stores.duckdb import DuckDBStore
+
+from kvseal.drivers.base import closed
 from kvseal.errors import (
-    StoreError,
     StoreNotFoundError,
     StoreUnreachableError,
     UnsealableValueError,
     UnsupportedStoreError,
 )
-
-# Behind kvseal's own modules, which say in their words that the library is missing.
-import duckdb  # isort: skip
-from key_value.aio.stores.duckdb import DuckDBStore  # isort: skip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,8 +64,7 @@ class Connections:
     def open(self) -> duckdb.DuckDBPyConnection:
         """Return a cursor that the caller closes."""
         if self._connection is None:
-            msg = f"the driver of {self._location} is closed"
-            raise StoreError(msg)
+            raise closed(self._location)
         with translated(self._location):
             cursor = self._connection.cursor()
             if self._search_path:

@@ -12,7 +12,7 @@ transaction open, the driver neither sees what it has written nor waits for it: 
 changed is refused after some attempts, and of a row that the driver changes first, the
 application's own change is what DuckDB refuses.
 
-A value is read as it lies in the table.  DuckDBStore hands dictionaries to DuckDB, which makes
+A value is read as the table holds it.  DuckDBStore hands dictionaries to DuckDB, which makes
 something else of some: `{"key": ["a"], "value": ["b"]}` is stored as `{"a": "b"}`, `[1, "x"]` as
 `["1", "x"]`.  That happened when it was put, and nothing in the table shows it.  What became a
 list, as `{"": 1}` does in some releases, the store reads as missing and the driver as a problem.
@@ -28,21 +28,23 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+import duckdb
 
 from kvseal.drivers.base import (
     KEEP,
     Capabilities,
     Count,
     Entry,
+    OnThisMachine,
     Page,
     Purged,
     Replacement,
     content,
     refuse_problem,
+    refuse_problems,
 )
-from kvseal.drivers.chain import DEFAULT_COLLECTION
 from kvseal.drivers.duckdb.connections import (
     CONFLICTS,
     NO_TABLE,
@@ -65,13 +67,13 @@ from kvseal.drivers.duckdb.rows import (
 from kvseal.drivers.duckdb.table import Table
 from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
 
-# Behind kvseal's own modules, which say in their words that the library is missing.
-import duckdb  # isort: skip
-
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
 
     from key_value.aio.stores.duckdb import DuckDBStore
+
+    from kvseal.drivers.urls import StoreUrl
 
 _DEFAULT_TABLE: Final = "kv_entries"
 _ATTEMPTS: Final = 20
@@ -84,7 +86,7 @@ _LOCK: Final = threading.Lock()
 """Held over each write, so that drivers in several threads do not refuse each other."""
 
 
-class DuckDBDriver:
+class DuckDBDriver(OnThisMachine):
     """
     The entries of the table *table*.
 
@@ -99,17 +101,11 @@ class DuckDBDriver:
         table: str,
         lasting: bool = True,
         auto_create: bool = False,
-        default_collection: str = DEFAULT_COLLECTION,
     ) -> None:
         self.location = location
-        self.default_collection = default_collection
         self.capabilities = Capabilities(
             atomic_replace=True,
-            recovers_names=True,
-            partitions=True,
-            exact_count=True,
             evicts=False,
-            in_process_only=True,
             lasting=lasting,
         )
         self._connections = connections
@@ -117,18 +113,20 @@ class DuckDBDriver:
         self._auto_create = auto_create
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
-        """Yield every live entry in the order of names; the cursor is names."""
+        """Yield the entries in the order of names; the cursor is names."""
         collection, key = (None, None) if after is None else json.loads(after)
         part, parts = partition
         names = {"collection": collection, "key": key, "part": part, "parts": parts}
         cursor = self._connections.open()
         try:
-            listed = await self._read(cursor, self._table.list_names(is_first=after is None), names)
+            listed = await self._read(
+                cursor, self._table.list_names(is_first=after is None, expired=expired), names
+            )
             pages = (await self._read(cursor, self._table.pages, {}))[0][0] if listed else 0
             for number in range(1, pages + 1):
-                found = await self._read(cursor, self._table.page, {"page": number})
+                found = await self._read(cursor, self._table.page(expired=expired), {"page": number})
                 if found:
                     yield Page([entry_of(row) for row in found], json.dumps(found[-1][:2]))
         finally:
@@ -156,8 +154,7 @@ class DuckDBDriver:
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Replace in one statement, all or none of which happens; one more for each repeated name."""
-        for replacement in replacements:
-            refuse_problem(replacement.entry)
+        refuse_problems(replacements)
         texts = await asyncio.to_thread(lambda: [text_of(r.value) for r in replacements])
         done = [False] * len(replacements)
         for numbers in rounds_of(replacements):
@@ -173,10 +170,6 @@ class DuckDBDriver:
         """Delete the row if it is unchanged."""
         refuse_problem(entry)
         return bool(await self._write(self._table.delete, read_of(entry)))
-
-    def proves(self, entry: Entry, key: str) -> bool:
-        """Whether *key* is the name that the row has in its column."""
-        return entry.key == key
 
     async def count(self) -> Count:
         """Count the live rows."""
@@ -289,12 +282,11 @@ def for_store(store: DuckDBStore) -> DuckDBDriver:
         table=table,
         lasting=path is not None,
         auto_create=store._auto_create,  # noqa: SLF001
-        default_collection=store.default_collection,
     )
 
 
 def _search_path(connection: Any, table: str) -> str:
-    """Return where *connection* looks for tables, as the application may have told it to."""
+    """Return where *connection* looks for tables, which the application may have set."""
     sql = """SELECT current_setting('search_path'),
         (SELECT count(*) FROM duckdb_tables() WHERE temporary AND table_name = $table)"""
     ((path, temporary),) = rows(connection, sql, {"table": table}, location="duckdb:")
@@ -304,7 +296,7 @@ def _search_path(connection: Any, table: str) -> str:
     return str(path)
 
 
-async def from_location(location: str, *, create: bool = False) -> DuckDBDriver:
+async def from_url(url: StoreUrl, *, create: bool) -> DuckDBDriver:
     """
     Return the driver of the table that `PATH?table=NAME` names; only with *create* may it be new.
 
@@ -313,7 +305,7 @@ async def from_location(location: str, *, create: bool = False) -> DuckDBDriver:
         StoreNotFoundError: there is no such database, or without *create* no such table.
         StoreUnreachableError: another process has the database open.
     """
-    path, table = _path_and_table(location)
+    path, table = _path_and_table(url)
     store_over(object(), table)
     try:
         connection = await asyncio.to_thread(create_file if create else open_file, path)
@@ -332,17 +324,9 @@ async def from_location(location: str, *, create: bool = False) -> DuckDBDriver:
     return driver
 
 
-def _path_and_table(location: str) -> tuple[Path, str]:
-    # Every character of a path counts, so only the last `?table=` is an option.
-    path, option, table = location.rpartition("?table=")
-    if not option:
-        path, table = location, _DEFAULT_TABLE
-    # `duckdb:///abs` is how other URLs write an absolute path.
-    path = path[2:] if path.startswith("///") else path
-    if not path:
-        msg = "duckdb: needs the path of the database"
-        raise UnsupportedStoreError(msg, hint="write duckdb:PATH or duckdb:PATH?table=NAME")
-    if path.startswith(":memory:"):
+def _path_and_table(url: StoreUrl) -> tuple[Path, str]:
+    plain, table = url.option("table")
+    if plain.location.startswith(":memory:"):
         msg = "a DuckDB database in memory lives in the process that made it, where no URL reaches it"
         raise UnsupportedStoreError(msg, hint="name a function that makes the store: python:module:factory")
-    return Path(path).expanduser().absolute(), table
+    return plain.path(), _DEFAULT_TABLE if table is None else table

@@ -26,7 +26,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a row lies, and the times that it had when it was read, in microseconds."""
+    """The place of a row, and the times that it had when it was read, in microseconds."""
 
     collection: str
     key: str

@@ -15,10 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from kvseal.drivers.base import PAGE_SIZE
-
-PAGE_BYTES: Final = 8 * 2**20
-"""A page ends with the entry that takes it past this many bytes of text."""
+from kvseal.drivers.base import PAGE_BYTES, PAGE_SIZE
 
 _ROWS: Final = (
     '{"collection": "VARCHAR", "key": "VARCHAR", "stored": "VARCHAR", "created_at": "BIGINT",'
@@ -65,19 +62,20 @@ class Table:
         """How many rows are live."""
         return f"SELECT count(*) FROM {self.name} AS held WHERE {_LIVE}"
 
-    def list_names(self, *, is_first: bool) -> str:
+    def list_names(self, *, is_first: bool, expired: bool) -> str:
         """
         List the names that are there now, in order and cut into pages, for this connection alone.
 
         DuckDB keeps the list, on the disk if it is long.  $part and $parts are the partition; unless
-        it *is_first*, $collection and $key are the names behind which it begins.
+        it *is_first*, $collection and $key are the names behind which it begins.  Names of rows that have
+        expired are left out, unless *expired*.
         """
         behind = "" if is_first else "AND (held.collection, held.key) > ($collection, $key)"
         return f"""
             CREATE OR REPLACE TEMP TABLE kvseal_names AS
             WITH named AS (
                 SELECT held.collection, held.key, strlen(held.value::VARCHAR) AS bytes
-                FROM {self.name} AS held WHERE {_LIVE} {behind} AND {_IS_IN_PART}
+                FROM {self.name} AS held WHERE {_live(expired=expired)} {behind} AND {_IS_IN_PART}
             ), placed AS (
                 SELECT collection, key, row_number() OVER so_far - 1 AS number,
                        sum(bytes) OVER so_far - bytes AS bytes
@@ -92,13 +90,12 @@ class Table:
         """How many pages the list of names has."""
         return "SELECT coalesce(max(page), 0) FROM kvseal_names"
 
-    @property
-    def page(self) -> str:
+    def page(self, *, expired: bool) -> str:
         """Return the rows of $page in the list of names, as they are by now."""
         return f"""
             SELECT {_ROW} FROM {self.name} AS held
             JOIN kvseal_names AS listed ON held.collection = listed.collection AND held.key = listed.key
-            WHERE listed.page = $page AND {_LIVE} ORDER BY held.collection, held.key"""
+            WHERE listed.page = $page AND {_live(expired=expired)} ORDER BY held.collection, held.key"""
 
     @property
     def bury(self) -> str:
@@ -135,3 +132,7 @@ class Table:
     def delete(self) -> str:
         """Delete the row that was read, if it is unchanged."""
         return f"DELETE FROM {self.name} AS held WHERE {_UNCHANGED.format(read='$')} RETURNING key"
+
+
+def _live(*, expired: bool) -> str:
+    return "true" if expired else _LIVE

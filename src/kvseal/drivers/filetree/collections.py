@@ -2,7 +2,7 @@
 The collections of a file tree store: which folder is whose, and who says so.
 
 The info file beside the folders says which collection a folder belongs to.  It is believed
-only if the store's own rule turns that name into this folder, because whoever can write to
+only if the store's own rule turns that name into this folder, because a process that can write to
 the store could paste one that gives every record in it another name.  Names with a slash,
 which a store without strategies keeps as they are, are folders within folders.
 """

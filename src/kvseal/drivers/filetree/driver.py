@@ -2,38 +2,38 @@
 The driver of `FileTreeStore`: a folder per collection, a JSON file per key.
 
     data/COLLECTION/KEY.json        the body, without names unless kvseal wrote it
-    metadata/COLLECTION-info.json   the collection's name; metadata is data unless told otherwise
+    metadata/COLLECTION-info.json   the collection's name; metadata is data unless the store was given another
 
 It works on the files, whether or not this process has the store open, and beside any number
-of processes that have; `tree_swaps` says what that takes and what it guarantees.  The info
+of processes that have; `swaps` says what that takes and what it guarantees.  The info
 file also has the absolute path that the folder had when it was created, which is ignored: a
-store that was moved, or mounted elsewhere, is read where it lies.  (The store itself does use
+store that was moved, or mounted elsewhere, is read where it is.  (The store itself does use
 that path, so a collection that kvseal creates should be created under the application's own.)
 
 The collection comes from the info file if the store's strategy turns that name into this
-folder; an info file that somebody pasted is a problem of the folder.  Without an info file,
+folder; an info file that was pasted is a problem of the folder.  Without an info file,
 and for every key, the name is the file name where the strategy has left it alone, and `None`
-where it has not.  `get` and `put_if_absent` are told the names and need no guess, and
-`proves` says whether a name that somebody claims, such as one that is part of the value, is
+where it has not.  `get` and `put_if_absent` get the names and need no guess, and
+`proves` says whether a claimed name, such as one that is part of the value, is
 stored under an entry's file name.  Of a sanitized name that is a proof of 32 bits.
 
 A name once known is written down: a body that kvseal writes has `collection` and `key`, as the
 bodies of other stores do.  The store ignores both, and leaves them out when it next writes the
 file.  They are believed where the store would keep them in just this file; a body that belongs
-to another file, because somebody copied it, is a problem of the entry.
+to another file, because it was copied, is a problem of the entry.
 
 A deleted entry leaves a body that expired long ago, as every entry of this store does that
 expires: to vacate the name could undo what the application does with it in that moment.  The
 store's own `cull` removes both.
 
-A URL is `filetree:PATH`, and the strategies are read from what lies there; where that shows
+A URL is `filetree:PATH`, and the strategies are read from what is there; where that shows
 nothing, names are dealt with as long as all strategies agree on them.  `filetree:PATH?names=v1`
 or `?names=plain` settles it.  A metadata directory elsewhere, or strategies of other kinds,
 need the store object (`python:module:factory`).
 
 A scan holds the file names of one collection, and the bodies of one page.  On a file system
 that moves a file within its folder when it is written again (btrfs), a listing may miss one
-that is written all the time; whoever must see every record ends with a second scan.
+that is written all the time; a run that must see every record ends with a second scan.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ import asyncio
 import contextlib
 import json
 import os
-import zlib
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import cached_property
@@ -53,21 +52,25 @@ from key_value.aio._utils.serialization import BasicSerializationAdapter
 from typing_extensions import ParamSpec
 
 from kvseal.drivers.base import (
-    PAGE_SIZE,
     Capabilities,
-    Count,
     Entry,
+    OnThisMachine,
     Page,
     Replacement,
+    closed,
     content,
+    has_expired,
+    is_in,
+    next_page,
+    on_disk,
     refuse_problem,
+    refuse_problems,
 )
 from kvseal.drivers.body import patch_body, write_body
-from kvseal.drivers.chain import DEFAULT_COLLECTION
 from kvseal.drivers.filetree.collections import Collection, Collections
-from kvseal.drivers.filetree.entries import Place, TreeEntries, has_expired
+from kvseal.drivers.filetree.entries import Place, TreeEntries
 from kvseal.drivers.filetree.folders import NotAFileError, Tree, listing
-from kvseal.drivers.filetree.location import open_store, split_location
+from kvseal.drivers.filetree.location import directory_and_rules, open_store
 from kvseal.drivers.filetree.names import Rule, StrategyRule
 from kvseal.drivers.filetree.purge import purge_trees
 from kvseal.drivers.filetree.swaps import Swaps, can_exchange, locked, recover_idle
@@ -79,12 +82,10 @@ if TYPE_CHECKING:
     from key_value.aio.stores.filetree import FileTreeStore
 
     from kvseal.drivers.base import Purged
+    from kvseal.drivers.urls import StoreUrl
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-PAGE_BYTES: Final = 8 * 2**20
-"""A page of large values ends early, so that a scan holds no more than about this."""
 
 _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -92,7 +93,7 @@ _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _Location = tuple[Collection, Place]
 
 
-class FileTreeDriver:
+class FileTreeDriver(OnThisMachine):
     """The entries of a `FileTreeStore` in *data*, whose names are stored by the two rules."""
 
     def __init__(
@@ -102,11 +103,9 @@ class FileTreeDriver:
         *,
         collection_rule: Rule,
         key_rule: Rule,
-        default_collection: str = DEFAULT_COLLECTION,
     ) -> None:
         data = data.absolute()
         self.location = f"filetree:{data}"
-        self.default_collection = default_collection
         self._tree = Tree(data)
         infos = self._tree if metadata is None or metadata == data else Tree(metadata)
         self._keys = key_rule
@@ -125,25 +124,18 @@ class FileTreeDriver:
         """
         return Capabilities(
             atomic_replace=self._can_exchange(),
-            recovers_names=self._keys.is_reversible and self._collections.rule.is_reversible,
-            partitions=True,
-            exact_count=True,
             evicts=False,
-            in_process_only=False,
         )
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
-        """Yield every live entry in pages, folder by folder and name by name; the cursor is a place."""
+        """Yield the entries in pages, folder by folder and name by name; the cursor is a place."""
         last = None if after is None else Place(*json.loads(after))
-        places = self._places(last, partition)
-        while True:
-            entries, last = await self._blocking(self._page, places, last)
-            if entries and last is not None:
-                yield Page(entries, json.dumps([last.folder, last.file]))
-            else:
-                return
+        live = self._live(self._places(last, partition), expired=expired)
+        while page := await self._blocking(next_page, live):
+            end = page[-1].locator
+            yield Page(page, json.dumps([end.folder, end.file]))
 
     async def get(self, collection: str, key: str) -> Entry | None:
         """Return the entry as it is stored, with a `problem` where the store would read nothing or fail."""
@@ -160,7 +152,7 @@ class FileTreeDriver:
         return await self._blocking(self._put_if_absent, collection, key, body.encode())
 
     async def get_at(self, entry: Entry) -> Entry | None:
-        """Return what lies at the path of *entry*."""
+        """Return what is stored at the path of *entry*."""
         return await self._blocking(self._get_at, entry)
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
@@ -170,10 +162,9 @@ class FileTreeDriver:
         The entry's `locator` says which file; its names go into the body if both are known.
 
         Raises:
-            StoreError: an entry was given a key that is not stored where it lies; nothing was written.
+            StoreError: an entry was given a key that is not stored in its place; nothing was written.
         """
-        for replacement in replacements:
-            refuse_problem(replacement.entry)
+        refuse_problems(replacements)
         if not replacements:
             return []
         bodies = await self._blocking(lambda: [self._patched(r) for r in replacements])
@@ -186,10 +177,6 @@ class FileTreeDriver:
         (done,) = await self._blocking(self._replace_many, [Replacement(entry, {}, _LONG_AGO)], [body])
         return done
 
-    async def count(self) -> Count:
-        """Count the live entries, for which each file has to be read."""
-        return Count(await self._blocking(self._count), exact=True)
-
     async def purge(self, *, dry_run: bool = False) -> Purged:
         """Remove the temporary files of writers that died."""
         return await self._blocking(purge_trees, self._trees, dry_run=dry_run)
@@ -200,7 +187,7 @@ class FileTreeDriver:
 
     def proves(self, entry: Entry, key: str) -> bool:
         """
-        Whether the store would keep *key*, in the entry's collection if that is known, where *entry* lies.
+        Whether *key*, in the collection of *entry* if that is known, leads to the place of *entry*.
 
         For a sanitized name the proof has 32 bits: accidents are ruled out, malice is not.
         """
@@ -215,16 +202,12 @@ class FileTreeDriver:
 
     async def _blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         if self._is_closed:
-            msg = f"the driver of {self.location} is closed"
-            raise StoreError(msg)
+            raise closed(self.location)
         try:
-            return await asyncio.to_thread(function, *args, **kwargs)
+            return await on_disk(self.location, function, *args, **kwargs)
         except NotAFileError as exc:
             msg = f"{self.location}: {exc}"
             raise StoreUnreachableError(msg, hint="kvseal follows no symbolic link in a store") from exc
-        except OSError as exc:
-            msg = f"{self.location}: {exc}"
-            raise StoreUnreachableError(msg, hint="check the free space and the permissions there") from exc
 
     def _can_exchange(self) -> bool:
         try:
@@ -233,27 +216,17 @@ class FileTreeDriver:
         except OSError:
             return False
 
-    def _page(self, places: Iterator[_Location], last: Place | None) -> tuple[list[Entry], Place | None]:
-        entries: list[Entry] = []
-        held = 0
-        for collection, place in places:
-            last = place
-            entry = self._entries.at(collection, place)
-            if entry is not None:
-                entries.append(entry)
-                held += len(entry.stored)
-                if len(entries) >= PAGE_SIZE or held >= PAGE_BYTES:
-                    break
-        return entries, last
+    def _live(self, places: Iterator[_Location], *, expired: bool) -> Iterator[Entry]:
+        found = (self._entries.at(*place, expired=expired) for place in places)
+        return (entry for entry in found if entry is not None and not _is_deleted(entry))
 
     def _places(self, after: Place | None, partition: tuple[int, int]) -> Iterator[_Location]:
-        part, parts = partition
         for collection in self._collections.all():
             if after is not None and collection.folder < after.folder:
                 continue
             for file in self._files(collection.folder):
                 place = Place(collection.folder, file)
-                if (after is None or place > after) and _hash(place) % parts == part:
+                if (after is None or place > after) and is_in(partition, os.fsencode(place.path)):
                     yield collection, place
 
     def _files(self, folder: str) -> Sequence[str]:
@@ -264,11 +237,8 @@ class FileTreeDriver:
                     recover_idle(opened)
         except (FileNotFoundError, NotAFileError):
             return []  # The application has removed it since the folders were listed.
-        # What lies in the data directory itself is no entry, but a link there may lead to a collection.
+        # What is in the data directory itself is no entry, but a link there may lead to a collection.
         return sorted((*found.files, *found.links)) if folder else found.links
-
-    def _count(self) -> int:
-        return sum(self._entries.at(*location) is not None for location in self._places(None, (0, 1)))
 
     def _get(self, collection: str, key: str) -> Entry | None:
         place = self._entries.place(collection, key)
@@ -276,7 +246,7 @@ class FileTreeDriver:
         entry = self._entries.at(found, place)
         if entry is None:
             return None
-        # Names that collide share a place: what lies there has the names that it was stored with.
+        # Names that collide share a place: the entry there has the names that it was stored with.
         names = entry.collection or collection, key if entry.key is None else entry.key
         return replace(entry, collection=names[0], key=names[1])
 
@@ -340,6 +310,10 @@ class FileTreeDriver:
                 swaps.finish()
 
 
+def _is_deleted(entry: Entry) -> bool:
+    return entry.expires_at == _LONG_AGO and not entry.value and not entry.problem
+
+
 def for_store(store: FileTreeStore) -> FileTreeDriver:
     """Return the driver of *store*, with the store's own strategies."""
     adapter = type(store._serialization_adapter)  # noqa: SLF001
@@ -353,16 +327,11 @@ def for_store(store: FileTreeStore) -> FileTreeDriver:
         Path(store._metadata_directory),  # noqa: SLF001
         collection_rule=StrategyRule(store._collection_sanitization_strategy),  # noqa: SLF001
         key_rule=StrategyRule(store._key_sanitization_strategy),  # noqa: SLF001
-        default_collection=store.default_collection,
     )
 
 
-async def from_location(location: str, *, create: bool = False) -> FileTreeDriver:
-    """Return the driver of the store in the directory *location*; only with *create* may it be new."""
-    directory, names = split_location(location)
+async def from_url(url: StoreUrl, *, create: bool) -> FileTreeDriver:
+    """Return the driver of the store in the directory that *url* names; only with *create* may it be new."""
+    directory, names = directory_and_rules(url)
     collection_rule, key_rule = await asyncio.to_thread(open_store, directory, names, create=create)
     return FileTreeDriver(directory, collection_rule=collection_rule, key_rule=key_rule)
-
-
-def _hash(place: Place) -> int:
-    return zlib.crc32(os.fsencode(f"{place.folder}/{place.file}"))

@@ -1,7 +1,7 @@
 """
-The entries of a file tree store: what lies at a place, whose it is, and where names lead.
+The entries of a file tree store: what is stored at a place, which names it has, and where names lead.
 
-A body that kvseal wrote names its entry.  Whoever copies a file copies these names along, so
+A body that kvseal wrote names its entry.  A process that copies a file copies these names along, so
 they count only where the store's own rules lead from them to the very place of the file.
 """
 
@@ -11,15 +11,12 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvseal import clock
-from kvseal.drivers.base import Entry
+from kvseal.drivers.base import Entry, has_expired
 from kvseal.drivers.body import UnreadableBodyError, read_body
 from kvseal.drivers.filetree.folders import SUFFIX, NotAFileError, is_text, read_info, refuse_path
 from kvseal.errors import StoreError, StoreNotFoundError
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from kvseal.drivers.body import Body
     from kvseal.drivers.filetree.collections import Collection, Collections
     from kvseal.drivers.filetree.folders import Tree
@@ -28,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
-    """Where an entry lies: the folder below the data directory, and the file in it."""
+    """The place of an entry: the folder below the data directory, and the file in it."""
 
     folder: str
     file: str
@@ -60,7 +57,7 @@ class TreeEntries:
 
     def place_of_path(self, entry: Entry) -> Place:
         """
-        Return where *entry* lies that has a path, because a name of it is not known.
+        Return the place of *entry*, which has a path because a name of it is not known.
 
         Raises:
             StoreError: it is no path in a store, or this store would find another name there.
@@ -85,12 +82,12 @@ class TreeEntries:
             return False
         return None if None in answers else True
 
-    def at(self, collection: Collection, place: Place) -> Entry | None:
-        """Return what lies at *place*; `None` if that is nothing, has expired, or is no entry."""
+    def at(self, collection: Collection, place: Place, *, expired: bool = False) -> Entry | None:
+        """Return the entry at *place*; `None` if there is none, or unless *expired* none that lives."""
         stored = b""
         try:
             stored = self._tree.read(place.folder, place.file)
-            return self._read(collection, place, stored)
+            return self._read(collection, place, stored, expired=expired)
         except FileNotFoundError:
             self._refuse_missing()
             return None
@@ -108,11 +105,11 @@ class TreeEntries:
             return stored if has_expired(read_body(stored).expires_at) else None
         return None
 
-    def _read(self, collection: Collection, place: Place, stored: bytes) -> Entry | None:
+    def _read(self, collection: Collection, place: Place, stored: bytes, *, expired: bool) -> Entry | None:
         body = read_body(stored)
         if problem := _problem(collection, place):
             raise UnreadableBodyError(problem)
-        if has_expired(body.expires_at):
+        if has_expired(body.expires_at) and not expired:
             return None
         names = self._names(collection, place, body)
         path = place.path if None in names else None
@@ -139,11 +136,6 @@ class TreeEntries:
             raise StoreNotFoundError(msg, hint="check the path and what is mounted there")
 
 
-def has_expired(expires_at: datetime | None) -> bool:
-    """Whether the store reads an entry with this expiry as missing."""
-    return expires_at is not None and expires_at <= clock.utc_now()
-
-
 def _problem(collection: Collection, place: Place) -> str:
-    """Return what is wrong with *place*, whatever lies there."""
+    """Return what is wrong with *place*, whatever is stored there."""
     return collection.problem if is_text(place.file) else "the file name is not text"

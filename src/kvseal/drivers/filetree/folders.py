@@ -30,7 +30,7 @@ TEMPORARY: Final = ".kvseal-"
 
 _NAME_MAX: Final = 255
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# Opening a pipe that somebody put there would wait for its other end without O_NONBLOCK.
+# Opening a pipe that an attacker put there would wait for its other end without O_NONBLOCK.
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # POSIX says ELOOP for a link that is not followed, and Linux ENOTDIR for one to a directory.
@@ -107,7 +107,7 @@ def listing(folder: int) -> Listing:
     """Return what is in the open *folder*."""
     files, folders, links, leftovers = set(), set(), set(), set()
     # Some file systems move a file to the end of the folder when it is written anew, perhaps
-    # out of the way of a listing that runs: whoever wrote once would have to write twice.
+    # out of the way of a listing that runs: a file written once would have to be written twice.
     for _ in range(2):
         with os.scandir(folder) as found:
             for item in found:
@@ -245,7 +245,7 @@ def _give_away(file: int, folder: int, like: str | None) -> None:
     if like is not None:
         with contextlib.suppress(FileNotFoundError):
             model = os.stat(like, dir_fd=folder, follow_symlinks=False)
-    # A network file system may not let root do it, and nobody else may give files away.
+    # A network file system may not let root do it, and no other user may give files away.
     with contextlib.suppress(PermissionError):
         os.fchown(file, model.st_uid if os.geteuid() == 0 else -1, model.st_gid)
     if stat.S_ISREG(model.st_mode):

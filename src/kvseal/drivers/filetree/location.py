@@ -7,7 +7,6 @@ info file of some collection: one that fits its folder, by one rule or the other
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from kvseal.drivers.filetree.collections import named_folders
@@ -17,28 +16,26 @@ from kvseal.errors import StoreNotFoundError, StoreUnreachableError, Unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-_OPTION: Final = "?names="
+    from kvseal.drivers.urls import StoreUrl
+
 _CHOICES: Final = ("", "plain", "v1")
 
 
-def split_location(location: str) -> tuple[Path, str]:
+def directory_and_rules(url: StoreUrl) -> tuple[Path, str]:
     """
     Return the directory, and how the URL says that names are stored: `plain`, `v1` or nothing.
 
     Raises:
         UnsupportedStoreError: there is no path, or no such way.
     """
-    path, _, names = location.partition(_OPTION)
-    # `filetree:///abs` is how other URLs write an absolute path.
-    path = path[2:] if path.startswith("///") else path
-    if not path:
-        msg = "filetree: needs the path of the store's directory"
-        raise UnsupportedStoreError(msg, hint="write filetree:PATH")
+    plain, names = url.option("names")
+    directory, names = plain.path(), names or ""
     if names not in _CHOICES:
         msg = f"filetree: has no names={names}"
         raise UnsupportedStoreError(msg, hint="write ?names=plain, ?names=v1 or nothing")
-    return Path(path).expanduser().absolute(), names
+    return directory, names
 
 
 def open_store(directory: Path, names: str, *, create: bool) -> tuple[Rule, Rule]:

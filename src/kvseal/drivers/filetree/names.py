@@ -19,6 +19,10 @@ from key_value.aio._utils.sanitization import (
     HybridSanitizationStrategy,
     PassthroughStrategy,
 )
+from key_value.aio.stores.filetree import (
+    FileTreeV1CollectionSanitizationStrategy,
+    FileTreeV1KeySanitizationStrategy,
+)
 
 from kvseal.errors import StoreError, UnsupportedStoreError
 
@@ -169,14 +173,6 @@ def plain_rule() -> Rule:
 
 def v1_rules(directory: Path) -> tuple[Rule, Rule]:
     """Return the rules of py-key-value's own V1 strategies in *directory*, for collections and for keys."""
-    try:
-        from key_value.aio.stores.filetree import (  # noqa: PLC0415 - an extra, needed here alone
-            FileTreeV1CollectionSanitizationStrategy,
-            FileTreeV1KeySanitizationStrategy,
-        )
-    except ImportError as exc:
-        msg = "filetree: needs py-key-value's file tree store"
-        raise UnsupportedStoreError(msg, hint="pip install 'kvseal[filetree]'") from exc
     return (
         StrategyRule(FileTreeV1CollectionSanitizationStrategy(directory)),
         StrategyRule(FileTreeV1KeySanitizationStrategy(directory)),

@@ -2,7 +2,7 @@
 What writers that died have left in a file tree: temporary files, some of them with an old value.
 
 A file that is replaced or deleted is unlinked at once, so no file of a file tree store holds what was
-overwritten, but for these.  kvseal's own are brought to an end as `tree_swaps` says, under the
+overwritten, but for these.  kvseal's own are brought to an end as `swaps` says, under the
 folder's lock.  The store's own have no lock, and a live writer may be about to rename one: only those
 that have been there for `GRACE` are removed.
 """
@@ -49,7 +49,7 @@ def purge_trees(trees: Iterable[Tree], *, dry_run: bool) -> Purged:
                 _remove_temporaries(opened, found, dry_run=dry_run)
     left = [FILE_SYSTEM]
     if found.stay and not dry_run:
-        left.insert(0, f"temporary files that somebody may be writing: {found.stay}; purge again in an hour")
+        left.insert(0, f"temporary files that a process may be writing: {found.stay}; purge again in an hour")
     done = f"temporary files of dead writers removed: {found.removed}" if found.removed else _NOTHING
     return Purged((done,), tuple(left), complete=not found.stay)
 
@@ -58,7 +58,7 @@ def _finish_swaps(folder: int, found: _Found, *, dry_run: bool) -> None:
     before = set(listing(folder).leftovers)
     if before and not dry_run:
         recover_idle(folder)
-    # While somebody swaps in the folder, a file that is still there may be theirs.
+    # While another process swaps in the folder, a file that is still there may be its own.
     stay = before & set(listing(folder).leftovers) if not dry_run else set()
     found.stay += len(stay)
     found.removed += len(before) - len(stay)

@@ -20,7 +20,7 @@ What is guaranteed, beside any number of writers that write as the store does:
 * A swap that returns `True` was the last write up to its exchange.  One that returns `False`
   has changed nothing that lasts.
 * A process that dies anywhere loses nothing.  Before each exchange the temporary file takes a
-  name that says, in hashes, what is put where and what should come out of it.  Whoever next
+  name that says, in hashes, what is put where and what should come out of it.  The process that next
   takes the folder's lock, or scans the folder, reads from such a name how far it came and
   puts back what must be put back.
 * Among processes that swap, those who swap in the same folder take turns (`flock`), so none
@@ -104,7 +104,7 @@ class Swaps:
         """
         Bring to an end what a process that died had begun.
 
-        Nobody else swaps while the lock is held, so every temporary file is a dead one's.
+        No other process swaps while the lock is held, so every temporary file is a dead one's.
         """
         found = listing(self._folder)
         targets = {_short(name): name for name in found.files} if found.leftovers else {}
@@ -203,7 +203,7 @@ def recover_idle(folder: int) -> None:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         Swaps(folder, atomic=True).recover()
     except OSError as exc:
-        # Whoever may only read leaves it to somebody who may write.
+        # A process that may only read leaves it to one that may write.
         if exc.errno not in {errno.EAGAIN, errno.EACCES, errno.EPERM, errno.EROFS, *_NO_LOCKS}:
             raise
     finally:

@@ -29,9 +29,22 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
+import asyncpg
+from key_value.aio.stores.postgresql import PostgreSQLStore
+
 from kvseal import clock
-from kvseal.drivers.base import KEEP, Capabilities, Count, Entry, Page, Replacement, content, refuse_problem
-from kvseal.drivers.chain import DEFAULT_COLLECTION
+from kvseal.drivers.base import (
+    KEEP,
+    Capabilities,
+    Count,
+    Entry,
+    Page,
+    Replacement,
+    StoreTime,
+    content,
+    refuse_problem,
+    refuse_problems,
+)
 from kvseal.drivers.postgresql.pools import RETRIABLE, BorrowedPool, OwnPools, open_pool, translated
 from kvseal.drivers.postgresql.purge import NO_TABLE, plan, purge_table
 from kvseal.drivers.postgresql.rows import checked_names, entry_of, is_text, written
@@ -39,15 +52,12 @@ from kvseal.drivers.postgresql.table import Table
 from kvseal.drivers.urls import strip_password
 from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
 
-# Behind kvseal's own modules, which say in their words that the library is missing.
-import asyncpg  # isort: skip
-from key_value.aio.stores.postgresql import PostgreSQLStore  # isort: skip
-
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from kvseal.drivers.base import Purged
     from kvseal.drivers.postgresql.pools import Pools
+    from kvseal.drivers.urls import StoreUrl
 
 _DEFAULT_TABLE: Final = "kv_store"
 _PAGES_BEFORE_BOUND: Final = 32
@@ -70,11 +80,7 @@ class PostgreSQLDriver:
 
     capabilities = Capabilities(
         atomic_replace=True,
-        recovers_names=True,
-        partitions=True,
-        exact_count=True,
         evicts=False,
-        in_process_only=False,
     )
 
     def __init__(
@@ -84,18 +90,16 @@ class PostgreSQLDriver:
         location: str,
         table: str = _DEFAULT_TABLE,
         auto_create: bool = False,
-        default_collection: str = DEFAULT_COLLECTION,
     ) -> None:
         self.location = location
-        self.default_collection = default_collection
         self._pools = pools
         self._table = Table(table)
         self._auto_create = auto_create
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
-        """Yield every live entry in the order of names, each page by one statement; the cursor is names."""
+        """Yield the entries in the order of names, each page by one statement; the cursor is names."""
         position: tuple[str, ...] = () if after is None else tuple(json.loads(after))
         newest: datetime | None = None
         last = await self._query(self._table.last)
@@ -103,7 +107,8 @@ class PostgreSQLDriver:
             if number == _PAGES_BEFORE_BOUND:
                 newest = (await self._query(self._table.newest))[0]["newest"]
             rows = await self._query(
-                self._table.page(is_first=not position), *last[0].values(), newest, *partition, *position
+                self._table.page(is_first=not position, expired=expired),
+                *(*last[0].values(), newest, *partition, *position),
             )
             if not rows:
                 return
@@ -131,8 +136,7 @@ class PostgreSQLDriver:
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Replace in one statement, all or none of which happens; one more for each repeated name."""
-        for replacement in replacements:
-            refuse_problem(replacement.entry)
+        refuse_problems(replacements)
         texts = [written(r.value, as_text=is_text(r.entry.stored)) for r in replacements]
         done = [False] * len(replacements)
         for numbers in _without_repeats(replacements):
@@ -149,17 +153,21 @@ class PostgreSQLDriver:
         was = (entry.stored.decode(), place.created_at, place.expires_at)
         return bool(await self._query(self._table.delete, place.collection, place.key, *was))
 
-    def proves(self, entry: Entry, key: str) -> bool:
-        """Whether *key* is the name that the row has in its column."""
-        return entry.key == key
-
     async def count(self) -> Count:
         """Count the live rows, which reads the whole table."""
         rows = await self._query(self._table.count)
         return Count(rows[0]["count"] if rows else 0, exact=True)
 
+    async def store_time(self) -> StoreTime:
+        """Ask the server for its time, on a connection that is open already."""
+        with translated(self.location):
+            async with (await self._pools.pool()).acquire() as connection:
+                before = clock.monotonic()
+                at: datetime = await connection.fetchval("SELECT clock_timestamp()")
+                return StoreTime(at, before, clock.monotonic())
+
     async def purge(self, *, dry_run: bool = False) -> Purged:
-        """Write the table anew, which keeps everybody else waiting."""
+        """Write the table anew, which keeps every other user of it waiting."""
         (row,) = await self._query(self._table.exists, self._table.name)
         if not row["found"]:
             if self._auto_create:
@@ -210,7 +218,7 @@ class PostgreSQLDriver:
                 except RETRIABLE:
                     continue
                 return rows
-        msg = f"{self.location}: other writers came in between {_ATTEMPTS} times"
+        msg = f"{self.location}: other writers were faster {_ATTEMPTS} times"
         raise StoreUnreachableError(msg, hint="try again with fewer writers")
 
     async def _reads_text(self) -> bool:
@@ -233,7 +241,6 @@ def for_store(store: PostgreSQLStore) -> PostgreSQLDriver:
         location=f"{where}?table={table}",
         table=table,
         auto_create=store._auto_create,  # noqa: SLF001
-        default_collection=store.default_collection,
     )
 
 
@@ -253,7 +260,7 @@ def _reached(store: Any) -> tuple[Pools, str]:
     return OwnPools(partial(open_pool, **parameters)), where
 
 
-async def from_location(location: str, *, create: bool = False) -> PostgreSQLDriver:
+async def from_url(url: StoreUrl, *, create: bool) -> PostgreSQLDriver:
     """
     Return the driver of the table that `//user:password@host:port/database?table=name` names.
 
@@ -265,9 +272,9 @@ async def from_location(location: str, *, create: bool = False) -> PostgreSQLDri
         StoreNotFoundError: there is no such database, or without *create* no such table.
         StoreUnreachableError: there is no server, or it refuses the user.
     """
-    url, table = _url_and_table(location)
+    dsn, table = _dsn_and_table(url.location)
     driver = PostgreSQLDriver(
-        OwnPools(partial(open_pool, url)), location=f"{_shown(url)}?table={table}", table=table
+        OwnPools(partial(open_pool, dsn)), location=f"{_shown(dsn)}?table={table}", table=table
     )
     try:
         await (driver.create_table() if create else driver.expect_table())
@@ -277,7 +284,7 @@ async def from_location(location: str, *, create: bool = False) -> PostgreSQLDri
     return driver
 
 
-def _url_and_table(location: str) -> tuple[str, str]:
+def _dsn_and_table(location: str) -> tuple[str, str]:
     base, _, query = location.rpartition("?") if "?" in location else (location, "", "")
     options = query.split("&") if query else []
     tables = [option.removeprefix("table=") for option in options if option.startswith("table=")]

@@ -15,6 +15,9 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import asyncpg
+
+from kvseal.drivers.base import closed
 from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
 
 if TYPE_CHECKING:
@@ -22,12 +25,6 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     Opener: TypeAlias = "Callable[[], Awaitable[asyncpg.Pool]]"
-
-try:
-    import asyncpg
-except ImportError as exc:
-    msg = "PostgreSQL needs asyncpg, which is not installed"
-    raise UnsupportedStoreError(msg, hint="pip install 'kvseal[postgresql]'") from exc
 
 _SIZE: Final = 4
 """Connections of one pool at most: a recode has a few pages in flight, and servers have few connections."""
@@ -55,7 +52,7 @@ class OwnPools:
     """
     A pool of the driver's own for every event loop that uses it; it holds no connection before its first use.
 
-    A pool is closed by `close`, or when its loop ends, or when nobody has the driver any longer.
+    A pool is closed by `close`, or when its loop ends, or when nothing refers to the driver any longer.
     A child process that was forked off works in a loop of its own, and so on connections of its own.
     """
 
@@ -70,8 +67,7 @@ class OwnPools:
         loop = asyncio.get_running_loop()
         with self._lock:
             if self._is_closed:
-                msg = "the driver is closed"
-                raise StoreError(msg)
+                raise closed("this PostgreSQL table")
             if loop not in self._held:
                 self._held = {old: held for old, held in self._held.items() if not old.is_closed()}
                 self._held[loop] = _Held()

@@ -16,18 +16,17 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+import asyncpg
+
 from kvseal.drivers.base import Purged
 from kvseal.errors import StoreUnreachableError
-
-# Behind kvseal's own modules, which say in their words that the library is missing.
-import asyncpg  # isort: skip
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LOCK_TIMEOUT: Final = "10s"
-"""How long the table is waited for: meanwhile, whoever else comes has to wait, too."""
-HALTS: Final = "Nobody can read or write the table until it has been written anew"
+"""How long the table is waited for: meanwhile, all other users of it wait, too."""
+HALTS: Final = "No other process can read or write the table until it has been written anew"
 
 NO_TABLE: Final = Purged(("nothing: there is no table yet",))
 

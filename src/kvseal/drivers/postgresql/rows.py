@@ -29,7 +29,7 @@ _NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a row lies, and the times that it had when it was read."""
+    """The place of a row, and the times that it had when it was read."""
 
     collection: str
     key: str

@@ -13,10 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from kvseal.drivers.base import PAGE_SIZE
-
-PAGE_BYTES: Final = 8 * 2**20
-"""A page ends with the entry that takes it past this many bytes of text."""
+from kvseal.drivers.base import PAGE_BYTES, PAGE_SIZE
 
 _LIVE: Final = "(held.expires_at IS NULL OR held.expires_at > now())"
 # What Python's datetime can hold; PostgreSQL goes from 4713 BC to the year 294276, and to infinity.
@@ -74,22 +71,23 @@ class Table:
             SELECT greatest(max(created_at) FILTER (WHERE created_at <= {_LAST}), {_FIRST}) AS newest
             FROM {self.name}"""
 
-    def page(self, *, is_first: bool) -> str:
+    def page(self, *, is_first: bool, expired: bool = False) -> str:
         """
         Return the statement for one page, by the primary key.
 
         $1, $2 are the highest names, $3 the latest creation time or NULL, $4, $5 the partition, and
         unless it *is_first* $6, $7 the names behind which it goes on.  How large a value is stored is
         known without reading it, so a first cut keeps the server from reading what the second, by the
-        text, would leave out.
+        text, would leave out.  With *expired*, rows are in it that have expired.
         """
+        live = "true" if expired else _LIVE
         behind = "" if is_first else "AND (collection, key) > ($6::text, $7::text)"
         return f"""
             WITH near AS MATERIALIZED (
                 SELECT collection, key, value, created_at, expires_at,
                        sum(pg_column_size(value)) OVER so_far - pg_column_size(value) AS bytes
                 FROM {self.name} AS held
-                WHERE (collection, key) <= ($1::text, $2::text) {behind} AND {_LIVE}
+                WHERE (collection, key) <= ($1::text, $2::text) {behind} AND {live}
                   AND ($3::timestamptz IS NULL OR created_at IS NULL
                        OR created_at <= $3 OR created_at > {_LAST})
                   AND {_IS_IN_PART.format(part="$4::bigint", parts="$5::bigint")}

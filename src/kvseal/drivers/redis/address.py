@@ -2,8 +2,8 @@
 URLs of Redis and Valkey databases: `scheme://[user][:password]@host[:port][/database]`.
 
 They are read strictly, because what is overlooked in a URL leads to another database.  A
-refusal never quotes the URL: where a password was pasted without quoting, nobody can tell
-which part of it is the password.
+refusal never quotes the URL: where a password was pasted without quoting, no rule
+says which part of it is the password.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ particular to these servers:
 from __future__ import annotations
 
 import asyncio
-import zlib
 from datetime import datetime, timedelta, timezone
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -24,18 +23,19 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from typing_extensions import ParamSpec
 
 from kvseal.drivers.base import (
+    PAGE_BYTES,
     PAGE_SIZE,
     Capabilities,
     Count,
     Entry,
     Page,
     Replacement,
-    content,
+    has_expired,
+    is_in,
     refuse_problem,
+    refuse_problems,
 )
-from kvseal.drivers.body import patch_body, write_body
-from kvseal.drivers.chain import DEFAULT_COLLECTION
-from kvseal.drivers.joined import JOINED, entry_of, has_expired, problem_entry
+from kvseal.drivers.joined import JOINED, entry_of, patched, problem_entry, written
 from kvseal.drivers.redis.address import Address
 from kvseal.drivers.redis.purge import purge_server
 from kvseal.drivers.redis.server import DELETE, PUT, OtherType, RespServer
@@ -44,13 +44,12 @@ from kvseal.errors import StoreUnreachableError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from kvseal.drivers.base import Purged, _Keep
+    from kvseal.drivers.base import Purged, StoreTime, _Keep
     from kvseal.drivers.redis.server import Batch
+    from kvseal.drivers.urls import StoreUrl
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-PAGE_BYTES: Final = 8 * 2**20
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _END: Final = "end"
@@ -67,9 +66,8 @@ class RespDriver:
     `capabilities.evicts` is a setting of the server: known after the first operation, `True` until then.
     """
 
-    def __init__(self, server: RespServer, *, default_collection: str = DEFAULT_COLLECTION) -> None:
+    def __init__(self, server: RespServer) -> None:
         self.location = server.location
-        self.default_collection = default_collection
         self._server = server
         self._evicts: bool | None = None
 
@@ -78,24 +76,20 @@ class RespDriver:
         """What the server can promise, as far as it has been asked."""
         return Capabilities(
             atomic_replace=True,
-            recovers_names=True,
-            partitions=True,
-            exact_count=False,
             evicts=self._evicts is not False,
-            in_process_only=False,
         )
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
-        """Yield every live entry in pages, in the server's order; a cursor holds for one run of it."""
+        """Yield the entries in pages, in the server's order; a cursor holds for one run of it."""
         cursor, batch = await self._start(after)
         run = None if batch is None else batch.run
         while batch is not None:
             if batch.run != run:
                 msg = f"{self.location} was restarted during the scan"
                 raise StoreUnreachableError(msg, hint="run the same command again")
-            async for page in self._pages(batch, cursor, partition):
+            async for page in self._pages(batch, cursor, partition, expired=expired):
                 yield page
             cursor = batch.cursor
             batch = await self._blocking(self._server.scan, cursor) if cursor else None
@@ -110,33 +104,30 @@ class RespDriver:
 
     async def put_if_absent(self, entry: Entry) -> bool:
         """Store *entry*, with the server's expiry as its own rounded up to the millisecond."""
-        collection, key, value = content(entry)
-        names = (collection, key)
-        body = write_body(value, created_at=entry.created_at, expires_at=entry.expires_at, names=names)
+        key, body = written(entry)
         return await self._blocking(
-            self._put_if_absent, JOINED.stored_key(*names).encode(), body.encode(), _expiry(entry.expires_at)
+            self._put_if_absent, key.encode(), body.encode(), _expiry(entry.expires_at)
         )
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Store each value whose body is unchanged, all in one round trip."""
-        for replacement in replacements:
-            refuse_problem(replacement.entry)
+        refuse_problems(replacements)
         return await self._blocking(self._replace_many, replacements) if replacements else []
 
     async def delete_if_unchanged(self, entry: Entry) -> bool:
         """Delete the key if its body is unchanged."""
         refuse_problem(entry)
-        if has_expired(entry):
+        if has_expired(entry.expires_at):
             return False
         return await self._blocking(self._server.run, DELETE, entry.locator, entry.stored)
-
-    def proves(self, entry: Entry, key: str) -> bool:
-        """Whether *key* is the name that came back with the entry."""
-        return entry.key == key
 
     async def count(self) -> Count:
         """Count the keys of the database: an estimate."""
         return Count(await self._blocking(self._server.count), exact=False)
+
+    async def store_time(self) -> StoreTime:
+        """Ask the server for its time."""
+        return await self._blocking(self._server.time)
 
     async def purge(self, *, dry_run: bool = False) -> Purged:
         """Let the server write its append-only file and its snapshot anew, those of all its databases."""
@@ -168,23 +159,25 @@ class RespDriver:
             return int(text), batch
         return 0, await self._blocking(self._server.scan, 0)
 
-    async def _pages(self, batch: Batch, start: int, partition: tuple[int, int]) -> AsyncIterator[Page]:
-        """Yield what is live of *batch*, which begins at the cursor *start*."""
-        keys = [key for key in batch.keys if _is_in(partition, key)]
+    async def _pages(
+        self, batch: Batch, start: int, partition: tuple[int, int], *, expired: bool
+    ) -> AsyncIterator[Page]:
+        """Yield the entries of *batch*, which begins at the cursor *start*."""
+        keys = [key for key in batch.keys if is_in(partition, key)]
         while keys:
-            read, entries = await self._blocking(self._entries, keys[:PAGE_SIZE])
+            read, entries = await self._blocking(self._entries, keys[:PAGE_SIZE], expired=expired)
             keys = keys[read:]
-            # Until a batch is done, whoever resumes has to see all of it again.
+            # Until a batch is done, a scan that resumes has to see all of it again.
             position = start if keys else (batch.cursor or _END)
             if entries:
                 yield Page(entries, f"{batch.run}:{position}")
 
-    def _entries(self, keys: Sequence[bytes]) -> tuple[int, list[Entry]]:
-        """Return how many of *keys* were read, and their live entries."""
+    def _entries(self, keys: Sequence[bytes], *, expired: bool) -> tuple[int, list[Entry]]:
+        """Return how many of *keys* were read, and their entries: the live ones, or also those *expired*."""
         values = self._server.values(keys, PAGE_BYTES)
         found = zip(keys, values, strict=False)
-        entries = (_live(entry_of(key, stored)) for key, stored in found if stored is not None)
-        return len(values), [entry for entry in entries if entry is not None]
+        entries = (entry_of(key, stored) for key, stored in found if stored is not None)
+        return len(values), [e for e in entries if expired or not has_expired(e.expires_at)]
 
     def _put_if_absent(self, key: bytes, body: bytes, expiry: bytes) -> bool:
         while True:
@@ -202,23 +195,23 @@ class RespDriver:
                 return True
 
     def _replace_many(self, replacements: Sequence[Replacement]) -> list[bool]:
-        live = [not has_expired(r.entry) for r in replacements]
+        live = [not has_expired(r.entry.expires_at) for r in replacements]
         done = iter(self._server.swap([_swap(r) for r in compress(replacements, live)]))
         return [is_live and next(done) for is_live in live]
 
 
-async def open_url(scheme: str, location: str) -> RespDriver:
+async def from_url(url: StoreUrl, *, create: bool) -> RespDriver:  # noqa: ARG001 - see below
     """
-    Return the driver of the database that the URL *scheme*:*location* names, once it has answered.
+    Return the driver of the database that *url* names, once it has answered.
 
-    A database is there or not by its number, and one that holds nothing is there: nothing is created.
+    With or without *create*: the server has a database of that number or not, and nothing is created.
 
     Raises:
         UnsupportedStoreError: the URL says something that would go unheeded.
         StoreNotFoundError: the server has no database of that number.
         StoreUnreachableError: it does not answer, or does not let us in.
     """
-    driver = RespDriver(RespServer.at(Address.of_url(scheme, location), scheme))
+    driver = RespDriver(RespServer.at(Address.of_url(url.scheme, url.location), url.scheme))
     try:
         await driver.count()
     except BaseException:
@@ -229,12 +222,11 @@ async def open_url(scheme: str, location: str) -> RespDriver:
 
 def _swap(replacement: Replacement) -> tuple[bytes, bytes, bytes, bytes]:
     entry, expires_at = replacement.entry, replacement.expires_at
-    body = patch_body(entry.stored, replacement.value, expires_at)
-    return entry.locator, entry.stored, body.encode(), _expiry(expires_at)
+    return entry.locator, entry.stored, patched(replacement).encode(), _expiry(expires_at)
 
 
 def _live(entry: Entry) -> Entry | None:
-    return None if has_expired(entry) else entry
+    return None if has_expired(entry.expires_at) else entry
 
 
 def _expiry(time: datetime | _Keep | None) -> bytes:
@@ -244,8 +236,3 @@ def _expiry(time: datetime | _Keep | None) -> bytes:
     if not isinstance(time, datetime):
         return b"keep"
     return b"%d" % -((_EPOCH - time) // timedelta(milliseconds=1))
-
-
-def _is_in(partition: tuple[int, int], key: bytes) -> bool:
-    part, parts = partition
-    return parts == 1 or zlib.crc32(key) % parts == part

@@ -1,5 +1,5 @@
 """
-The driver of `RedisStore`, and of `redis://host:port/database`.
+The driver of `RedisStore`, and of `redis://host:port/database`, with TLS `rediss://`.
 
 From a store it takes where its client connects to and how it is let in, not the client: an
 asynchronous client belongs to the event loop that first used it, and the driver is used from
@@ -13,19 +13,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import redis
+from redis.asyncio import connection as aio
+
 from kvseal.drivers.redis.address import Address
-from kvseal.drivers.redis.driver import RespDriver, open_url
+from kvseal.drivers.redis.driver import RespDriver, from_url
 from kvseal.drivers.redis.server import RespServer
 from kvseal.errors import UnsupportedStoreError
-
-# Behind kvseal's own modules, which say in their words that the library is missing.
-import redis  # isort: skip
-from redis.asyncio import connection as aio  # isort: skip
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from key_value.aio.stores.redis import RedisStore
+
+__all__ = ["for_store", "from_url"]
 
 _CONNECTIONS: Final[dict[Any, type[redis.Connection | redis.UnixDomainSocketConnection]]] = {
     aio.Connection: redis.Connection,
@@ -70,21 +71,7 @@ def for_store(store: RedisStore) -> RespDriver:
         )
     options = {k: v for k, v in given.items() if k in _OPTIONS or k.startswith("ssl_")}
     server = RespServer(_location(options, connection_class), options, connection_class)
-    return RespDriver(server, default_collection=store.default_collection)
-
-
-async def from_location(location: str, *, create: bool = False) -> RespDriver:  # noqa: ARG001 - see below
-    """
-    Return the driver of the database that the URL `redis:`*location* names, once it has answered.
-
-    With or without *create*: a database is there or not by its number, and an empty one is one.
-
-    Raises:
-        UnsupportedStoreError: the URL says something that would go unheeded.
-        StoreNotFoundError: the server has no database of that number.
-        StoreUnreachableError: it does not answer, or does not let us in.
-    """
-    return await open_url("redis", location)
+    return RespDriver(server)
 
 
 def _location(options: Mapping[str, Any], connection_class: type) -> str:

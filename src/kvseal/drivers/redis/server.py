@@ -13,27 +13,26 @@ from __future__ import annotations
 import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
-from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.retry import Retry
 
-try:
-    import redis
-    from redis.backoff import NoBackoff
-    from redis.exceptions import (
-        AuthenticationError,
-        NoPermissionError,
-        NoScriptError,
-        OutOfMemoryError,
-        ReadOnlyError,
-        RedisError,
-        ResponseError,
-    )
-    from redis.retry import Retry
-except ImportError as exc:
-    msg = "Redis and Valkey stores are reached through the library redis, which is not installed"
-    raise UnsupportedStoreError(msg, hint="pip install 'kvseal[redis]' or 'kvseal[valkey]'") from exc
+from kvseal import clock
+from kvseal.drivers.base import StoreTime
+from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -44,7 +43,7 @@ CONNECT_TIMEOUT: Final = 10.0
 TIMEOUT: Final = 60.0
 """Seconds, unless the store's own client says otherwise; redis-py would wait for ever."""
 
-# A hint to the server, which finishes the hash bucket it is in; so it lies below `PAGE_SIZE`.
+# A hint to the server, which finishes the hash bucket it is in; so it is below `PAGE_SIZE`.
 _SCAN_COUNT: Final = 448
 
 _SWAPS_AT_ONCE: Final = 64
@@ -69,7 +68,7 @@ class Script(str):
 
 
 # `pcall` makes a key of another type unequal to every body, rather than an error.
-# PEXPIREAT deletes a key when the time lies in the past, so no expired entry is stored as a live one.
+# PEXPIREAT deletes a key when the time is in the past, so no expired entry is stored as a live one.
 SWAP: Final = Script("""
 local done = {}
 for n, key in ipairs(KEYS) do
@@ -130,7 +129,7 @@ class Batch:
     """
     What one SCAN found, where the next goes on (0: nowhere), and which run of the server it was.
 
-    A cursor holds for one run of one server, whoever asks: the order of keys is drawn when it starts.
+    A cursor holds for one run of one server, for every client: the order of keys is drawn when it starts.
     """
 
     keys: Sequence[bytes]
@@ -222,7 +221,7 @@ class RespServer:
         """
         Run `SWAP` for each key with its arguments, and return which were swapped.
 
-        A few dozen at a time are one step of the server, short enough that nobody waits for it.
+        A few dozen at a time are one step of the server, short enough that no client waits for it.
 
         Raises:
             StoreError: one of them failed; any of the others may have been done.
@@ -239,9 +238,16 @@ class RespServer:
         return bool(self._evaluate(script, [([key], arguments)])[0])
 
     def count(self) -> int:
-        """Return how many keys the database has, whosever they are."""
+        """Return how many keys the database has, those of other programs too."""
         (size,) = self._pipeline([("DBSIZE",)])
         return int(self._checked(size))
+
+    def time(self) -> StoreTime:
+        """Return what the server's clock says."""
+        before = clock.monotonic()
+        seconds, microseconds = self.command("TIME")
+        at = datetime.fromtimestamp(int(seconds), timezone.utc) + timedelta(microseconds=int(microseconds))
+        return StoreTime(at, before, clock.monotonic())
 
     def command(self, *parts: str) -> Any:
         """Return what the server answers to one command; raises `StoreError` where it refuses."""
@@ -253,7 +259,7 @@ class RespServer:
         Whether a full server drops keys that have no expiry, such as the vault meta.
 
         That is so with a memory limit and a policy `allkeys-…`.  The policies `volatile-…` drop only
-        what expires anyway.  A server that tells neither limit nor policy is taken to evict.
+        what expires anyway.  A server that shows neither limit nor policy is taken to evict.
         """
         settings = self._memory_settings()
         limit, policy = settings.get("maxmemory"), settings.get("maxmemory_policy")

@@ -14,12 +14,14 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any, Final
 
 from kvseal.drivers.redis.address import Address
-from kvseal.drivers.redis.driver import RespDriver, open_url
+from kvseal.drivers.redis.driver import RespDriver, from_url
 from kvseal.drivers.redis.server import RespServer
 from kvseal.errors import UnsupportedStoreError
 
 if TYPE_CHECKING:
     from key_value.aio.stores.valkey import ValkeyStore
+
+__all__ = ["for_store", "from_url"]
 
 _UNSUPPORTED: Final = {
     "compression": "compresses values",
@@ -46,12 +48,7 @@ def for_store(store: ValkeyStore) -> RespDriver:
             msg, hint="name the server itself with valkey://, or give the vault a meta_store="
         )
     server = RespServer.at(_address(config), "valkey")
-    return RespDriver(server, default_collection=store.default_collection)
-
-
-async def from_location(location: str, *, create: bool = False) -> RespDriver:  # noqa: ARG001 - nothing is created
-    """Return the driver of the database that the URL `valkey:`*location* names, once it has answered."""
-    return await open_url("valkey", location)
+    return RespDriver(server)
 
 
 def _problem(config: Any) -> str:

@@ -11,48 +11,47 @@ the event loop in which the driver is used: there nothing runs in between.  A st
 application writes to from other threads at the same time is not safe with this driver.
 
 A database may have more in it than the store.  Keys that are not text, and text without `::`,
-are somebody else's: the store can have written neither.  A value that is not bytes, such as a
+are another program's: the store can have written neither.  A value that is not bytes, such as a
 pickle, is a problem of its entry, and never loaded.
 
 A scan shows the store as it was when it began.  What lives throughout the scan is in it; what was
-written since is found unchanged by nobody, because a replacement compares what is there by then.
+written since is never overwritten, because a replacement compares what is there by then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-import zlib
-from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from kvseal.drivers.base import (
     FILE_SYSTEM,
-    PAGE_SIZE,
     Capabilities,
-    Count,
     Entry,
+    OnThisMachine,
     Page,
     Purged,
     Replacement,
+    closed,
     content,
+    has_expired,
+    is_in,
+    next_page,
     refuse_problem,
+    refuse_problems,
 )
-from kvseal.drivers.body import patch_body, write_body
-from kvseal.drivers.chain import DEFAULT_COLLECTION
-from kvseal.drivers.joined import JOINED, SEPARATOR, entry_of, has_expired, names_to_write, problem_entry
+from kvseal.drivers.joined import JOINED, SEPARATOR, entry_of, patched, problem_entry, written
 from kvseal.drivers.rocksdb.handle import Handle, NotBytesError, close, create, open_existing
-from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
+from kvseal.errors import StoreNotFoundError, StoreUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
+    from pathlib import Path
 
     from key_value.aio.stores.rocksdb import RocksDBStore
     from rocksdict import Rdict
 
-PAGE_BYTES: Final = 8 * 2**20
-"""A page ends with the entry that takes it past this many bytes."""
+    from kvseal.drivers.urls import StoreUrl
 
 _HELD: Final = "files that an iteration or a snapshot of the application holds: end it and purge again"
 
@@ -60,36 +59,31 @@ _LOCK: Final = threading.Lock()
 """Held over each compare and its write; one for all databases, as it is never held for long."""
 
 
-class RocksDBDriver:
+class RocksDBDriver(OnThisMachine):
     """
     The entries of the store in *db*, which the driver closes only if it *owns* it.
 
-    RocksDB cannot tell `("a", "b::c")` from `("a::b", "c")`.  `get` of either answers with the
+    In RocksDB `("a", "b::c")` and `("a::b", "c")` are one key.  `get` of either answers with the
     one entry there is, under the names that it was stored with.
     """
 
     capabilities = Capabilities(
         atomic_replace=True,
-        recovers_names=True,
-        partitions=True,
-        exact_count=True,
         evicts=False,
-        in_process_only=True,
     )
 
-    def __init__(self, db: Rdict, *, owns: bool, default_collection: str = DEFAULT_COLLECTION) -> None:
+    def __init__(self, db: Rdict, *, owns: bool) -> None:
         self.location = f"rocksdb:{db.path()}"
-        self.default_collection = default_collection
         self._db = db
         self._owns = owns
         self._handle: Handle | None = Handle(db, location=self.location)
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
-        """Yield every live entry in the order of keys, as it was at the start; the cursor is a key."""
-        entries = self._entries(after, partition)
-        while page := await asyncio.to_thread(_page, entries):
+        """Yield the entries in the order of keys, as it was at the start; the cursor is a key."""
+        entries = self._entries(after, partition, expired=expired)
+        while page := await asyncio.to_thread(next_page, entries):
             yield Page(page, page[-1].locator.decode())
 
     async def get(self, collection: str, key: str) -> Entry | None:
@@ -98,12 +92,10 @@ class RocksDBDriver:
 
     async def put_if_absent(self, entry: Entry) -> bool:
         """Put *entry* if no live one has its key."""
-        collection, name, value = content(entry)
-        names = (collection, name)
-        body = write_body(value, created_at=entry.created_at, expires_at=entry.expires_at, names=names)
-        key = JOINED.stored_key(*names)
+        key, body = written(entry)
+        collection, name, _ = content(entry)
         with _LOCK:
-            if self._entry(key, names) is not None:
+            if self._entry(key, (collection, name)) is not None:
                 return False
             self._opened().write({key: body.encode()})
         await self._sync()
@@ -111,11 +103,10 @@ class RocksDBDriver:
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Put each value whose entry is unchanged; after a crash, all of them are there or none."""
-        for replacement in replacements:
-            refuse_problem(replacement.entry)
+        refuse_problems(replacements)
         if not replacements:
             return []
-        bodies = await asyncio.to_thread(lambda: [_patched(r) for r in replacements])
+        bodies = await asyncio.to_thread(lambda: [patched(r).encode() for r in replacements])
         changes: dict[str, bytes | None] = {}
         done = []
         with _LOCK:
@@ -139,15 +130,6 @@ class RocksDBDriver:
         await self._sync()
         return True
 
-    def proves(self, entry: Entry, key: str) -> bool:
-        """Whether *key* is the name that came back with the entry."""
-        return entry.key == key
-
-    async def count(self) -> Count:
-        """Count the live entries, which reads them all."""
-        entries = self._entries(None, (0, 1))
-        return Count(await asyncio.to_thread(lambda: sum(1 for _ in entries)), exact=True)
-
     async def purge(self, *, dry_run: bool = False) -> Purged:
         """Write every file anew, without what was overwritten or deleted."""
         done, left = ("flush, and a compaction of every level",), (FILE_SYSTEM,)
@@ -163,22 +145,20 @@ class RocksDBDriver:
 
     def _opened(self) -> Handle:
         if self._handle is None:
-            msg = f"the driver of {self.location} is closed"
-            raise StoreError(msg)
+            raise closed(self.location)
         return self._handle
 
     async def _sync(self) -> None:
         await asyncio.to_thread(self._opened().sync)
 
-    def _entries(self, after: str | None, partition: tuple[int, int]) -> Iterator[Entry]:
-        part, parts = partition
+    def _entries(self, after: str | None, partition: tuple[int, int], *, expired: bool) -> Iterator[Entry]:
         for text, stored in self._opened().entries(after):
             key = text.encode()
-            if SEPARATOR not in text or zlib.crc32(key) % parts != part:
+            if SEPARATOR not in text or not is_in(partition, key):
                 continue
             if isinstance(stored, NotBytesError):
                 yield problem_entry(key, str(stored))
-            elif not has_expired(entry := entry_of(key, stored)):
+            elif not has_expired((entry := entry_of(key, stored)).expires_at) or expired:
                 yield entry
 
     def _entry(self, key: str, names: tuple[str, str]) -> Entry | None:
@@ -187,7 +167,7 @@ class RocksDBDriver:
         except NotBytesError as exc:
             return problem_entry(key.encode(), str(exc))
         entry = None if stored is None else entry_of(key.encode(), stored, names)
-        return None if entry is None or has_expired(entry) else entry
+        return None if entry is None or has_expired(entry.expires_at) else entry
 
     def _is_unchanged(self, entry: Entry, key: str, changes: dict[str, bytes | None]) -> bool:
         """Whether *entry* is live and what is stored, once these *changes* are."""
@@ -195,17 +175,17 @@ class RocksDBDriver:
             stored = changes[key] if key in changes else self._opened().get(key)
         except NotBytesError:
             return False
-        return stored == entry.stored and not has_expired(entry)
+        return stored == entry.stored and not has_expired(entry.expires_at)
 
 
 def for_store(store: RocksDBStore) -> RocksDBDriver:
     """Return the driver of *store*, whose own database object it uses."""
-    return RocksDBDriver(store._db, owns=False, default_collection=store.default_collection)  # noqa: SLF001
+    return RocksDBDriver(store._db, owns=False)  # noqa: SLF001
 
 
-async def from_location(location: str, *, create: bool = False) -> RocksDBDriver:
-    """Return the driver of the store in the directory *location*; only with *create* may it be new."""
-    path = _path(location)
+async def from_url(url: StoreUrl, *, create: bool) -> RocksDBDriver:
+    """Return the driver of the store in the directory that *url* names; only with *create* may it be new."""
+    path = url.path()
     try:
         return RocksDBDriver(await asyncio.to_thread(_open, path, is_new=create), owns=True)
     except OSError as exc:
@@ -219,29 +199,3 @@ def _open(path: Path, *, is_new: bool) -> Rdict:
     if is_new:
         create(path)
     return open_existing(path)
-
-
-def _path(location: str) -> Path:
-    # `rocksdb:///abs` is how other URLs write an absolute path.
-    path = location[2:] if location.startswith("///") else location
-    if not path:
-        msg = "rocksdb: needs the path of the store's directory"
-        raise UnsupportedStoreError(msg, hint="write rocksdb:PATH")
-    return Path(path).expanduser().absolute()
-
-
-def _page(entries: Iterator[Entry]) -> list[Entry]:
-    page: list[Entry] = []
-    held = 0
-    for entry in islice(entries, PAGE_SIZE):
-        page.append(entry)
-        held += len(entry.stored)
-        if held >= PAGE_BYTES:
-            break
-    return page
-
-
-def _patched(replacement: Replacement) -> bytes:
-    entry: Any = replacement.entry
-    names = names_to_write(entry)
-    return patch_body(entry.stored, replacement.value, replacement.expires_at, names=names).encode()

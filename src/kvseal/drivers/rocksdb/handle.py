@@ -2,7 +2,7 @@
 A RocksDB database as rocksdict opens it, read without executing what is in it.
 
 rocksdict marks every key and value with its type, and unpickles a value that is marked as a
-pickle; so a value that somebody planted would run as code.  All reading here goes through handles
+pickle; so a value that an attacker planted would run as code.  All reading here goes through handles
 of the driver's own that refuse, and leave the application's object as it is.  A handle keeps the
 database open, so none is kept.
 """
@@ -17,10 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from kvseal.errors import StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
-
-# Behind kvseal's own modules, which say in their words that the library is missing.
-from rocksdict import (  # isort: skip
+from rocksdict import (
     BottommostLevelCompaction,
     CompactOptions,
     DbClosedError,
@@ -28,6 +25,8 @@ from rocksdict import (  # isort: skip
     WriteBatch,
     WriteOptions,
 )
+
+from kvseal.errors import StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,131 @@
+"""
+What some drivers can do besides, and what holds for a driver that cannot.
+
+Each ability is a protocol with a function beside it that takes any driver.  Callers use the functions,
+so no caller asks what a driver is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from kvseal.drivers.base import Count
+from kvseal.errors import StoreError, UnsupportedStoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from kvseal.drivers.base import Driver, Entry, Purged, StoreTime
+
+
+@runtime_checkable
+class HidesNames(Protocol):
+    """A driver that cannot give every name back, and can say where a name would lead."""
+
+    def proves(self, entry: Entry, key: str) -> bool:
+        """Whether *key* is stored where *entry* is, in its collection if that is known; reads nothing."""
+        ...
+
+    def place(self, collection: str, key: str) -> Hashable | None:
+        """Return the `locator` of an entry of these names, `None` where they lead to none; reads nothing."""
+        ...
+
+
+@runtime_checkable
+class KeepsPaths(Protocol):
+    """A driver whose `put_if_absent` takes entries with a `path` in place of names."""
+
+    async def get_at(self, entry: Entry) -> Entry | None:
+        """
+        Return what is stored where *entry*, which has a `path`, would be put.
+
+        Raises:
+            StoreError: this store would find another name for what is stored there.
+        """
+        ...
+
+
+@runtime_checkable
+class Counts(Protocol):
+    """A driver that knows a faster way to count than to scan."""
+
+    async def count(self) -> Count:
+        """Return how many live entries there are, and whether that is exact."""
+        ...
+
+
+@runtime_checkable
+class Purges(Protocol):
+    """A driver whose backend keeps overwritten values, or certainly keeps none."""
+
+    async def purge(self, *, dry_run: bool = False) -> Purged:
+        """
+        Do what the backend must do so that its files hold no value that was overwritten or deleted.
+
+        No entry is changed, and nothing is lost of what others write meanwhile.  The answer says what the
+        backend cannot do.  With *dry_run* it looks, and changes nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class KnowsTime(Protocol):
+    """A driver that can ask the backend's own clock."""
+
+    async def store_time(self) -> StoreTime | None:
+        """Return what it says; `None` from a driver around another one that cannot."""
+        ...
+
+
+def proves(driver: Driver, entry: Entry, key: str) -> bool:
+    """
+    Whether *key* is stored where *entry* is: in its collection, where that is known.
+
+    This makes a claimed name acceptable where the backend cannot give one back.
+    """
+    return driver.proves(entry, key) if isinstance(driver, HidesNames) else entry.key == key
+
+
+def place(driver: Driver, collection: str, key: str) -> Hashable | None:
+    """Return the `locator` of an entry of these names; `None` where the driver gives all names back."""
+    return driver.place(collection, key) if isinstance(driver, HidesNames) else None
+
+
+async def in_place_of(driver: Driver, entry: Entry) -> Entry | None:
+    """Return what *driver* has where *entry* would be put; raises `StoreError` if it cannot hold it."""
+    if entry.collection is not None and entry.key is not None:
+        return await driver.get(entry.collection, entry.key)
+    if isinstance(driver, KeepsPaths) and entry.path is not None:
+        return await driver.get_at(entry)
+    msg = "its name is not known, so only a file tree store can hold it"
+    raise StoreError(msg, hint="give the names when the backup is taken: --manifest")
+
+
+async def count(driver: Driver) -> Count:
+    """Return how many live entries there are, and whether that is exact; if need be by a scan."""
+    if isinstance(driver, Counts):
+        return await driver.count()
+    total = 0
+    async for page in driver.scan():
+        total += len(page.entries)
+    return Count(total, exact=driver.capabilities.sees_all)
+
+
+async def purge(driver: Driver, *, dry_run: bool = False) -> Purged:
+    """
+    Let the backend do what it must so that overwritten values are gone, as `Purges` says.
+
+    Raises:
+        UnsupportedStoreError: the driver does not know what its backend keeps.
+    """
+    if isinstance(driver, Purges):
+        return await driver.purge(dry_run=dry_run)
+    msg = f"{driver.location}: only the store's own tools can remove what it keeps of overwritten values"
+    raise UnsupportedStoreError(
+        msg, hint="or move: vaultctl backup, vaultctl restore into a new store, and delete the old one"
+    )
+
+
+async def store_time(driver: Driver) -> StoreTime | None:
+    """Return what the backend's own clock says; `None` where it cannot be known."""
+    return await driver.store_time() if isinstance(driver, KnowsTime) else None

@@ -1,0 +1,123 @@
+"""
+The table of backends: the one place that names them all.
+
+A row names a module, so this package can be imported with no backend's library installed.  A store is
+looked up by the names of its classes, so a look-up imports nothing either.  A backend's module has
+`for_store(store)` if its row has a store, and `from_url(url, create=…)` if its row has a scheme.
+`docs/adding-a-backend.md` says the rest.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from kvseal.drivers.urls import StoreUrl
+from kvseal.errors import UnsupportedStoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from key_value.aio.protocols.key_value import AsyncKeyValue
+
+    from kvseal.drivers.base import Driver
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One kind of store: how it is named, and the module that has its driver."""
+
+    module: str
+    store: str = ""
+    """Qualified name of the store's class, subclasses included; empty where no class leads here."""
+    schemes: tuple[str, ...] = ()
+    """Schemes of its URLs; empty where no URL leads here."""
+    extra: str = ""
+    """The extra of kvseal that installs what driver and store need; empty where they need nothing more."""
+    is_path: bool = False
+    """Whether the location in its URLs is a path on this machine."""
+
+    def driver_for(self, store: AsyncKeyValue) -> Driver:
+        """Return the driver of *store*, which is of this backend; nothing is opened yet."""
+        with self._library():
+            driver: Driver = self._loaded().for_store(store)
+        return driver
+
+    async def open(self, url: StoreUrl, *, create: bool) -> Driver:
+        """Return the driver of the store that *url* names, which exists unless *create* is set."""
+        with self._library():
+            driver: Driver = await self._loaded().from_url(url, create=create)
+        return driver
+
+    def _loaded(self) -> Any:
+        return import_module(f"kvseal.drivers.{self.module}")
+
+    @contextmanager
+    def _library(self) -> Iterator[None]:
+        try:
+            yield
+        except ImportError as exc:
+            if not self.extra:
+                raise
+            msg = (
+                f"the driver of {self.store.rpartition('.')[2]} needs a library that is not installed: {exc}"
+            )
+            raise UnsupportedStoreError(msg, hint=f"pip install 'kvseal[{self.extra}]'") from exc
+
+
+_STORES: Final = "key_value.aio.stores"
+
+BACKENDS: Final = (
+    Backend("disk.driver", f"{_STORES}.disk.store.DiskStore", ("disk",), "disk", is_path=True),
+    Backend("disk.multi", f"{_STORES}.disk.multi_store.MultiDiskStore", ("multidisk",), "disk", is_path=True),
+    Backend(
+        "filetree.driver", f"{_STORES}.filetree.store.FileTreeStore", ("filetree",), "filetree", is_path=True
+    ),
+    Backend("redis.redis", f"{_STORES}.redis.store.RedisStore", ("redis", "rediss"), "redis"),
+    Backend("redis.valkey", f"{_STORES}.valkey.store.ValkeyStore", ("valkey",), "valkey"),
+    Backend(
+        "postgresql.driver",
+        f"{_STORES}.postgresql.store.PostgreSQLStore",
+        ("postgresql", "postgres"),
+        "postgresql",
+    ),
+    Backend("duckdb.driver", f"{_STORES}.duckdb.store.DuckDBStore", ("duckdb",), "duckdb", is_path=True),
+    Backend("rocksdb.driver", f"{_STORES}.rocksdb.store.RocksDBStore", ("rocksdb",), "rocksdb", is_path=True),
+    Backend("memory", f"{_STORES}.memory.store.MemoryStore", extra="memory"),
+    Backend("factory", schemes=("python",)),
+)
+
+SCHEMES: Final = {scheme: backend for backend in BACKENDS for scheme in backend.schemes}
+"""Every backend that a URL reaches, by scheme."""
+
+_BY_CLASS: Final = {backend.store: backend for backend in BACKENDS if backend.store}
+
+
+def backend_of_store(store: AsyncKeyValue) -> Backend:
+    """
+    Return the backend of the base store *store*.
+
+    Raises:
+        UnsupportedStoreError: kvseal has no driver for stores of that class.
+    """
+    for cls in type(store).__mro__:
+        backend = _BY_CLASS.get(f"{cls.__module__}.{cls.__qualname__}")
+        if backend is not None:
+            return backend
+    msg = f"no driver for a store of class {type(store).__qualname__}"
+    raise UnsupportedStoreError(
+        msg, hint="keep the vault meta in a store that has one: meta_store=DiskStore(directory=…)"
+    )
+
+
+def backend_of_url(url: str) -> tuple[Backend, StoreUrl]:
+    """
+    Return the backend that *url* leads to, and the URL taken apart.
+
+    Raises:
+        UnsupportedStoreError: the URL has no scheme, or one that leads to no driver.
+    """
+    parsed = StoreUrl.parse(url, schemes=SCHEMES)
+    return SCHEMES[parsed.scheme], parsed
