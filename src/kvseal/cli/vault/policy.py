@@ -11,8 +11,9 @@ import click
 from kvseal.cli import connect
 from kvseal.cli.options import Duration, command_options, global_options
 from kvseal.cli.output import table
+from kvseal.cli.vault.tables import rows_of
 from kvseal.errors import UsageError
-from kvseal.keys.policy import DEFAULT_MAX_DEK_AGE, LONGEST_DEK_AGE, MOST_DEK_RECORDS
+from kvseal.keys.policy import LONGEST_DEK_AGE, MOST_DEK_RECORDS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from kvseal.cli.output import Output
     from kvseal.cli.settings import Settings
     from kvseal.vault.status import VaultStatus
-
-_DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,17 +142,3 @@ def _tell(output: Output, now: VaultStatus) -> None:
 
 def _table(policy: dict[str, Any]) -> Table:
     return table("", ("", ""), rows_of(policy))
-
-
-def rows_of(policy: dict[str, Any]) -> list[tuple[str, object]]:
-    """Show each part of a policy, as a person reads it."""
-    age, records = policy.get("max_dek_age"), policy.get("max_dek_records")
-    return [
-        *((name.replace("_", " "), policy[name]) for name in ("read_legacy", "read_plaintext", "binding")),
-        ("max dek age", f"{_duration(DEFAULT_MAX_DEK_AGE)} (default)" if age is None else _duration(age)),
-        ("max dek records", "none" if records is None else f"{records:,}"),
-    ]
-
-
-def _duration(seconds: int) -> str:
-    return f"{seconds}s" if seconds % _DAY else f"{seconds // _DAY}d"

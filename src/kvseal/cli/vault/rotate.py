@@ -10,8 +10,7 @@ import click
 from kvseal.cli import connect
 from kvseal.cli.options import Duration, argon2_option, command_options
 from kvseal.cli.vault.dek import rotate_dek
-from kvseal.cli.vault.slot import slots_table, told_after_rotation
-from kvseal.cli.vault.status import tables_of
+from kvseal.cli.vault.tables import slots_table, tables_of
 from kvseal.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from kvseal.cli.settings import Settings
     from kvseal.envelope.kdf import Argon2idParams
     from kvseal.vault.root_rotation import RootRotated
-    from kvseal.vault.status import SlotStatus
+    from kvseal.vault.status import SlotStatus, VaultStatus
 
 
 @click.command()
@@ -100,7 +99,7 @@ async def rotate(
         kept = None if keep_old_for is None else timedelta(seconds=keep_old_for)
         now = await vault.rotate(new_secret=secret, kdf=kdf, keep_old_for=kept)
     output.result(now, *tables_of(now))
-    for line in told_after_rotation(now, new_secret=secret is not None):
+    for line in _told_of_secret(now, new_secret=secret is not None):
         output.note(line)
 
 
@@ -142,11 +141,30 @@ async def _rotate_root(
         done = await vault.rotate_root(secrets, drop_slots=agreed)
     dropped = [slots_table(done.dropped, title="Dropped keyslots")] if done.dropped else []
     output.result(done, *tables_of(done.status), *dropped)
-    for line in _told(done):
+    for line in _told_of_root(done):
         output.note(line)
 
 
-def _told(done: RootRotated) -> Iterator[str]:
+def _told_of_secret(now: VaultStatus, *, new_secret: bool) -> Iterator[str]:
+    """Yield what a rotation did, what it does not undo, and the next command."""
+    (opened,) = (slot for slot in now.slots if slot.opened)
+    ends = [s.expires_at or "" for s in now.slots if s.label == opened.label and not s.opened]
+    if ends:
+        yield f"the old slot opens until {max(ends)}; the next change of the vault after that drops it"
+        yield "a copy of the vault meta from before this rotation, as in a backup, opens without that end"
+        yield "next: give the new secret to every process in time, then vaultctl slot list"
+    elif new_secret:
+        yield (
+            "the old slot is gone; a copy of the old vault meta, as in a backup,"
+            " still opens with the old secret"
+        )
+        yield "next: give the new secret to every process, then vaultctl status"
+    else:
+        yield "the slot has its new cost; a copy of the old vault meta still opens at the old one"
+        yield "next: vaultctl status"
+
+
+def _told_of_root(done: RootRotated) -> Iterator[str]:
     """Yield what a rotation of the root key did, what it does not undo, and the next commands."""
     yield "the root key is new; the old one opens no vault meta that is written from now on"
     yield "a copy of the old vault meta still gives the old DEKs, and they open every record sealed so far"

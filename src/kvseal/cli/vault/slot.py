@@ -11,16 +11,12 @@ import click
 
 from kvseal.cli import connect
 from kvseal.cli.options import Duration, argon2_option, command_options, global_options
-from kvseal.cli.output import table
+from kvseal.cli.vault.tables import slots_table
 from kvseal.errors import MistypedSecretError, UsageError
 from kvseal.keys.meta import time_of, time_text
 from kvseal.secrets.secret import generate_recovery_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from rich.table import Table
-
     from kvseal.cli.output import Output
     from kvseal.cli.settings import Settings
     from kvseal.envelope.kdf import Argon2idParams
@@ -48,46 +44,6 @@ class _Shown:
 def _show(output: Output, now: VaultStatus, *, only_opened: bool = False) -> None:
     slots = tuple(slot for slot in now.slots if slot.opened or not only_opened)
     output.result(_Shown(now.revision, slots), slots_table(slots))
-
-
-def slots_table(slots: Sequence[SlotStatus], *, title: str = "Keyslots") -> Table:
-    """Show keyslots, and when this process came in through one."""
-    rows = [
-        (
-            slot.id,
-            slot.label,
-            _kind(slot),
-            slot.created_at,
-            slot.expires_at,
-            slot.opened_at,
-        )
-        for slot in slots
-    ]
-    return table(title, ("id", "label", "kind", "created", "expires", "opened now"), rows)
-
-
-def _kind(slot: SlotStatus) -> str:
-    cost = f"t={slot.t} m={slot.m} KiB p={slot.p}"
-    return f"{slot.kind} {cost if slot.key is None else slot.key}"
-
-
-def told_after_rotation(now: VaultStatus, *, new_secret: bool) -> Iterator[str]:
-    """Yield what a rotation did, what it does not undo, and the next command."""
-    (opened,) = (slot for slot in now.slots if slot.opened)
-    ends = [s.expires_at or "" for s in now.slots if s.label == opened.label and not s.opened]
-    if ends:
-        yield f"the old slot opens until {max(ends)}; the next change of the vault after that drops it"
-        yield "a copy of the vault meta from before this rotation, as in a backup, opens without that end"
-        yield "next: give the new secret to every process in time, then vaultctl slot list"
-    elif new_secret:
-        yield (
-            "the old slot is gone; a copy of the old vault meta, as in a backup,"
-            " still opens with the old secret"
-        )
-        yield "next: give the new secret to every process, then vaultctl status"
-    else:
-        yield "the slot has its new cost; a copy of the old vault meta still opens at the old one"
-        yield "next: vaultctl status"
 
 
 @click.group(no_args_is_help=False)
