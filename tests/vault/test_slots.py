@@ -23,6 +23,7 @@ from kvseal.errors import (
     DamagedSlotError,
     KDFParametersError,
     LastSlotError,
+    MistypedSecretError,
     SecretReferenceError,
     SlotExistsError,
     SlotNotFoundError,
@@ -37,6 +38,8 @@ from kvseal.secrets.secret import generate, generate_recovery_key
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from kvseal.vault.status import SlotStatus
 
 AnyStore = MemoryStore | DiskStore
 
@@ -266,6 +269,57 @@ async def test_kept_slots_last(vault: Vault, store: MemoryStore, clock: MetaCloc
     with pytest.raises(SlotNotFoundError, match="late"):
         await vault.slots.keep("late")
     assert not await opens(store, THIRD)
+
+
+async def test_a_recovery_key_lasts_once_its_owner_has_it(vault: Vault, store: MemoryStore) -> None:
+    """The key is handed over while its slot still expires; confirmed, it lasts and opens."""
+    handed: list[tuple[Secret, str | None]] = []
+
+    async def hand_over(key: Secret, slot: SlotStatus) -> bool:
+        handed.append((key, slot.expires_at))
+        return await opens(store, key)
+
+    lasting = await vault.slots.add_recovery(hand_over, kdf=CHEAP)
+    ((key, ended_at),) = handed
+
+    assert (None, "recovery") == (lasting.expires_at, lasting.label)
+    assert ended_at is not None
+    assert key.is_generated
+    assert await opens(store, key)
+
+
+async def test_a_recovery_key_that_is_not_confirmed_opens_nothing(vault: Vault, store: MemoryStore) -> None:
+    """Where its owner does not have it, the slot goes, and the caller learns of it."""
+    handed: list[Secret] = []
+
+    async def refuse(key: Secret, _: SlotStatus) -> bool:
+        handed.append(key)
+        return False
+
+    with pytest.raises(MistypedSecretError, match="its slot was removed"):
+        await vault.slots.add_recovery(refuse, kdf=CHEAP)
+
+    assert ["primary"] == labels(vault)
+    assert not await opens(store, handed[0])
+
+
+async def test_an_interrupted_recovery_key_makes_room(vault: Vault) -> None:
+    """A call that is interrupted leaves a slot that expires, and the next call takes it away."""
+
+    async def interrupt(key: Secret, slot: SlotStatus) -> bool:
+        raise asyncio.CancelledError
+
+    async def confirm(key: Secret, slot: SlotStatus) -> bool:
+        return True
+
+    with pytest.raises(asyncio.CancelledError):
+        await vault.slots.add_recovery(interrupt, kdf=CHEAP)
+    assert [True, False] == [slot.expires_at is None for slot in vault.slots.list()]
+    await vault.slots.add_recovery(confirm, kdf=CHEAP)
+
+    assert [("primary", True), ("recovery", True)] == [
+        (slot.label, slot.expires_at is None) for slot in vault.slots.list()
+    ]
 
 
 async def test_verify_looks_at_what_is_stored_now(vault: Vault, store: MemoryStore) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -13,8 +14,8 @@ from kvseal.cli import connect
 from kvseal.cli.options import Duration, argon2_option, command_options, global_options
 from kvseal.cli.vault.tables import slots_table
 from kvseal.errors import MistypedSecretError, UsageError
-from kvseal.keys.meta import time_of, time_text
 from kvseal.secrets.secret import generate_recovery_key
+from kvseal.vault.slots import RECOVERY
 
 if TYPE_CHECKING:
     from kvseal.cli.output import Output
@@ -22,10 +23,7 @@ if TYPE_CHECKING:
     from kvseal.envelope.kdf import Argon2idParams
     from kvseal.secrets.secret import Secret
     from kvseal.vault.status import SlotStatus, VaultStatus
-    from kvseal.vault.vault import Vault
 
-_RECOVERY: Final = "recovery"
-_TIME_TO_CONFIRM: Final = timedelta(hours=1)
 _ATTEMPTS: Final = 3
 
 
@@ -116,7 +114,7 @@ async def add(
     async with connect.vault(settings) as (_, vault):
         secret = await connect.given_secret(new_secret, settings, confirm=True)
         if secret is None and not dry_run:
-            await _add_recovery(output, settings, vault, name, kdf)
+            await vault.slots.add_recovery(partial(_handed_over, output, settings), label=name, kdf=kdf)
         else:
             ends = None if expires_in is None else timedelta(seconds=expires_in)
             given = secret or generate_recovery_key()
@@ -144,57 +142,29 @@ def _checked_label(label: str | None, *, new_secret: str | None, recovery: bool,
     if label is None and not recovery:
         msg = "the slot needs a name"
         raise UsageError(msg, hint="give --label NAME")
-    return label or _RECOVERY
+    return label or RECOVERY
 
 
-async def _add_recovery(
-    output: Output, settings: Settings, vault: Vault, label: str, kdf: Argon2idParams | None
-) -> None:
-    """
-    Add a slot for an hour, print its key, and let it last when somebody has typed the key.
-
-    So no slot lasts whose key nobody has: not where the power fails before it is printed,
-    and not where it was written down wrongly.  What such a run has left makes room for the next one.
-    """
-    for left in _never_confirmed(vault, label):
-        await vault.slots.remove(left.id)
-    key = generate_recovery_key()
-    added = await vault.slots.add(key, label=label, kdf=kdf, expires_in=_TIME_TO_CONFIRM)
+async def _handed_over(output: Output, settings: Settings, key: Secret, added: SlotStatus) -> bool:
+    """Print *key*, and return whether a person, where one is there, has typed it back."""
     text = key.reveal().decode()
     if output.as_json:
         output.json({"type": "recovery_key", "schema": 1, "slot": added.id, "recovery_key": text})
     else:
         output.text(text)
     sys.stdout.flush()
-    if settings.may_ask:
-        try:
-            await _typed_back(output, settings, key)
-        except MistypedSecretError:
-            await vault.slots.remove(added.id)
-            raise
-    await vault.slots.keep(added.id)
+    return not settings.may_ask or await _typed_back(output, settings, key)
 
 
-def _never_confirmed(vault: Vault, label: str) -> list[SlotStatus]:
-    """Return what interrupted runs have left: slots of this label that were to be confirmed and were not."""
-    slots = [slot for slot in vault.slots.list() if slot.label == label and not slot.opened]
-    return [slot for slot in slots if slot.expires_at == _confirmed_by(slot)]
-
-
-def _confirmed_by(slot: SlotStatus) -> str:
-    return time_text(time_of(slot.created_at) + _TIME_TO_CONFIRM)
-
-
-async def _typed_back(output: Output, settings: Settings, key: Secret) -> None:
+async def _typed_back(output: Output, settings: Settings, key: Secret) -> bool:
     for _ in range(_ATTEMPTS):
         try:
             if await connect.given_secret("prompt:Type the recovery key", settings) == key:
-                return
+                return True
             output.note("that is another secret; look at what was printed")
         except MistypedSecretError as exc:
             output.note(str(exc))
-    msg = "the recovery key was not typed as it was printed, so its slot was removed"
-    raise MistypedSecretError(msg, hint="run the command again, and write the new key down")
+    return False
 
 
 @slot.command()
