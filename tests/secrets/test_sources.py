@@ -20,7 +20,7 @@ from kvseal.errors import (
     SecretNotFoundError,
     SecretReferenceError,
 )
-from kvseal.secrets import sources
+from kvseal.secrets import key_file as key_files
 from kvseal.secrets.sources import SOURCES, check_reference, resolve
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def test_exposed_file(mode: int, key_file: Path) -> None:
 
 def test_file_of_root_for_a_group(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service user reads root's file through its group, but not one that all can read."""
-    monkeypatch.setattr(sources, "_ROOT", key_file.stat().st_uid)
+    monkeypatch.setattr(key_files, "_ROOT", key_file.stat().st_uid)
     monkeypatch.setattr(os, "geteuid", lambda: key_file.stat().st_uid + 1)
     key_file.chmod(0o640)
 

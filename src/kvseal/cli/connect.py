@@ -14,7 +14,7 @@ from kvseal.cli.output import interruptible
 from kvseal.drivers import driver_from_url, factory
 from kvseal.drivers.manifest import Manifest, NamedDriver
 from kvseal.errors import StoreNotFoundError, UsageError, VaultNotFoundError
-from kvseal.secrets.defaults import secret_for_opening
+from kvseal.secrets.given import secret_for_opening
 from kvseal.secrets.sources import check_unlocker, resolve, resolve_unlocker
 from kvseal.vault.vault import Vault
 

@@ -11,19 +11,15 @@ from __future__ import annotations
 import getpass
 import os
 import shlex
-import stat
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from kvseal.errors import (
-    ExposedSecretFileError,
-    MistypedSecretError,
-    SecretNotFoundError,
-    SecretReferenceError,
-)
+from kvseal.errors import MistypedSecretError, SecretNotFoundError, SecretReferenceError
+from kvseal.secrets.key_file import MAX_SIZE, read_key_file
 from kvseal.secrets.secret import Secret
+from kvseal.secrets.system_keyring import read_keyring
 from kvseal.wrapkeys import SCHEMES, WrapKey
 
 if TYPE_CHECKING:
@@ -33,8 +29,6 @@ Unlocker: TypeAlias = Secret | WrapKey
 """What opens a keyslot."""
 
 _COMMAND_SECONDS: Final = 60
-_MAX_SIZE: Final = 1024 * 1024
-_ROOT: Final = 0
 
 
 def resolve(reference: str, *, confirm: bool = False) -> Secret:
@@ -85,32 +79,6 @@ def check_reference(reference: str) -> None:
         raise SecretReferenceError(msg, hint=f"start it with one of {known} or pass Secret(b'...')")
 
 
-def read_key_file(path: Path) -> bytes:
-    """
-    Return the content of a key file that only its owner can read.
-
-    A file that belongs to root may also be readable by its group, as service users need it.
-
-    Raises:
-        SecretNotFoundError: there is no such file, or it cannot be read.
-        ExposedSecretFileError: others can read or write it.
-    """
-    try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            content = file.read(_MAX_SIZE)
-    except OSError as exc:
-        msg = f"the secret file {path} cannot be read: {exc.strerror}"
-        raise SecretNotFoundError(msg) from exc
-    allowed = 0o740 if status.st_uid == _ROOT != os.geteuid() else 0o700
-    if os.name == "posix" and stat.S_IMODE(status.st_mode) & ~allowed:
-        msg = f"the secret file {path} is open to others (mode {stat.S_IMODE(status.st_mode):04o})"
-        raise ExposedSecretFileError(
-            msg, hint=f"chmod 600 {path}, and replace the secret if others may have read it"
-        )
-    return content
-
-
 def _from_env(name: str) -> bytes:
     value = os.environ.get(name)
     if value is None:
@@ -128,7 +96,7 @@ def _from_file(path: str) -> bytes:
 def _from_fd(number: str) -> bytes:
     try:
         with os.fdopen(int(number), "rb") as file:
-            return file.read(_MAX_SIZE)
+            return file.read(MAX_SIZE)
     except (OSError, ValueError) as exc:
         msg = f"file descriptor {number} cannot be read, or was already read"
         raise SecretNotFoundError(msg) from exc
@@ -176,37 +144,6 @@ def _from_keyring(entry: str) -> bytes:
         msg = f"the keyring has no entry for service {service!r}, user {user!r}"
         raise SecretNotFoundError(msg)
     return value
-
-
-def read_keyring(service: str, user: str) -> bytes | None:
-    """
-    Return the keyring entry, or `None` only where the keyring says that there is none.
-
-    Raises:
-        SecretNotFoundError: there is no keyring here, or it is locked or broken.
-    """
-    try:
-        import keyring  # noqa: PLC0415 - an extra
-    except ImportError as exc:
-        msg = "keyring references need the keyring extra"
-        raise SecretNotFoundError(msg, hint="pip install 'kvseal[keyring]'") from exc
-    try:
-        value: str | None = keyring.get_password(service, user)
-    except Exception as exc:  # backends raise whatever their libraries do
-        msg = f"the keyring cannot be read ({type(exc).__name__})"
-        raise SecretNotFoundError(msg, hint="unlock it, or name another source") from exc
-    return None if value is None else value.encode()
-
-
-def write_keyring(service: str, user: str, value: bytes) -> None:
-    """Store a keyring entry, or raise `SecretNotFoundError`.  Needs the keyring extra."""
-    import keyring  # noqa: PLC0415 - an extra
-
-    try:
-        keyring.set_password(service, user, value.decode())
-    except Exception as exc:  # noqa: BLE001 - backends raise whatever their libraries do
-        msg = f"the secret cannot be stored in the keyring ({type(exc).__name__})"
-        raise SecretNotFoundError(msg, hint="unlock it, or name another source") from None
 
 
 def _from_prompt(label: str, *, confirm: bool) -> Secret:

@@ -34,7 +34,7 @@ from kvseal.keys.policy import Policy
 from kvseal.keys.rootkey import RootKey
 from kvseal.keys.unlocking import prove
 from kvseal.observe import telemetry
-from kvseal.secrets.defaults import names_wrap_key, secret_for_creation
+from kvseal.secrets.given import names_wrap_key, secret_for_creation
 from kvseal.vault.metastore import MetaStore
 from kvseal.vault.opening import Opened, opened
 

@@ -15,8 +15,8 @@ from kvseal.legacy.authsome_keys import read_master_key_file, read_master_secret
 from kvseal.legacy.fastmcp import key_of_bytes_signing_key, key_of_client_secret, key_of_text_signing_key
 from kvseal.legacy.fastmcp_places import cli_places, existing, fastmcp_home, proxy_places
 from kvseal.legacy.fernet import derive_key, parse_key
+from kvseal.secrets.key_file import read_key_file
 from kvseal.secrets.secret import Secret
-from kvseal.secrets.sources import read_key_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

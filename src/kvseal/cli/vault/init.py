@@ -12,7 +12,7 @@ from kvseal.cli.vault.policy import age_of
 from kvseal.cli.vault.tables import tables_of
 from kvseal.errors import SecretNotFoundError
 from kvseal.keys.policy import MOST_DEK_RECORDS, Policy, whole_seconds
-from kvseal.secrets.defaults import names_wrap_key, secret_for_opening
+from kvseal.secrets.given import names_wrap_key, secret_for_opening
 from kvseal.vault.creation import check_creation
 from kvseal.vault.metastore import MetaStore
 from kvseal.vault.vault import Vault
