@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kvseal.cli import connect
+from kvseal.cli.migration.recipe import FastMCPKeys, FernetKeys, NoKeys
 from kvseal.errors import SecretReferenceError, UsageError
 from kvseal.keys.keyring import LegacyKey
 from kvseal.legacy import FERNET, FastMCPCodec, FernetCodec
@@ -19,10 +20,10 @@ from kvseal.secrets.key_file import read_key_file
 from kvseal.secrets.secret import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from kvseal.cli.migration.recipe import AuthsomeKeys, FastMCPKeys, FernetKeys
+    from kvseal.cli.migration.recipe import AuthsomeKeys, Recipe
     from kvseal.cli.settings import Settings
     from kvseal.legacy import LegacyCodec
     from kvseal.legacy.authsome_keys import AuthsomeMasterKey
@@ -36,6 +37,47 @@ class Origin:
     codecs: tuple[LegacyCodec, ...] = ()
     keys: tuple[LegacyKey, ...] = ()
     store: str | None = field(default=None)
+
+
+async def fernet_or_fastmcp_origin(
+    recipe: Recipe | None, given: Mapping[str, Any], settings: Settings
+) -> Origin:
+    """
+    Return what the options of `migrate-from-fernet` name, or else the recipe.
+
+    Raises:
+        UsageError: they name the keys of more than one vault, or the recipe is for another command.
+    """
+    fernet = FernetKeys(given["fernet_keys"], given["source_material"], given["salt"])
+    fastmcp = FastMCPKeys(
+        given["fastmcp_client_secret"],
+        given["fastmcp_signing_key"],
+        given["fastmcp_encryption_key"],
+        given["fastmcp_server_urls"],
+    )
+    named = [fastmcp.client_secret, fastmcp.signing_key, fastmcp.encryption_key]
+    keys = [*fernet.keys, fernet.source_material, fernet.salt, *named]
+    if not any(keys) and recipe is not None:
+        return await _of_recipe(recipe, settings)
+    if not any(named):
+        return await fernet_origin(fernet, settings)
+    if any(keys[: -len(named)]) or named.count(None) != len(named) - 1:
+        msg = "the options name the keys of more than one vault"
+        raise UsageError(
+            msg, hint="give --fernet-key, or --source-material and --salt, or one --fastmcp- key"
+        )
+    return await fastmcp_origin(fastmcp, settings)
+
+
+async def _of_recipe(recipe: Recipe, settings: Settings) -> Origin:
+    keys = recipe.source.keys
+    if isinstance(keys, FernetKeys):
+        return await fernet_origin(keys, settings)
+    if isinstance(keys, FastMCPKeys):
+        return await fastmcp_origin(keys, settings)
+    if isinstance(keys, NoKeys) and recipe.source.format == "plaintext":
+        return Origin()
+    raise foreign_recipe(recipe)
 
 
 async def fernet_origin(keys: FernetKeys, settings: Settings) -> Origin:
@@ -72,6 +114,12 @@ async def authsome_masters(keys: AuthsomeKeys, settings: Settings) -> list[Auths
     if keys.secret is not None:
         masters.append(read_master_secret(await read(keys.secret, settings)))
     return masters
+
+
+def foreign_recipe(recipe: Recipe) -> UsageError:
+    """Return the error about a recipe that is for another command."""
+    msg = f"{recipe.path} is not a recipe for this command, but for {recipe.source.format}"
+    return UsageError(msg, hint="see vaultctl -h for the command of that format")
 
 
 async def read(reference: str, settings: Settings) -> bytes:

@@ -83,24 +83,11 @@ async def rotate(
     )
     if dek:
         await rotate_dek(output, settings, dry_run=dry_run)
-        return
-    if root:
+    elif root:
         await _rotate_root(output, settings, slot_secrets, drop_slots=drop_slots, dry_run=dry_run)
-        return
-    if new_secret is None and kdf is None:
-        msg = "there is nothing to rotate to"
-        raise UsageError(msg, hint="give --new-secret REF, --argon2 T,M,P or both, or --dek, or --root")
-    async with connect.vault(settings) as (_, vault):
-        secret = await connect.given_secret(new_secret, settings, confirm=True)
-        if dry_run:
-            output.result(vault.status(), *tables_of(vault.status()))
-            output.note("nothing was written; the slot that opened now would be replaced")
-            return
+    else:
         kept = None if keep_old_for is None else timedelta(seconds=keep_old_for)
-        now = await vault.rotate(new_secret=secret, kdf=kdf, keep_old_for=kept)
-    output.result(now, *tables_of(now))
-    for line in _told_of_secret(now, new_secret=secret is not None):
-        output.note(line)
+        await _rotate_secret(output, settings, new_secret, kdf=kdf, keep_old_for=kept, dry_run=dry_run)
 
 
 def _check_options(*, one: bool, dek: bool, root: bool, of_root: bool) -> None:
@@ -116,6 +103,31 @@ def _check_options(*, one: bool, dek: bool, root: bool, of_root: bool) -> None:
     if of_root and not root:
         msg = "--slot-secret and --drop-slots are for --root: nothing else drops slots"
         raise UsageError(msg, hint="add --root, or leave them out")
+
+
+async def _rotate_secret(
+    output: Output,
+    settings: Settings,
+    new_secret: str | None,
+    *,
+    kdf: Argon2idParams | None,
+    keep_old_for: timedelta | None,
+    dry_run: bool,
+) -> None:
+    """Re-wrap the root key for a new secret, a new cost or both."""
+    if new_secret is None and kdf is None:
+        msg = "there is nothing to rotate to"
+        raise UsageError(msg, hint="give --new-secret REF, --argon2 T,M,P or both, or --dek, or --root")
+    async with connect.vault(settings) as (_, vault):
+        secret = await connect.given_secret(new_secret, settings, confirm=True)
+        if dry_run:
+            output.result(vault.status(), *tables_of(vault.status()))
+            output.note("nothing was written; the slot that opened now would be replaced")
+            return
+        now = await vault.rotate(new_secret=secret, kdf=kdf, keep_old_for=keep_old_for)
+    output.result(now, *tables_of(now))
+    for line in _told_of_secret(now, new_secret=secret is not None):
+        output.note(line)
 
 
 async def _rotate_root(
