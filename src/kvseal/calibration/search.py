@@ -1,5 +1,5 @@
 """
-The dearest Argon2id cost that this machine pays within a given time and memory.
+The highest Argon2id cost that this machine pays within a given time and memory.
 
 Memory first, as RFC 9106, section 4, has it, then passes: of all costs whose time is within the band
 around the target, the one with the most memory.  Time grows with passes times memory, and a little
@@ -38,7 +38,7 @@ _ENOUGH: Final = 3
 """A run that takes so many times the target is not repeated."""
 
 _FAR: Final = 1.5
-"""A point of the grid that would take so many times the target tells nothing."""
+"""A point of the grid that would take so many times the target is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Step:
 
 
 Listener = Callable[["Step | Measurement"], None]
-"""Told what is measured next, and what was: of a cost that is measured again, all its runs."""
+"""Called with what is measured next, and with what was: of a cost that is measured again, all its runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class Search:
                 raise KDFParametersError(msg, hint="give this process more memory")
 
     def _grid(self, first: Measurement) -> Iterator[Argon2idParams]:
-        """Yield memory, passes and lanes around the *first* point as far as they tell, then the profiles."""
+        """Yield memory, passes and lanes around the *first* point, then the profiles, if near the target."""
         lanes, memory = self.goal.parallelism, first.params.memory_cost
         planned = []
         while (memory := memory * 2) <= self._cap:
@@ -307,7 +307,7 @@ class Search:
         half = whole(failed.params.memory_cost // 2, self.goal.parallelism)
         if half < self._cap:
             self._cap = half
-            self._cap_by = f"what could be had: {failed.params} failed ({failed.failure})"
+            self._cap_by = f"what the machine gave: {failed.params} failed ({failed.failure})"
 
     def _nearest(self) -> Measurement | None:
         """Return what comes nearest to the target of all that was measured and may be chosen."""

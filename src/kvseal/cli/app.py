@@ -95,7 +95,7 @@ def run(arguments: list[str]) -> int:
     except click.exceptions.Exit as exc:
         return exc.exit_code
     except BrokenPipeError:
-        # Whoever read our output has gone, as `head` does.
+        # The process that read our output has ended, as `head` does.
         sys.stderr.close()
         return ExitCode.FAILED
     except (click.Abort, KeyboardInterrupt, click.ClickException, Exception) as exc:  # noqa: BLE001

@@ -1,4 +1,4 @@
-"""From the options of a command to open drivers and vaults, closed again when it ends."""
+"""Open the drivers and vaults that the options of a command name, and close them when it ends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """The drivers that a command works on; `meta` is `None` where the meta lies with the records."""
+    """The drivers that a command works on; `meta` is `None` where the meta is in the store of the records."""
 
     data: Driver
     meta: Driver | None
@@ -95,7 +95,7 @@ async def store(
 async def vault(settings: Settings) -> AsyncIterator[tuple[Stores, Vault]]:
     """Yield the stores and their open vault."""
     async with stores(settings) as found:
-        # The vault comes first, so that nobody types a secret for a store that has none.
+        # The vault comes first, so that a person is not asked for a secret where there is no vault.
         await Vault.expect(found.data, meta_store=found.meta)
         secret = await secret_for_opening(await given_secret(settings.secret, settings))
         opened = await Vault.open(found.data, secret=secret, meta_store=found.meta, pin=settings.pin)
@@ -116,7 +116,7 @@ async def given_secret(
         msg = f"{reference} needs a terminal, and may not be used with --no-input"
         raise UsageError(msg, hint="use env:, file:, fd: or another source")
     if reference.startswith("prompt:"):
-        # Not in a thread, which nobody can interrupt while it waits for a line.
+        # Not in a thread, which Ctrl-C cannot interrupt while it waits for a line.
         with interruptible():
             return resolve(reference, confirm=confirm)
     return await asyncio.to_thread(resolve_unlocker, reference, confirm=confirm)
@@ -136,14 +136,14 @@ def synchronous(
 
 def require_offline(driver: Driver, settings: Settings) -> None:
     """
-    Let a command that is about to write go on, if it takes nothing from anybody.
+    Let a command that is about to write go on, if it cannot destroy the writes of other processes.
 
     Raises:
-        UsageError: the store has no compare-and-swap, and nobody said that there are no other writers.
+        UsageError: the store has no compare-and-swap, and `--offline` was not given.
     """
     if not driver.capabilities.atomic_replace and not settings.offline:
-        msg = f"{driver.location} has no compare-and-swap: what others write there meanwhile can be lost"
-        raise UsageError(msg, hint="stop whatever writes to the store, and give --offline")
+        msg = f"{driver.location} has no compare-and-swap: what other processes write meanwhile can be lost"
+        raise UsageError(msg, hint="stop every process that writes to the store, and give --offline")
 
 
 async def _opened(url: str, *, create: bool, offline_names: Manifest | None) -> Driver:

@@ -28,7 +28,7 @@ _CHECKSUM_LABEL: Final = b"kvseal/master-secret/v1\x00"
 _TEXT_SIZE: Final = 58
 """Base32 characters of key ‖ checksum."""
 _SLIP: Final = 2
-"""Characters too many or too few that a generated secret may have and still be told from another text."""
+"""Characters too many or too few that a generated secret may have and still be recognised."""
 
 
 class Secret:
@@ -58,11 +58,11 @@ class Secret:
 
     @property
     def is_generated(self) -> bool:
-        """Whether it is 256 random bits, as the checksum of its form tells."""
+        """Whether it is 256 random bits, as the checksum of its form shows."""
         return self._generated
 
     def reveal(self) -> bytes:
-        """Return the secret's bytes.  Whoever calls this answers for them."""
+        """Return the secret's bytes.  The caller is responsible for them."""
         return self._value
 
     def __repr__(self) -> str:
@@ -99,7 +99,7 @@ def _canonical(value: bytes) -> bytes | None:
     if canonical and canonical.replace("-", "") == letters:
         return canonical.encode()
     named = letters.startswith(PREFIX) and abs(len(letters) - len(PREFIX) - _TEXT_SIZE) <= _SLIP
-    # A checksum that matches behind another prefix tells that the prefix was mistyped.
+    # A checksum that matches behind another prefix means that the prefix was mistyped.
     if canonical or named or text.startswith(PREFIX + "-"):
         msg = "the secret has the form of a generated one, but it was mistyped: its checksum does not match"
         raise MistypedSecretError(msg, hint="compare it with the original, group by group")
@@ -112,7 +112,7 @@ def _checked(letters: str) -> str:
         key = b32decode(letters + "=" * (-len(letters) % 8))[:_KEY_SIZE]
     except ValueError:
         return ""
-    # The last character carries unused bits, so only a round trip tells that nothing was mistyped.
+    # The last character carries unused bits, so only a round trip shows that nothing was mistyped.
     canonical = _text_of(key)
     return canonical if canonical.replace("-", "") == PREFIX + letters else ""
 

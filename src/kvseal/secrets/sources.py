@@ -74,7 +74,7 @@ def check_reference(reference: str) -> None:
     if scheme == "prompt" and colon:
         return
     if scheme not in SOURCES or not rest:
-        msg = "a secret given as text must be a reference, and this is none"
+        msg = "a secret given as text must be a reference, and this is not one"
         known = ", ".join(f"{name}:" for name in (*SOURCES, "prompt"))
         raise SecretReferenceError(msg, hint=f"start it with one of {known} or pass Secret(b'...')")
 

@@ -60,10 +60,10 @@ async def migrate_from_fernet(output: Output, settings: Settings, *, options: Re
       vaultctl migrate-from-fernet --fernet-key env:OLD_KEY --to disk:/var/lib/app/sealed
       vaultctl migrate-from-fernet --fastmcp-client-secret env:GITHUB_CLIENT_SECRET
 
-    Creates the kvseal vault if there is none yet.  That a key fits, and that there is no
-    plaintext, is found out before the first write, and a backup is taken.  Names, creation
-    times and expiries stay as they are; records that no key opens stay as they are and are
-    named (exit code 3).  Run it again to resume.
+    Creates the kvseal vault if there is none yet.  Before the first
+    write the whole store is checked, for a key that fits and for plaintext, and a backup is
+    taken.  Names, creation times and expiries stay as they are; records that no key opens stay
+    as they are and are named (exit code 3).  Run it again to resume.
 
     In place the old application has to be stopped, as it cannot read sealed records.  With
     users online, take three steps:
@@ -76,7 +76,7 @@ async def migrate_from_fernet(output: Output, settings: Settings, *, options: Re
     options, settings = begun(options, settings)
     origin = await fernet_or_fastmcp_origin(options.recipe, given, settings)
     if origin.store is not None and settings.store is None:
-        output.note(f"the store of this key is {origin.store}")
+        output.note(f"this key belongs to the store {origin.store}")
         settings = settings.overridden(store=origin.store)
     async with opened_run(output, settings, options) as run:
         return await run.migrate(origin, {"plaintext": options.rule})
@@ -89,7 +89,7 @@ async def migrate_from_fernet(output: Output, settings: Settings, *, options: Re
     type=click.Path(path_type=Path),
     metavar="PATH",
     multiple=True,
-    help="The master.key of authsome, of whichever version.",
+    help="The master.key of authsome, of any version.",
 )
 @click.option(
     "--authsome-secret",
@@ -122,9 +122,9 @@ async def migrate_from_authsome(
           --authsome-key-file ~/.authsome/server/master.key --yes
       vaultctl migrate-from-authsome --authsome-secret env:AUTHSOME_MASTER_KEY --check
 
-    Stop authsome first.  Its own key record lies where the vault meta has to: the new vault
-    takes its place and holds its keys, wrapped, in one write.  A home that was upgraded from
-    0.4 may need the old key as well as the new secret: both options may be repeated.  Plain
+    Stop authsome first.  Its key record is at the place of the vault meta: the new vault
+    replaces it and holds its keys, wrapped, in one write.  A home that was upgraded from 0.4
+    may need the old key as well as the new secret: both options may be repeated.  Plain
     control data (indexes, the version) stays as it is.
     """
     options, settings = begun(options, settings)

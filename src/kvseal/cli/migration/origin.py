@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Origin:
-    """What opens the old records; *store* is where they lie, where that is known without being told."""
+    """What opens the old records; *store* is where they are, if the keys say so."""
 
     codecs: tuple[LegacyCodec, ...] = ()
     keys: tuple[LegacyKey, ...] = ()
@@ -126,7 +126,7 @@ async def read(reference: str, settings: Settings) -> bytes:
     """Return the bytes that *reference* points at."""
     secret = await connect.given_secret(reference, settings)
     if not isinstance(secret, Secret):
-        msg = "what old records are read with is a secret, and a key service holds none"
+        msg = "old records are opened with a secret, and a key service does not give one"
         raise SecretReferenceError(msg, hint="give a reference such as env:NAME or file:PATH")
     return secret.reveal()
 
@@ -142,7 +142,7 @@ async def _fastmcp_keys(
     if keys.signing_key is None:
         raise AssertionError
     signing_key = await read(keys.signing_key, settings)
-    # Whether the server was given it as text or as bytes, nobody can see in the secret.
+    # The secret does not show whether the server was given it as text or as bytes.
     text = await asyncio.to_thread(key_of_text_signing_key, signing_key)
     return [text, key_of_bytes_signing_key(signing_key)], proxy_places
 
@@ -154,7 +154,8 @@ def _place(places: Callable[[Path, bytes], tuple[Place, ...]], texts: Sequence[b
     candidates.sort(key=lambda place: not place.fingerprint)
     first, *others = existing(candidates)
     if others:
-        msg = f"FastMCP has several stores that may be meant: {', '.join(p.url for p in (first, *others))}"
+        urls = ", ".join(place.url for place in (first, *others))
+        msg = f"FastMCP has several stores that this secret could be for: {urls}"
         raise UsageError(msg, hint="migrate them one by one, each with --store URL")
     return first
 

@@ -47,8 +47,8 @@ def tell_migrated(output: Output, done: Migration, options: Recoding) -> int:
 
 def _tell_next(output: Output, done: Migration, report: Report, options: Recoding) -> None:
     if report.failed:
-        output.note("what failed is untouched and may need the old key: keep that until nothing fails")
-        output.note("next: run again with the key that opens what failed, or delete what nothing opens")
+        output.note("records that failed are untouched and may need the old key: keep it until nothing fails")
+        output.note("next: run again with the key that opens them, or delete records that no key opens")
     elif report.pending and not options.finalize:
         output.note(LEFT_OVER)
     elif options.part != WHOLE:
@@ -57,7 +57,7 @@ def _tell_next(output: Output, done: Migration, report: Report, options: Recodin
             f"part {index + 1} of {count} is done; next: the other parts, then this without --partition"
         )
     elif options.finalize and not done.finalized:
-        output.note("not finalized: something wrote old records meanwhile; stop it, and run this again")
+        output.note("not finalized: another process wrote old records meanwhile; stop it, and run this again")
     elif done.finalized:
         output.note("finalized: nothing old is left, old reads have ended and the old keys are dropped")
     elif done.vault is not None and done.vault.legacy:

@@ -1,9 +1,9 @@
 """
 Recipes: what a migration needs to know, in a TOML file that can be reviewed, kept and run again.
 
-`migrations/README.md` says what may stand in one.  A recipe holds references to secrets and
-never a secret.  It is read strictly: a misspelt key is an error and not a default.  Relative
-paths in it mean the folder that it lies in, so a recipe works from wherever it is run.
+`migrations/README.md` says what a recipe may hold.  It holds references to secrets and never a
+secret.  It is read strictly: a misspelt key is an error and not a default.  Relative paths are
+below the recipe's folder, so a recipe works from every current directory.
 """
 
 from __future__ import annotations
@@ -142,11 +142,11 @@ def _tables(path: Path) -> dict[str, Any]:
         msg = f"the recipe {path} cannot be read: {exc.strerror}"
         raise UsageError(msg) from exc
     except ValueError as exc:
-        msg = f"{path} is no readable TOML: {exc}"
+        msg = f"{path} is not readable TOML: {exc}"
         raise UsageError(msg) from exc
     for name in tables:
         if name not in _TABLES:
-            msg = f"{path}: {name!r} is no table of a recipe"
+            msg = f"{path}: {name!r} is not a table of a recipe"
             raise UsageError(msg, hint=f"known tables: {', '.join(_TABLES)}")
     return tables
 

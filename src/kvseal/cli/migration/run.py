@@ -74,8 +74,8 @@ class Run:
 
     async def _import(self, origin: Origin, how: Options) -> int:
         if not origin.keys:
-            msg = "there are no keys to import"
-            raise UsageError(msg, hint="name them, such as with --fernet-key REF")
+            msg = "no keys to import were given"
+            raise UsageError(msg, hint="name them, for example with --fernet-key REF")
         done = await import_keys(
             self.found.data,
             origin.keys,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--new-secret", metavar="REF", help="The secret that opens the vault from now on.")
 @click.option(
-    "--keep-old-for", type=Duration(), metavar="DURATION", help="Let the old secret open for so long: 24h."
+    "--keep-old-for", type=Duration(), metavar="DURATION", help="How long the old secret still opens: 24h."
 )
 @click.option("--dek", is_flag=True, help="Leave the secret, and make a new DEK for new records.")
 @click.option("--root", is_flag=True, help="Leave the secrets, and make a new root key.")
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     "slot_secrets",
     metavar="REF",
     multiple=True,
-    help="With --root: the secret of another keyslot that is to stay. Repeatable.",
+    help="With --root: the secret of another keyslot to keep. Repeatable.",
 )
 @click.option("--drop-slots", is_flag=True, help="With --root: drop the keyslots whose secret is not given.")
 @click.option("--dry-run", is_flag=True, help="Check the secrets, and change nothing.")
@@ -66,14 +66,14 @@ async def rotate(
       vaultctl rotate --dek
       vaultctl rotate --root --slot-secret file:recovery.key
 
-    Touches one entry, whatever the number of records.  It does not undo a leak: a copy of
-    the old vault meta still opens with the old secret.  With --keep-old-for, the old secret opens
-    for so long, while a rolling deployment gives every process the new one; then it is refused,
+    Changes one entry, for any number of records.  It does not undo a leak: a copy of the old
+    vault meta still opens with the old secret.  With --keep-old-for, the old secret still opens
+    for that time, while a rolling deployment gives every process the new one; then it is refused,
     and the next change of the vault drops its slot.  With --dek, new records get a new key,
-    and vaultctl reencrypt brings the others under it.
+    and vaultctl reencrypt re-seals the others under it.
 
-    With --root, after somebody may have seen the root key, a new one wraps every DEK.  A keyslot
-    stays if its secret is given: --secret for one of them, --slot-secret for each other one.
+    With --root, for when an attacker may have seen the root key, a new one wraps every DEK.  A
+    keyslot stays if its secret is given: --secret for one of them, --slot-secret for each other one.
     """
     _check_options(
         one=new_secret is not None or kdf is not None or keep_old_for is not None,
@@ -93,12 +93,13 @@ async def rotate(
 def _check_options(*, one: bool, dek: bool, root: bool, of_root: bool) -> None:
     """Raise `UsageError` for options of different rotations: each is a change of its own."""
     if dek and (one or root):
-        msg = "--dek goes with neither --new-secret, --keep-old-for, --argon2 nor --root"
+        msg = "--dek cannot be used together with --new-secret, --keep-old-for, --argon2 or --root"
         raise UsageError(msg, hint="run one after the other")
     if root and one:
-        msg = "--root goes with neither --new-secret, --keep-old-for nor --argon2"
+        msg = "--root cannot be used together with --new-secret, --keep-old-for or --argon2"
         raise UsageError(
-            msg, hint="run one after the other, --root first: the new secret then never led to the old key"
+            msg,
+            hint="run one after the other, --root first: then the new secret never opened the old root key",
         )
     if of_root and not root:
         msg = "--slot-secret and --drop-slots are for --root: nothing else drops slots"
@@ -116,7 +117,7 @@ async def _rotate_secret(
 ) -> None:
     """Re-wrap the root key for a new secret, a new cost or both."""
     if new_secret is None and kdf is None:
-        msg = "there is nothing to rotate to"
+        msg = "nothing to rotate to was given"
         raise UsageError(msg, hint="give --new-secret REF, --argon2 T,M,P or both, or --dek, or --root")
     async with connect.vault(settings) as (_, vault):
         secret = await connect.given_secret(new_secret, settings, confirm=True)
@@ -133,7 +134,7 @@ async def _rotate_secret(
 async def _rotate_root(
     output: Output, settings: Settings, references: Sequence[str], *, drop_slots: bool, dry_run: bool
 ) -> None:
-    """Make a new root key; no slot goes but those that somebody has been shown."""
+    """Make a new root key; only slots that the operator has been shown are dropped."""
     async with connect.vault(settings) as (_, vault):
         secrets = []
         for reference in references:

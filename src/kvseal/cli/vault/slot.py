@@ -78,9 +78,11 @@ async def list_(output: Output, settings: Settings) -> None:
 
 @slot.command()
 @click.option("--label", help="The name of the slot; of a recovery key, by default, recovery.")
-@click.option("--new-secret", metavar="REF", help="The secret that is to open the vault too.")
+@click.option("--new-secret", metavar="REF", help="The secret that will open the vault too.")
 @click.option("--recovery", is_flag=True, help="Generate a recovery key and print it, once.")
-@click.option("--expires-in", type=Duration(), metavar="DURATION", help="Refuse the slot after so long: 30d.")
+@click.option(
+    "--expires-in", type=Duration(), metavar="DURATION", help="Refuse the slot after this time: 30d."
+)
 @click.option("--dry-run", is_flag=True, help="Check the secrets and the label, and add nothing.")
 @argon2_option
 @command_options
@@ -107,8 +109,7 @@ async def add(
 
     A generated secret, and a recovery key, has 256 random bits, which no Argon2id cost makes
     harder to guess: without --argon2 its slot has the light cost owasp-minimum.  A recovery key
-    is asked for again where there is somebody to ask; until it has been typed, its slot expires
-    within the hour.
+    has to be typed back where there is a terminal; until then its slot expires within the hour.
     """
     name = _checked_label(label, new_secret=new_secret, recovery=recovery, expires=expires_in is not None)
     async with connect.vault(settings) as (_, vault):
@@ -124,8 +125,8 @@ async def add(
         output.note(f"nothing was written; a slot {name} would be added")
         return
     if secret is None:
-        output.note("keep the recovery key where no computer reads it: it opens the vault and all backups")
-        output.note("next: vaultctl slot verify --secret prompt: now and then, to see that it still does")
+        output.note("keep the recovery key offline: it opens the vault and all backups")
+        output.note("next: vaultctl slot verify --secret prompt: now and then, to check that it still opens")
         return
     output.note(f"the slot {name} was opened from what is stored")
     output.note("next: vaultctl slot verify --secret REF on the machine that will use it")
@@ -161,7 +162,7 @@ async def _typed_back(output: Output, settings: Settings, key: Secret) -> bool:
         try:
             if await connect.given_secret("prompt:Type the recovery key", settings) == key:
                 return True
-            output.note("that is another secret; look at what was printed")
+            output.note("that is another secret; compare it with what was printed")
         except MistypedSecretError as exc:
             output.note(str(exc))
     return False
@@ -187,7 +188,7 @@ async def verify(output: Output, settings: Settings) -> None:
 
 @slot.command()
 @click.argument("name", metavar="SLOT")
-@click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be removed, and remove nothing.")
 @command_options
 @connect.synchronous
 async def remove(output: Output, settings: Settings, *, name: str, dry_run: bool) -> None:
@@ -214,4 +215,4 @@ async def remove(output: Output, settings: Settings, *, name: str, dry_run: bool
         await vault.slots.remove(going.id)
         _show(output, vault.status())
     output.note("the slot is gone; a copy of the old vault meta, as in a backup, still opens with its secret")
-    output.note("next: vaultctl slot verify --secret REF with a secret that is to open the vault")
+    output.note("next: vaultctl slot verify --secret REF with a secret that should open the vault")

@@ -64,7 +64,7 @@ class _Shown:
     "--max-dek-age",
     type=Duration(),
     metavar="DURATION",
-    help="Ask for a rotation at this age of the active DEK, and not at the policy's.",
+    help="Ask for a rotation at this age of the active DEK instead of the policy's.",
 )
 @click.option("--check", is_flag=True, help="Exit with 4 if policy asks for a rotation of the DEK.")
 @command_options

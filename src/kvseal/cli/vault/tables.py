@@ -45,7 +45,7 @@ def count_table(census: Census) -> Table:
 
 
 def slots_table(slots: Sequence[SlotStatus], *, title: str = "Keyslots") -> Table:
-    """Show keyslots, and when this process came in through one."""
+    """Show keyslots, and when this process opened one."""
     rows = [
         (
             slot.id,
