@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from kvseal.errors.operating_system import reason_of
+
 if TYPE_CHECKING:
     from kvseal.envelope.kdf import Argon2idParams
 
@@ -171,7 +173,7 @@ def _printed_by_child(params: Argon2idParams, runs: int, enough_ms: float, what:
     except subprocess.TimeoutExpired:
         return {"failure": f"not done within {_LONGEST:.0f} s"}
     except OSError as exc:
-        return {"failure": f"no process could be started: {exc.strerror}"}
+        return {"failure": f"no process could be started: {reason_of(exc)}"}
     if done.returncode == 0:
         printed: dict[str, Any] = json.loads(done.stdout)
         return printed

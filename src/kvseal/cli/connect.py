@@ -113,7 +113,7 @@ async def given_secret(
         return None
     check_unlocker(reference)
     if reference.startswith("prompt:") and not settings.may_ask:
-        msg = f"{reference} needs a terminal, and may not be used with --no-input"
+        msg = "prompt: needs a terminal, and may not be used with --no-input"
         raise UsageError(msg, hint="use env:, file:, fd: or another source")
     if reference.startswith("prompt:"):
         # Not in a thread, which Ctrl-C cannot interrupt while it waits for a line.

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kvseal.errors import SecretNotFoundError
+from kvseal.errors.operating_system import reason_of
 from kvseal.secrets.defaults import (
     KEYRING_SERVICE,
     KEYRING_USER,
-    VARIABLE,
+    NAME_ONE,
     default_key_file,
     default_secret,
     find_default,
@@ -44,7 +45,7 @@ def generate_default_secret() -> tuple[Secret, str | None]:
             write_key_file(default_key_file(), secret.reveal() + b"\n")
         if default_secret() != secret:
             msg = f"the generated secret could not be read back from {_kept_at()}"
-            raise SecretNotFoundError(msg, hint=f"set {VARIABLE}, or name a source such as file:PATH")
+            raise SecretNotFoundError(msg, hint=NAME_ONE)
         return secret, _kept_at()
 
 
@@ -57,8 +58,13 @@ def _kept_at() -> str:
 def _only_one() -> Iterator[None]:
     """Hold a lock file in the data directory, so that two processes never generate two secrets."""
     directory = default_key_file().parent
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (directory / "generate.lock").open("w") as lock:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (directory / "generate.lock").open("w")
+    except OSError as exc:
+        msg = f"no master secret can be generated into {directory}: {reason_of(exc)}"
+        raise SecretNotFoundError(msg, hint=NAME_ONE) from None
+    with lock:
         if os.name == "posix":
             import fcntl  # noqa: PLC0415 - not on Windows
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
+from typing import Any, Final
 
 from kvseal.errors import SecretNotFoundError
 
+_OTHERWISE: Final = "unlock it, or name another source"
+
 
 def has_keyring() -> bool:
-    """Whether a keyring exists here: a locked one does, the placeholder of a machine without any does not."""
+    """
+    Whether a keyring exists here: a locked one does, the placeholder of a machine without any does not.
+
+    Raises:
+        SecretNotFoundError: a backend is configured that cannot be loaded; it may hold the secret.
+    """
     if find_spec("keyring") is None:
         return False
-    import keyring  # noqa: PLC0415 - an extra
-    import keyring.backends.fail  # noqa: PLC0415
-    import keyring.backends.null  # noqa: PLC0415
-
-    placeholders = (keyring.backends.fail.Keyring, keyring.backends.null.Keyring)
-    return not isinstance(keyring.get_keyring(), placeholders)
+    chosen = _library().get_keyring()
+    return not any(isinstance(chosen, _placeholder(name)) for name in ("fail", "null"))
 
 
 def read_keyring(service: str, user: str) -> bytes | None:
@@ -27,24 +32,40 @@ def read_keyring(service: str, user: str) -> bytes | None:
         SecretNotFoundError: there is no keyring here, or it is locked or broken.
     """
     try:
-        import keyring  # noqa: PLC0415 - an extra
-    except ImportError as exc:
-        msg = "keyring references need the keyring extra"
-        raise SecretNotFoundError(msg, hint="pip install 'kvseal[keyring]'") from exc
-    try:
-        value: str | None = keyring.get_password(service, user)
+        value: str | None = _library().get_password(service, user)
+    except SecretNotFoundError:
+        raise
     except Exception as exc:  # backends raise whatever their libraries do
         msg = f"the keyring cannot be read ({type(exc).__name__})"
-        raise SecretNotFoundError(msg, hint="unlock it, or name another source") from exc
+        raise SecretNotFoundError(msg, hint=_OTHERWISE) from exc
     return None if value is None else value.encode()
 
 
 def write_keyring(service: str, user: str, value: bytes) -> None:
-    """Store a keyring entry, or raise `SecretNotFoundError`.  Needs the keyring extra."""
-    import keyring  # noqa: PLC0415 - an extra
-
+    """Store a keyring entry, or raise `SecretNotFoundError`."""
     try:
-        keyring.set_password(service, user, value.decode())
+        _library().set_password(service, user, value.decode())
+    except SecretNotFoundError:
+        raise
     except Exception as exc:  # noqa: BLE001 - backends raise whatever their libraries do
         msg = f"the secret cannot be stored in the keyring ({type(exc).__name__})"
-        raise SecretNotFoundError(msg, hint="unlock it, or name another source") from None
+        raise SecretNotFoundError(msg, hint=_OTHERWISE) from None
+
+
+def _library() -> Any:
+    """Return the keyring library, which loads the configured backend when it is imported."""
+    if find_spec("keyring") is None:
+        msg = "keyring references need the keyring extra"
+        raise SecretNotFoundError(msg, hint="pip install 'kvseal[keyring]'")
+    try:
+        return import_module("keyring")
+    except Exception as exc:  # noqa: BLE001 - whatever its configuration, or an import of a backend, raises
+        msg = f"the configured keyring backend cannot be loaded ({type(exc).__name__})"
+        raise SecretNotFoundError(
+            msg, hint="install it, or set PYTHON_KEYRING_BACKEND=keyring.backends.null.Keyring for no keyring"
+        ) from None
+
+
+def _placeholder(name: str) -> type:
+    placeholder: type = import_module(f"keyring.backends.{name}").Keyring
+    return placeholder

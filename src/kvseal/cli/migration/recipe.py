@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from kvseal.cli.migration.recipe_table import Table
 from kvseal.cli.settings import refuse_foreign
 from kvseal.errors import UsageError
+from kvseal.errors.operating_system import reason_of
 from kvseal.recoding import PlaintextRule
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def _tables(path: Path) -> dict[str, Any]:
         refuse_foreign(path)
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
-        msg = f"the recipe {path} cannot be read: {exc.strerror}"
+        msg = f"the recipe {path} cannot be read: {reason_of(exc)}"
         raise UsageError(msg) from exc
     except ValueError as exc:
         msg = f"{path} is not readable TOML: {exc}"
