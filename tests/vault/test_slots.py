@@ -34,6 +34,7 @@ from kvseal.errors import (
 )
 from kvseal.keys.keyslot import cost_for
 from kvseal.keys.meta import MAX_SLOTS
+from kvseal.secrets.defaults import default_key_file
 from kvseal.secrets.secret import generate, generate_recovery_key
 
 if TYPE_CHECKING:
@@ -357,6 +358,53 @@ async def test_a_locked_vault_changes_no_slot(vault: Vault) -> None:
     ):
         with pytest.raises(VaultLockedError):
             await change
+
+
+LIGHT, STRONG = (2, 19_456, 1), (3, 65_536, 4)
+
+
+def cost(vault: Vault) -> tuple[int | None, int | None, int | None]:
+    """Return the cost of the only slot."""
+    (slot,) = vault.slots.list()
+    return slot.t, slot.m, slot.p
+
+
+async def test_a_vault_for_a_generated_secret_opens_lightly(store: MemoryStore) -> None:
+    """Creation and rotation choose the cost by the secret: light for a generated one, strong for a password."""
+    vault = await Vault.create(store, secret=generate())
+    costs = [cost(vault)]
+    for secret in (OTHER, generate(), THIRD):
+        await vault.rotate(new_secret=secret)
+        costs.append(cost(vault))
+
+    assert [LIGHT, STRONG, LIGHT, STRONG] == costs
+
+
+async def test_a_secret_that_is_generated_for_a_new_vault_opens_lightly(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where none is named, and by `open_or_create` as a migration does it."""
+    monkeypatch.delenv("KVSEAL_MASTER_KEY", raising=False)
+
+    vault = await Vault.open_or_create(store)
+
+    assert cost(vault) == LIGHT
+
+
+async def test_a_secret_is_not_generated_for_nothing(store: MemoryStore) -> None:
+    """A ceiling below even the light cost refuses before a secret is generated."""
+    with pytest.raises(KDFParametersError):
+        await Vault.create(store, memory_ceiling=8192)
+
+    assert not default_key_file().exists()
+
+
+async def test_a_chosen_cost_is_kept(store: MemoryStore) -> None:
+    """Rotation to another kind of secret keeps a cost that is neither default."""
+    vault = await Vault.create(store, secret=OTHER, kdf=CHEAP)
+    await vault.rotate(new_secret=generate())
+
+    assert (1, 8, 1) == cost(vault)
 
 
 @pytest.mark.parametrize("make", [generate, generate_recovery_key])
