@@ -39,7 +39,8 @@ from kvseal.legacy.authsome_keys import read_master_key_file, read_master_secret
 from kvseal.legacy.fastmcp import key_of_client_secret, key_of_text_signing_key
 from kvseal.legacy.fernet import derive_key, parse_key
 from kvseal.recoding import PlaintextRule, import_keys, migrate, take_over_authsome, verify
-from kvseal.secrets.sources import read_key_file, resolve
+from kvseal.secrets.key_file import read_key_file
+from kvseal.secrets.sources import resolve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

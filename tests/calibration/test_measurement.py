@@ -72,7 +72,7 @@ def clock_that(tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> 
     """Let the process that measures run *script* instead."""
     path = tmp_path / "clock.py"
     path.write_text(script)
-    monkeypatch.setattr(measurement, "_CLOCK", path)
+    monkeypatch.setattr(measurement, "_CHILD", path)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_interrupted_it_leaves_no_process(tmp_path: Path) -> None:
         "import pathlib, sys\n"
         "from kvseal.envelope.kdf import Argon2idParams\n"
         "from kvseal.calibration import measurement\n"
-        "measurement._CLOCK = pathlib.Path(sys.argv[1])\n"
+        "measurement._CHILD = pathlib.Path(sys.argv[1])\n"
         "try:\n"
         "    measurement.measure(Argon2idParams(1, 8, 1))\n"
         "except KeyboardInterrupt:\n"

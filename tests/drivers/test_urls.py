@@ -169,6 +169,15 @@ def test_strip_password(url: str, shown: str) -> None:
     assert shown == strip_password(url)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "crafted", ["://:" * 500_000, "://u:p@" + "://:" * 500_000, "://" + "?token=" * 500_000]
+)
+def test_a_crafted_text_takes_no_quadratic_time(crafted: str) -> None:
+    """2 MB in which a password begins everywhere: in quadratic time that would be many minutes."""
+    assert "u:p@" not in strip_password(crafted)
+
+
 async def test_refusals_do_not_show_passwords() -> None:
     """Neither message nor hint of a refused URL has the password in it."""
     for url in ("floppy://user:hunter2@host", "7://user:hunter2@host"):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.keys.made import NOW, OTHER_SECRET, SECRET, VAULT_ID, slot
+from tests.vectors import verify_records
 
 from kvseal import Argon2idParams, Secret
 from kvseal.envelope.wrapping import WrappedKey, WrongKeyError
 from kvseal.errors import DamagedSlotError, KDFParametersError, VaultError
-from kvseal.keys.keyslot import Keyslot
+from kvseal.keys.keyslot import Keyslot, is_label
 from kvseal.keys.rootkey import RootKey
 
 ROOT = RootKey.generate(VAULT_ID)
@@ -129,6 +133,29 @@ def test_wrapped_key_is_not_the_key(good: Keyslot) -> None:
     """The wrapped key is 48 other bytes."""
     assert WrappedKey is type(good.wrapped)
     assert ROOT.reveal() not in good.wrapped.ciphertext
+
+
+def test_a_label_of_a_later_unicode() -> None:
+    """A character that this interpreter's tables do not have yet is allowed, as another's may have it."""
+    later = next(chr(number) for number in range(0x100, 0x3000) if unicodedata.category(chr(number)) == "Cn")
+
+    assert is_label(f"a{later}")
+    assert not later.isprintable()
+
+
+def test_labels_as_the_independent_verifier_has_them() -> None:
+    """Of all code points, kvseal and the verifier of the vectors show the very same."""
+    every = [chr(number) for number in range(0x110000)]
+
+    assert list(map(verify_records.is_showable, every)) == list(map(is_label, every))
+
+
+@given(text=st.text(min_size=1, max_size=8))
+def test_a_label_breaks_no_line(text: str) -> None:
+    """What is a label has neither line breaks nor control, format or surrogate characters."""
+    if is_label(text):
+        assert [text] == text.splitlines()
+        assert not {"Cc", "Cs", "Co", "Zl", "Zp"} & set(map(unicodedata.category, text))
 
 
 @pytest.mark.parametrize("label", ["", "x" * 129, "a\nb", "\x1b[31mred", "\ud800", "a\u202eb"], ids=ascii)

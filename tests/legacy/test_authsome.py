@@ -264,8 +264,8 @@ def test_wrong_key(codec: LegacyCodec, stored: dict[str, Any]) -> None:
     ("codec", "stored", "message"),
     [
         pytest.param(AuthsomeFlatCodec([FLAT_KEY]), flat(b"hunter2\xff"), "no text", id="bytes"),
-        pytest.param(AuthsomeCodec([DEK]), envelope(b"[]"), "no JSON object", id="array"),
-        pytest.param(AuthsomeCodec([DEK]), envelope(b"hunter2"), "no JSON object", id="text"),
+        pytest.param(AuthsomeCodec([DEK]), envelope(b"[]"), "not a JSON object", id="array"),
+        pytest.param(AuthsomeCodec([DEK]), envelope(b"hunter2"), "not a JSON object", id="text"),
         pytest.param(AuthsomeCodec([DEK]), {DATA_FIELD: "AAAA", VERSION_FIELD: 1}, "too short", id="short"),
         pytest.param(AuthsomeCodec([DEK]), {DATA_FIELD: "hunter2!", VERSION_FIELD: 1}, "not base64", id="no"),
     ],
@@ -396,7 +396,7 @@ def test_no_key_record(name: str) -> None:
         node = node[step]
     node[last] = CHANGES[name][1]
 
-    with pytest.raises(ForeignVaultError, match="no key record"):
+    with pytest.raises(ForeignVaultError, match="not a key record"):
         AuthsomeKeyRecord.from_value(value)
 
 
@@ -482,7 +482,7 @@ REFUSED: dict[str, tuple[Any, Any, type[Exception], str]] = {
         "opens none of 1 records",
     ),
     "key record lost": ({"records": [envelope()]}, [MASTER], VaultMetaError, "key record is missing"),
-    "another program": ({"record": {"theirs": 1}}, [MASTER], ForeignVaultError, "no key record"),
+    "another program": ({"record": {"theirs": 1}}, [MASTER], ForeignVaultError, "not a key record"),
 }
 
 

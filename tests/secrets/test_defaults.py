@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import subprocess
 import sys
@@ -15,17 +14,14 @@ from keyring.errors import KeyringLocked
 
 from kvseal import Secret
 from kvseal.errors import EmptySecretError, ExposedSecretFileError, SecretNotFoundError, SecretReferenceError
-from kvseal.secrets import defaults
+from kvseal.secrets import generation
 from kvseal.secrets.defaults import (
     KEYRING_SERVICE,
     KEYRING_USER,
-    check_secret,
     default_key_file,
     default_secret,
-    generate_default_secret,
-    secret_for_creation,
-    secret_for_opening,
 )
+from kvseal.secrets.generation import generate_default_secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -251,7 +247,7 @@ def test_eight_processes_generate_one_secret() -> None:
     script = """
 import sys
 from hashlib import sha256
-from kvseal.secrets.defaults import generate_default_secret
+from kvseal.secrets.generation import generate_default_secret
 print("ready", flush=True)
 sys.stdin.read()
 print(sha256(generate_default_secret()[0].reveal()).hexdigest())
@@ -274,10 +270,10 @@ print(sha256(generate_default_secret()[0].reveal()).hexdigest())
     assert 1 == len(secrets)
 
 
-@pytest.mark.parametrize("step", ["_find", "write_key_file"])
+@pytest.mark.parametrize("step", ["find_default", "write_key_file"])
 def test_generated_under_a_lock(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both the look for a secret and the writing of a new one happen while no other process may do either."""
-    original, refused = getattr(defaults, step), []
+    original, refused = getattr(generation, step), []
 
     def observed(*args: object) -> object:
         with (default_key_file().parent / "generate.lock").open("w") as lock:
@@ -287,51 +283,7 @@ def test_generated_under_a_lock(step: str, monkeypatch: pytest.MonkeyPatch) -> N
                 refused.append(step)
         return original(*args)
 
-    monkeypatch.setattr(defaults, step, observed)
+    monkeypatch.setattr(generation, step, observed)
     generate_default_secret()
 
     assert step in refused
-
-
-@pytest.mark.parametrize("secret", ["hunter2", "", "env:"], ids=repr)
-def test_bare_text_is_refused_at_once(secret: str) -> None:
-    """A `str` that is no reference is refused before anything else happens."""
-    with pytest.raises(SecretReferenceError):
-        check_secret(secret)
-
-
-@pytest.mark.parametrize("secret", [b"hunter2", 7, ["env:A"]], ids=repr)
-def test_other_types_are_refused_and_not_repeated(secret: object) -> None:
-    """What is neither a `Secret` nor text is a `TypeError` that does not repeat it."""
-    with pytest.raises(TypeError) as caught:
-        check_secret(secret)  # type: ignore[arg-type]
-    assert "hunter2" not in str(caught.value)
-
-
-async def test_secret_for_opening(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A `Secret` is itself, a reference what it points at, `None` the default; nothing is generated."""
-    monkeypatch.setenv("TEST_SECRET", "named")
-
-    assert Secret(b"given") == await secret_for_opening(Secret(b"given"))
-    assert Secret(b"named") == await secret_for_opening("env:TEST_SECRET")
-    with pytest.raises(SecretNotFoundError):
-        await secret_for_opening(None)
-    monkeypatch.setenv("KVSEAL_MASTER_KEY", "default")
-    assert Secret(b"default") == await secret_for_opening(None)
-
-
-async def test_secret_for_creation(caplog: pytest.LogCaptureFixture) -> None:
-    """Without a name a secret is generated, and a warning says where it is kept, not what it is."""
-    with caplog.at_level(logging.WARNING, logger="kvseal"):
-        secret = await secret_for_creation(None)
-
-    assert secret == default_secret()
-    assert str(default_key_file()) in caplog.text
-    assert secret.reveal().decode() not in caplog.text
-
-
-async def test_secret_for_creation_that_is_named() -> None:
-    """A secret that was named but is missing is never generated."""
-    with pytest.raises(SecretNotFoundError):
-        await secret_for_creation("env:TEST_SECRET")
-    assert not default_key_file().exists()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kvseal.errors import UsageError
 from kvseal.secrets.key_file import write_key_file
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def test_never_over_another(tmp_path: Path) -> None:
     path = tmp_path / "master.key"
     path.write_bytes(b"old")
 
-    with pytest.raises(FileExistsError):
+    with pytest.raises(UsageError, match="exists already"):
         write_key_file(path, b"new")
     assert b"old" == path.read_bytes()
     assert [path] == list(tmp_path.iterdir())

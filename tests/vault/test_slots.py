@@ -23,6 +23,7 @@ from kvseal.errors import (
     DamagedSlotError,
     KDFParametersError,
     LastSlotError,
+    MistypedSecretError,
     SecretReferenceError,
     SlotExistsError,
     SlotNotFoundError,
@@ -33,10 +34,13 @@ from kvseal.errors import (
 )
 from kvseal.keys.keyslot import cost_for
 from kvseal.keys.meta import MAX_SLOTS
+from kvseal.secrets.defaults import default_key_file
 from kvseal.secrets.secret import generate, generate_recovery_key
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from kvseal.vault.status import SlotStatus
 
 AnyStore = MemoryStore | DiskStore
 
@@ -268,6 +272,57 @@ async def test_kept_slots_last(vault: Vault, store: MemoryStore, clock: MetaCloc
     assert not await opens(store, THIRD)
 
 
+async def test_a_recovery_key_lasts_once_its_owner_has_it(vault: Vault, store: MemoryStore) -> None:
+    """The key is handed over while its slot still expires; confirmed, it lasts and opens."""
+    handed: list[tuple[Secret, str | None]] = []
+
+    async def hand_over(key: Secret, slot: SlotStatus) -> bool:
+        handed.append((key, slot.expires_at))
+        return await opens(store, key)
+
+    lasting = await vault.slots.add_recovery(hand_over, kdf=CHEAP)
+    ((key, ended_at),) = handed
+
+    assert (None, "recovery") == (lasting.expires_at, lasting.label)
+    assert ended_at is not None
+    assert key.is_generated
+    assert await opens(store, key)
+
+
+async def test_a_recovery_key_that_is_not_confirmed_opens_nothing(vault: Vault, store: MemoryStore) -> None:
+    """Where its owner does not have it, the slot goes, and the caller learns of it."""
+    handed: list[Secret] = []
+
+    async def refuse(key: Secret, _: SlotStatus) -> bool:
+        handed.append(key)
+        return False
+
+    with pytest.raises(MistypedSecretError, match="its slot was removed"):
+        await vault.slots.add_recovery(refuse, kdf=CHEAP)
+
+    assert ["primary"] == labels(vault)
+    assert not await opens(store, handed[0])
+
+
+async def test_an_interrupted_recovery_key_makes_room(vault: Vault) -> None:
+    """A call that is interrupted leaves a slot that expires, and the next call takes it away."""
+
+    async def interrupt(key: Secret, slot: SlotStatus) -> bool:
+        raise asyncio.CancelledError
+
+    async def confirm(key: Secret, slot: SlotStatus) -> bool:
+        return True
+
+    with pytest.raises(asyncio.CancelledError):
+        await vault.slots.add_recovery(interrupt, kdf=CHEAP)
+    assert [True, False] == [slot.expires_at is None for slot in vault.slots.list()]
+    await vault.slots.add_recovery(confirm, kdf=CHEAP)
+
+    assert [("primary", True), ("recovery", True)] == [
+        (slot.label, slot.expires_at is None) for slot in vault.slots.list()
+    ]
+
+
 async def test_verify_looks_at_what_is_stored_now(vault: Vault, store: MemoryStore) -> None:
     """Another process' slot is found, a removed one is not, and a damaged one is called so."""
     other = await Vault.open(store, secret=Secret(b"correct horse battery staple"))
@@ -303,6 +358,53 @@ async def test_a_locked_vault_changes_no_slot(vault: Vault) -> None:
     ):
         with pytest.raises(VaultLockedError):
             await change
+
+
+LIGHT, STRONG = (2, 19_456, 1), (3, 65_536, 4)
+
+
+def cost(vault: Vault) -> tuple[int | None, int | None, int | None]:
+    """Return the cost of the only slot."""
+    (slot,) = vault.slots.list()
+    return slot.t, slot.m, slot.p
+
+
+async def test_a_vault_for_a_generated_secret_opens_lightly(store: MemoryStore) -> None:
+    """Creation and rotation choose the cost by the secret: light for a generated one, strong for a password."""
+    vault = await Vault.create(store, secret=generate())
+    costs = [cost(vault)]
+    for secret in (OTHER, generate(), THIRD):
+        await vault.rotate(new_secret=secret)
+        costs.append(cost(vault))
+
+    assert [LIGHT, STRONG, LIGHT, STRONG] == costs
+
+
+async def test_a_secret_that_is_generated_for_a_new_vault_opens_lightly(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where none is named, and by `open_or_create` as a migration does it."""
+    monkeypatch.delenv("KVSEAL_MASTER_KEY", raising=False)
+
+    vault = await Vault.open_or_create(store)
+
+    assert cost(vault) == LIGHT
+
+
+async def test_a_secret_is_not_generated_for_nothing(store: MemoryStore) -> None:
+    """A ceiling below even the light cost refuses before a secret is generated."""
+    with pytest.raises(KDFParametersError):
+        await Vault.create(store, memory_ceiling=8192)
+
+    assert not default_key_file().exists()
+
+
+async def test_a_chosen_cost_is_kept(store: MemoryStore) -> None:
+    """Rotation to another kind of secret keeps a cost that is neither default."""
+    vault = await Vault.create(store, secret=OTHER, kdf=CHEAP)
+    await vault.rotate(new_secret=generate())
+
+    assert (1, 8, 1) == cost(vault)
 
 
 @pytest.mark.parametrize("make", [generate, generate_recovery_key])

@@ -50,6 +50,13 @@ CONSTANTS = {
 """Bytes of MessagePack that are a whole value."""
 
 
+HIDDEN = (
+    *((0x00, 0x1F), (0x7F, 0xA0), (0xAD, 0xAD), (0x61C, 0x61C), (0x180E, 0x180E), (0x2000, 0x200F)),
+    *((0x2028, 0x202F), (0x205F, 0x206F), (0x3000, 0x3000), (0xD800, 0xF8FF), (0xFDD0, 0xFDEF)),
+    *((0xFEFF, 0xFEFF), (0xFFF0, 0xFFFB), (0xE0000, 0x10FFFF)),
+)
+
+
 class Refused(Exception):  # noqa: N818 - not an error: the expected outcome of half of the vectors
     """The vector is refused, for the reason that its argument names."""
 
@@ -58,6 +65,12 @@ def require(condition: object, reason: str) -> None:
     """Refuse unless *condition* holds."""
     if not condition:
         raise Refused(reason)
+
+
+def is_showable(character: str) -> bool:
+    """Whether *character* may stand in a label."""
+    number = ord(character)
+    return number & 0xFFFE != 0xFFFE and not any(first <= number <= last for first, last in HIDDEN)
 
 
 def aes_gcm_key(key: bytes, nonce: bytes) -> bytes:
@@ -283,6 +296,7 @@ def check_meta(meta: dict[str, Any]) -> None:
     require(meta["policy"]["binding"] in BINDINGS, "VaultMetaError")
     for slot in meta["slots"]:
         require(set(slot) | {"expires_at"} == SLOT_FIELDS | {"expires_at"}, "VaultMetaError")
+        require(0 < len(slot["label"]) <= 128 and all(map(is_showable, slot["label"])), "VaultMetaError")
         require(len(slot["salt"]) == 24, "VaultMetaError")
         require(1 <= slot["t"] <= 64 and 1 <= slot["p"] <= 64, "KDFParametersError")
         require(8 * slot["p"] <= slot["m"] <= 4 * 2**20, "KDFParametersError")

@@ -133,7 +133,7 @@ def test_no_such_key(kms: KmsServer) -> None:
         ("ThrottlingException", 400, WrapKeyUnreachableError, "ThrottlingException"),
         ("KeyUnavailableException", 500, WrapKeyUnreachableError, "KeyUnavailableException"),
         ("SomethingNew", 503, WrapKeyUnreachableError, "SomethingNew"),
-        ("SomethingNew", 400, WrapKeyError, "did not do what was asked"),
+        ("SomethingNew", 400, WrapKeyError, "did not do what it was asked"),
         ("some secret words", 400, WrapKeyError, "no code"),
     ],
 )

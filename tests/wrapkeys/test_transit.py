@@ -232,4 +232,4 @@ def test_plain_http_is_warned_of(transit: TransitServer, caplog: pytest.LogCaptu
         TransitKey("kv", address="http://u:hunter2@bao.example:8200")
 
     (message,) = caplog.messages
-    assert message.startswith("bao.example is asked over plain http")
+    assert message.startswith("bao.example is reached by plain http")

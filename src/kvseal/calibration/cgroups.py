@@ -3,7 +3,7 @@ The control groups that this process is in, as files: version 1, version 2, and 
 
 A limit binds the group that sets it and every group below, so the groups are walked from this
 process's own up to the highest that is mounted.  In a container the mount may begin at the
-container's own group; what lies above is then out of sight, and binds all the same.
+container's own group; the groups above are then out of sight, and bind all the same.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class _Mount:
         below = group[len(top) :] if group == top or group.startswith(top + "/") else ""
         names = [name for name in below.split("/") if name]
         if ".." in names:
-            # The group lies outside of this process's cgroup namespace; only the top is known to be there.
+            # The group is outside of this process's cgroup namespace; only the top is known to be there.
             names = []
         directory = root / self.point.lstrip("/")
         for depth in range(len(names), -1, -1):

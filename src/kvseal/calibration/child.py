@@ -1,5 +1,5 @@
 """
-A process of its own that derives, and tells how long it took: never imported, only run.
+A separate process that derives, and prints how long it took: never imported, only run.
 
 It imports nothing of kvseal, so that its peak is that of a derivation and little else, and holds no
 secret.  Its arguments are t, m, p, the number of runs, the milliseconds after which one run says enough,
@@ -94,12 +94,12 @@ def main(arguments: list[str]) -> None:
     t, m, p, runs = map(int, arguments[:4])
     try:
         if arguments[5] == "compare":
-            told = compared((t, m, p), runs)
+            printed = compared((t, m, p), runs)
         else:
-            told = measured((t, m, p), runs, float(arguments[4]))
+            printed = measured((t, m, p), runs, float(arguments[4]))
     except (HashingError, MemoryError) as exc:
-        told = {"failure": str(exc) or "no memory"}
-    print(json.dumps(told))  # noqa: T201
+        printed = {"failure": str(exc) or "no memory"}
+    print(json.dumps(printed))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -21,6 +21,9 @@ FLOOR: Final = Argon2idParams.RFC_9106_LOW_MEMORY
 LANES: Final = FLOOR.parallelism
 LOW: Final = 0.95
 HIGH: Final = 1.10
+INNER: Final = (HIGH - LOW) / 4
+"""The greatest deviation of a time that stays in the band when it is measured again: half of the band."""
+
 SHARE: Final = 4
 """Of what this process may use, a quarter is for one derivation."""
 
@@ -80,6 +83,11 @@ class CostGoal:
         return LOW * self.target_ms, HIGH * self.target_ms
 
     @property
+    def middle_ms(self) -> float:
+        """The time in the middle of the band."""
+        return (LOW + HIGH) / 2 * self.target_ms
+
+    @property
     def weakest(self) -> Argon2idParams:
         """The least cost that may be chosen."""
         lanes = self.parallelism
@@ -91,6 +99,10 @@ class CostGoal:
         """Whether a time is within the band."""
         low, high = self.band
         return low <= milliseconds <= high
+
+    def deviation(self, milliseconds: float) -> float:
+        """Return how far a time is from the middle of the band, as a share of the target."""
+        return abs(milliseconds - self.middle_ms) / self.target_ms
 
     def least_passes(self, memory: int) -> int | None:
         """Return with how many passes *memory* KiB are enough, or `None` if with none."""

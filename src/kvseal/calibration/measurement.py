@@ -2,7 +2,7 @@
 One cost, measured: the median of several derivations in a process of their own, and their peak.
 
 Every measurement is a fresh process, so that no earlier one has warmed its memory or raised its peak,
-and so that one which asks for more than there is ends itself and not the one who measures.
+and so that a derivation that asks for more than there is ends that process and not its parent.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from kvseal.errors.operating_system import reason_of
+
 if TYPE_CHECKING:
     from kvseal.envelope.kdf import Argon2idParams
 
 RUNS: Final = 5
 LEAST_RUNS: Final = 3
 
-_CLOCK: Final = Path(__file__).with_name("child.py")
+_CHILD: Final = Path(__file__).with_name("child.py")
 # Without the current directory, from which the installed program imports nothing either.
 _START: Final = (
     "import runpy, sys; sys.path = [p for p in sys.path if p];"
@@ -132,20 +134,22 @@ def measure(params: Argon2idParams, *, runs: int = RUNS, enough_ms: float = floa
     A warm-up of more than *enough_ms* is the only run.  A derivation that gets no memory, or whose process
     the kernel kills, is a measurement with a `failure`.
     """
-    told = _told(params, runs, enough_ms, "measure")
-    if "failure" in told:
-        return Measurement(params, failure=told["failure"])
-    rise = max(0, told["peak"] - told["before"])
-    return Measurement(params, tuple(told["runs"]), told["peak"], rise)
+    printed = _printed_by_child(params, runs, enough_ms, "measure")
+    if "failure" in printed:
+        return Measurement(params, failure=printed["failure"])
+    rise = max(0, printed["peak"] - printed["before"])
+    return Measurement(params, tuple(printed["runs"]), printed["peak"], rise)
 
 
 def compare(params: Argon2idParams, *, runs: int = RUNS) -> Comparison:
     """Return how argon2-cffi and cryptography do the same, run by run in turns.  Blocks meanwhile."""
-    told = _told(params, runs, 0.0, "compare")
-    missing = told.get("failure") or told.get("missing")
+    printed = _printed_by_child(params, runs, 0.0, "compare")
+    missing = printed.get("failure") or printed.get("missing")
     if missing:
         return Comparison(missing=missing)
-    return Comparison(statistics.median(told["runs"]), statistics.median(told["others"]), told["agree"])
+    return Comparison(
+        statistics.median(printed["runs"]), statistics.median(printed["others"]), printed["agree"]
+    )
 
 
 def child_environment() -> dict[str, str]:
@@ -153,11 +157,11 @@ def child_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name in _PASSED_ON}
 
 
-def _told(params: Argon2idParams, runs: int, enough_ms: float, what: str) -> dict[str, Any]:
+def _printed_by_child(params: Argon2idParams, runs: int, enough_ms: float, what: str) -> dict[str, Any]:
     numbers = (params.time_cost, params.memory_cost, params.parallelism, runs, enough_ms)
     try:
         done = subprocess.run(  # noqa: S603 - this very Python, with numbers
-            [sys.executable, "-c", _START, str(_CLOCK), *map(str, numbers), what],
+            [sys.executable, "-c", _START, str(_CHILD), *map(str, numbers), what],
             env=child_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -169,10 +173,10 @@ def _told(params: Argon2idParams, runs: int, enough_ms: float, what: str) -> dic
     except subprocess.TimeoutExpired:
         return {"failure": f"not done within {_LONGEST:.0f} s"}
     except OSError as exc:
-        return {"failure": f"no process to be had: {exc.strerror}"}
+        return {"failure": f"no process could be started: {reason_of(exc)}"}
     if done.returncode == 0:
-        told: dict[str, Any] = json.loads(done.stdout)
-        return told
+        printed: dict[str, Any] = json.loads(done.stdout)
+        return printed
     return {"failure": _why(done.returncode, done.stderr.decode(errors="replace"))}
 
 

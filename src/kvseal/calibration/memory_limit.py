@@ -2,7 +2,7 @@
 How much memory this process may still use, and what says so.
 
 A container's limit is nowhere in the machine's own figures, and a process that believes those is
-killed when it takes what it was told.  So every bound that Linux knows is asked: free memory, the
+killed when it takes as much.  So every bound that Linux knows is asked: free memory, the
 control groups of both versions, and the limits of the process itself.
 """
 

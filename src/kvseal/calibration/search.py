@@ -1,5 +1,5 @@
 """
-The dearest Argon2id cost that this machine pays within a given time and memory.
+The highest Argon2id cost that this machine pays within a given time and memory.
 
 Memory first, as RFC 9106, section 4, has it, then passes: of all costs whose time is within the band
 around the target, the one with the most memory.  Time grows with passes times memory, and a little
@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from kvseal.calibration import measurement
-from kvseal.calibration.goal import FLOOR, HIGH, LANES, LOW, PROFILES, CostGoal, whole
+from kvseal.calibration.goal import FLOOR, HIGH, INNER, LANES, LOW, PROFILES, CostGoal, whole
 from kvseal.calibration.machine import usable_cpus
 from kvseal.calibration.memory_limit import memory_limit
 from kvseal.envelope.kdf import MAX_TIME_COST, Argon2idParams
@@ -38,7 +38,7 @@ _ENOUGH: Final = 3
 """A run that takes so many times the target is not repeated."""
 
 _FAR: Final = 1.5
-"""A point of the grid that would take so many times the target tells nothing."""
+"""A point of the grid that would take so many times the target is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Step:
 
 
 Listener = Callable[["Step | Measurement"], None]
-"""Told what is measured next, and what was: of a cost that is measured again, all its runs."""
+"""Called with what is measured next, and with what was: of a cost that is measured again, all its runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,16 @@ class Calibration:
     steady: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Proposal:
+    """What to measure next; outside of the band, it is the nearest to it that the limits allow."""
+
+    params: Argon2idParams
+    within_band: bool
+
+
 class Search:
-    """One calibration; whoever interrupts `run` can still ask for the `result` of what was measured."""
+    """One calibration; a caller that interrupts `run` can still read the `result` of what was measured."""
 
     def __init__(
         self, goal: CostGoal, measure: Measure, *, cpus: int = 1, listener: Listener | None = None
@@ -107,7 +115,7 @@ class Search:
         Raises:
             KDFParametersError: not even the least cost can be measured here.
         """
-        first = self._first()
+        first = self._first_measurement()
         for params in self._grid(first):
             self._take(params)
         self._decide()
@@ -120,7 +128,7 @@ class Search:
         steady = self._steady and choice is not None and choice.spread <= HIGH - LOW
         return Calibration(self.goal, tuple(self._measured.values()), choice, decided_by, steady)
 
-    def _first(self) -> Measurement:
+    def _first_measurement(self) -> Measurement:
         memory = min(FLOOR.memory_cost, self._cap)
         while True:
             found = self._take(Argon2idParams(1, memory, self.goal.parallelism))
@@ -132,7 +140,7 @@ class Search:
                 raise KDFParametersError(msg, hint="give this process more memory")
 
     def _grid(self, first: Measurement) -> Iterator[Argon2idParams]:
-        """Yield memory, passes and lanes around the *first* point as far as they tell, then the profiles."""
+        """Yield memory, passes and lanes around the *first* point, then the profiles, if near the target."""
         lanes, memory = self.goal.parallelism, first.params.memory_cost
         planned = []
         while (memory := memory * 2) <= self._cap:
@@ -150,19 +158,18 @@ class Search:
                 yield params
         # All the memory there is comes first, so how long it takes is not left to a guess from other sizes.
         least, pass_ = self.goal.least_passes(self._cap), self._rate(self._cap) * self._cap
-        passes = min(MAX_TIME_COST, max(least or 1, round(self._aim / pass_)))
+        passes = min(MAX_TIME_COST, max(least or 1, round(self.goal.middle_ms / pass_)))
         if passes * pass_ <= _FAR * self.goal.target_ms:
             yield Argon2idParams(passes, self._cap, lanes)
 
     def _decide(self) -> None:
         for _ in range(_ATTEMPTS):
-            found = self._closed_in()
+            found = self._approach()
             if found is None:
                 return
             confirmed = self._take(found.params, again=True)
-            if not confirmed.failure and (
-                self._agree(found, confirmed) or self._proposed() == (found.params, False)
-            ):
+            nearest = _Proposal(found.params, within_band=False)
+            if not confirmed.failure and (self._agree(found, confirmed) or self._proposal() == nearest):
                 self._choice, self._steady = confirmed, True
                 return
 
@@ -171,62 +178,69 @@ class Search:
         second = statistics.median(confirmed.runs[len(found.runs) :])
         return self.goal.accepts(second) and self.goal.accepts(confirmed.median)
 
-    def _closed_in(self) -> Measurement | None:
+    def _approach(self) -> Measurement | None:
         """Return a measurement in the middle of the band, or the best that the limits allow."""
         for _ in range(_STEPS):
-            proposed, _ = self._proposed()
-            if proposed is None:
+            proposal = self._proposal()
+            if proposal is None:
                 return None
-            if proposed in self._measured:
-                return self._measured[proposed]
-            found = self._take(proposed)
-            if not found.failure and self._off(found.median) <= _middle():
+            if proposal.params in self._measured:
+                return self._measured[proposal.params]
+            found = self._take(proposal.params)
+            if not found.failure and self.goal.deviation(found.median) <= INNER:
                 return found
         return None
 
-    def _proposed(self) -> tuple[Argon2idParams | None, bool]:
+    def _proposal(self) -> _Proposal | None:
         """
-        Return what should be within the band with the most memory, by what was measured nearest to it.
+        Return the cost with the most memory whose time should be within the band.
 
-        Or what comes nearest to the band, and `False`, where nothing that is allowed is within it.
+        Where no allowed cost is within the band, the one that comes nearest to it; `None` where no cost
+        is allowed at all.
         """
-        beyond = self._beyond()
-        if beyond is not None:
-            return beyond, False
+        limit = self._limit_outside_band()
+        if limit is not None:
+            return _Proposal(limit, within_band=False)
         known = [(memory, self._rate(memory)) for memory in self._memories()]
-        for tolerance in (_middle(), (HIGH - LOW) / 2):
+        for tolerance in (INNER, (HIGH - LOW) / 2):
             for memory, rate in known:
                 passes = self._passes(memory, rate)
-                if passes is not None and self._off(passes * rate * memory) <= tolerance:
+                if passes is not None and self.goal.deviation(passes * rate * memory) <= tolerance:
                     # All the memory there is stays all of it.  Less of it is fitted to the time.
                     fixed = Argon2idParams(passes, memory, self.goal.parallelism)
-                    return fixed if memory == self._cap else self._aimed(passes, rate), True
-        return self._extreme(known), False
+                    params = fixed if memory == self._cap else self._fitted(passes, rate)
+                    return _Proposal(params, within_band=True)
+        nearest = self._nearest_to_band(known)
+        return None if nearest is None else _Proposal(nearest, within_band=False)
 
-    def _beyond(self) -> Argon2idParams | None:
-        """Return the weakest or the strongest cost if it was measured, and the band lies beyond it."""
+    def _limit_outside_band(self) -> Argon2idParams | None:
+        """
+        Return the weakest or the strongest cost if its measured time shows that no cost reaches the band.
+
+        The strongest cost may be too fast, or the weakest too slow.
+        """
         strongest = Argon2idParams(MAX_TIME_COST, self._cap, self.goal.parallelism)
         low, high = self.goal.band
-        for params, is_beyond in ((strongest, low.__gt__), (self.goal.weakest, high.__lt__)):
+        for params, misses in ((strongest, low.__gt__), (self.goal.weakest, high.__lt__)):
             known = self._measured.get(params)
-            if known is not None and not known.failure and is_beyond(known.median):
+            if known is not None and not known.failure and misses(known.median):
                 return params
         return None
 
-    def _aimed(self, passes: int, rate: float) -> Argon2idParams:
+    def _fitted(self, passes: int, rate: float) -> Argon2idParams:
         """Return *passes* over as much memory as should take the middle of the band."""
         lanes = self.goal.parallelism
-        memory = min(self._cap, whole(int(self._aim / (rate * passes)), lanes))
-        aimed = Argon2idParams(passes, max(memory, 8 * lanes), lanes)
-        return aimed if self.goal.allows(aimed) else Argon2idParams(passes, self._smallest(passes), lanes)
+        memory = min(self._cap, whole(int(self.goal.middle_ms / (rate * passes)), lanes))
+        fitted = Argon2idParams(passes, max(memory, 8 * lanes), lanes)
+        return fitted if self.goal.allows(fitted) else Argon2idParams(passes, self._smallest(passes), lanes)
 
     def _smallest(self, passes: int) -> int:
         return next(
             m for m in reversed(self._memories()) if (self.goal.least_passes(m) or math.inf) <= passes
         )
 
-    def _extreme(self, known: list[tuple[int, float]]) -> Argon2idParams | None:
-        """Return the most that stays within the band's upper end where nothing is in it, else the weakest."""
+    def _nearest_to_band(self, known: list[tuple[int, float]]) -> Argon2idParams | None:
+        """Return the slowest cost that is not above the band, or else the weakest one."""
         high = self.goal.band[1]
         best: tuple[float, int, int] | None = None
         for memory, rate in known:
@@ -242,7 +256,7 @@ class Search:
         least = self.goal.least_passes(memory)
         if least is None:
             return None
-        passes = max(least, round(self._aim / (rate * memory)))
+        passes = max(least, round(self.goal.middle_ms / (rate * memory)))
         return passes if passes <= MAX_TIME_COST else None
 
     def _memories(self) -> list[int]:
@@ -256,23 +270,16 @@ class Search:
 
     def _rate(self, memory: int) -> float:
         """Return the milliseconds for each pass over a KiB, by what is nearest in size and to the target."""
-        nearest = min(self._own(), key=lambda one: self._distance(one, memory))
+        nearest = min(self._with_these_lanes(), key=lambda one: self._distance(one, memory))
         return nearest.median / (nearest.params.time_cost * nearest.params.memory_cost)
 
     def _distance(self, one: Measurement, memory: int) -> float:
-        size, time = one.params.memory_cost / memory, one.median / self._aim
+        size, time = one.params.memory_cost / memory, one.median / self.goal.middle_ms
         return abs(math.log(size)) + abs(math.log(time))
 
-    def _own(self) -> list[Measurement]:
+    def _with_these_lanes(self) -> list[Measurement]:
         lanes = self.goal.parallelism
         return [m for m in self._measured.values() if m.params.parallelism == lanes and not m.failure]
-
-    @property
-    def _aim(self) -> float:
-        return (LOW + HIGH) / 2 * self.goal.target_ms
-
-    def _off(self, milliseconds: float) -> float:
-        return abs(milliseconds - self._aim) / self.goal.target_ms
 
     def _take(self, params: Argon2idParams, *, again: bool = False) -> Measurement:
         known = self._measured.get(params)
@@ -300,13 +307,13 @@ class Search:
         half = whole(failed.params.memory_cost // 2, self.goal.parallelism)
         if half < self._cap:
             self._cap = half
-            self._cap_by = f"what could be had: {failed.params} failed ({failed.failure})"
+            self._cap_by = f"what the machine gave: {failed.params} failed ({failed.failure})"
 
     def _nearest(self) -> Measurement | None:
         """Return what comes nearest to the target of all that was measured and may be chosen."""
         may = [m for m in self._measured.values() if not m.failure and self.goal.allows(m.params)]
         within = [m for m in may if m.median <= self.goal.band[1]]
-        return min(within or may, key=lambda m: self._off(m.median), default=None)
+        return min(within or may, key=lambda m: self.goal.deviation(m.median), default=None)
 
     def _decided_by(self, choice: Measurement) -> str:
         low, high = self.goal.band
@@ -319,11 +326,6 @@ class Search:
         if choice.median < low:
             return f"kvseal's ceiling of {MAX_TIME_COST} passes, and {self._cap_by}"
         return self._cap_by
-
-
-def _middle() -> float:
-    """Half of the band, around its middle: who is in it stays in the band when it is measured again."""
-    return (HIGH - LOW) / 4
 
 
 def calibrate(

@@ -23,11 +23,12 @@ from kvseal.cli.store.purge import purge
 from kvseal.cli.store.records import delete, get, inspect, list_, put
 from kvseal.cli.store.verify import verify
 from kvseal.cli.vault.dek import dek
+from kvseal.cli.vault.init import init
 from kvseal.cli.vault.keygen import keygen
 from kvseal.cli.vault.policy import policy
 from kvseal.cli.vault.rotate import rotate
 from kvseal.cli.vault.slot import slot
-from kvseal.cli.vault.status import init, status
+from kvseal.cli.vault.status import status
 from kvseal.errors import ExitCode, KvsealError
 
 
@@ -94,7 +95,7 @@ def run(arguments: list[str]) -> int:
     except click.exceptions.Exit as exc:
         return exc.exit_code
     except BrokenPipeError:
-        # Whoever read our output has gone, as `head` does.
+        # The process that read our output has ended, as `head` does.
         sys.stderr.close()
         return ExitCode.FAILED
     except (click.Abort, KeyboardInterrupt, click.ClickException, Exception) as exc:  # noqa: BLE001

@@ -1,4 +1,4 @@
-"""From the options of a command to open drivers and vaults, closed again when it ends."""
+"""Open the drivers and vaults that the options of a command name, and close them when it ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kvseal.drivers import driver_from_url, factory
 from kvseal.drivers.backends import backend_of_url
 from kvseal.drivers.manifest import Manifest, NamedDriver
 from kvseal.errors import StoreNotFoundError, UsageError, VaultNotFoundError
-from kvseal.secrets.defaults import secret_for_opening
+from kvseal.secrets.given import secret_for_opening
 from kvseal.secrets.sources import check_unlocker, resolve, resolve_unlocker
 from kvseal.vault.vault import Vault
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """The drivers that a command works on; `meta` is `None` where the meta lies with the records."""
+    """The drivers that a command works on; `meta` is `None` where the meta is in the store of the records."""
 
     data: Driver
     meta: Driver | None
@@ -96,7 +96,7 @@ async def store(
 async def vault(settings: Settings) -> AsyncIterator[tuple[Stores, Vault]]:
     """Yield the stores and their open vault."""
     async with stores(settings) as found:
-        # The vault comes first, so that nobody types a secret for a store that has none.
+        # The vault comes first, so that a person is not asked for a secret where there is no vault.
         await Vault.expect(found.data, meta_store=found.meta)
         secret = await secret_for_opening(await given_secret(settings.secret, settings))
         opened = await Vault.open(found.data, secret=secret, meta_store=found.meta, pin=settings.pin)
@@ -114,10 +114,10 @@ async def given_secret(
         return None
     check_unlocker(reference)
     if reference.startswith("prompt:") and not settings.may_ask:
-        msg = f"{reference} needs a terminal, and may not be used with --no-input"
+        msg = "prompt: needs a terminal, and may not be used with --no-input"
         raise UsageError(msg, hint="use env:, file:, fd: or another source")
     if reference.startswith("prompt:"):
-        # Not in a thread, which nobody can interrupt while it waits for a line.
+        # Not in a thread, which Ctrl-C cannot interrupt while it waits for a line.
         with interruptible():
             return resolve(reference, confirm=confirm)
     return await asyncio.to_thread(resolve_unlocker, reference, confirm=confirm)
@@ -137,14 +137,14 @@ def synchronous(
 
 def require_offline(driver: Driver, settings: Settings) -> None:
     """
-    Let a command that is about to write go on, if it takes nothing from anybody.
+    Let a command that is about to write go on, if it cannot destroy the writes of other processes.
 
     Raises:
-        UsageError: the store has no compare-and-swap, and nobody said that there are no other writers.
+        UsageError: the store has no compare-and-swap, and `--offline` was not given.
     """
     if not driver.capabilities.atomic_replace and not settings.offline:
-        msg = f"{driver.location} has no compare-and-swap: what others write there meanwhile can be lost"
-        raise UsageError(msg, hint="stop whatever writes to the store, and give --offline")
+        msg = f"{driver.location} has no compare-and-swap: what other processes write meanwhile can be lost"
+        raise UsageError(msg, hint="stop every process that writes to the store, and give --offline")
 
 
 async def _opened(url: str, *, create: bool, offline_names: Manifest | None) -> Driver:

@@ -32,10 +32,12 @@ _GLOBAL: Final[tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...]] =
         "--store", metavar="URL", help="The store: disk:PATH, python:MODULE:FACTORY … [VAULTCTL_STORE]"
     ),
     click.option(
-        "--meta-store", metavar="URL", help="A store of its own for the vault meta. [VAULTCTL_META_STORE]"
+        "--meta-store", metavar="URL", help="A separate store for the vault meta. [VAULTCTL_META_STORE]"
     ),
     click.option(
-        "--manifest", metavar="FILE", help="Names that the store cannot give back. [VAULTCTL_MANIFEST]"
+        "--manifest",
+        metavar="FILE",
+        help="Names of entries whose names the store does not keep. [VAULTCTL_MANIFEST]",
     ),
     click.option(
         "--offline", is_flag=True, default=None, help="Promise that nothing else writes to the store."
@@ -134,7 +136,7 @@ class Duration(_DurationType):
         match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)([smhd]?)", value)
         seconds = float(match[1]) * _SECONDS[match[2] or "s"] if match else 0.0
         if match is None or not (seconds or self._zero):
-            self.fail(f"{value!r} is no duration such as 90s, 15m, 24h or 30d", param, ctx)
+            self.fail(f"{value!r} is not a duration such as 90s, 15m, 24h or 30d", param, ctx)
         if seconds > _LONGEST:
             self.fail(f"{value!r} is longer than a hundred years", param, ctx)
         return seconds

@@ -50,7 +50,7 @@ class Output:
     def __init__(self, *, as_json: bool, quiet: bool) -> None:
         self.as_json = as_json
         self.quiet = quiet
-        self._told = clock.monotonic()
+        self._printed_at = clock.monotonic()
         self._drawn = False
 
     def result(self, data: Printable, *tables: RenderableType) -> None:
@@ -73,7 +73,7 @@ class Output:
         click.echo(line)
 
     def note(self, line: str) -> None:
-        """Tell people something, on stderr."""
+        """Print a line for people, on stderr."""
         if not self.quiet and not self.as_json:
             self._clear()
             click.echo(printable(line), err=True)
@@ -121,11 +121,11 @@ class Output:
             self.text(line)
 
     def confirm(self, question: str, settings: Settings) -> None:
-        """Go on only with `--yes` or a yes from a person; raises `UsageError` where nobody can be asked."""
+        """Go on only with `--yes` or a yes from a person; raises `UsageError` without a terminal."""
         if settings.yes:
             return
         if not settings.may_ask:
-            msg = f"{question} Nobody can be asked here"
+            msg = f"{question} There is no terminal to ask at"
             raise UsageError(msg, hint="add --yes")
         with interruptible():
             agreed = click.confirm(printable(question), err=True)
@@ -157,9 +157,9 @@ class Output:
 
     def _due(self, interval: float) -> bool:
         now = clock.monotonic()
-        if now - self._told < interval:
+        if now - self._printed_at < interval:
             return False
-        self._told = now
+        self._printed_at = now
         return True
 
     def _clear(self) -> None:
@@ -215,8 +215,8 @@ def _rest(report: Report) -> list[tuple[int, str]]:
     return [
         (report.already, "in order" if report.command == "verify" else "already done"),
         (report.skipped, "skipped"),
-        (report.conflicts, "swaps won by other writers and decided again"),
-        (report.pending, "made by other writers and still to be done"),
+        (report.conflicts, "changed by other processes and decided again"),
+        (report.pending, "written by other processes meanwhile, not yet converted"),
         (report.failed, "FAILED and left as they are"),
     ]
 

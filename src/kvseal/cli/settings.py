@@ -8,12 +8,14 @@ current directory, and that over the default.
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from kvseal.errors import UsageError
+from kvseal.errors.operating_system import next_step, reason_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -80,23 +82,48 @@ class Settings:
         return not self.no_input and sys.stdin.isatty()
 
 
-def refuse_foreign(path: Path) -> None:
-    """A store or a secret can name code to run, so only its own user, or root, may have written the file."""
-    status = path.stat()
+def read_toml(path: Path) -> dict[str, Any]:
+    """
+    Return the TOML document *path*, which only its own user, or root, may have written.
+
+    A store or a secret can name code to run.  The file is opened once, and what is checked is what is read:
+    another file may take the name at any time.
+
+    Raises:
+        OSError: there is no such file, or it cannot be opened.
+        UsageError: another user can change it, or it is not readable TOML.
+    """
+    # A pipe of that name must not keep the program waiting.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        _refuse_foreign(path, os.fstat(file.fileno()))
+        content = file.read()
+    try:
+        return tomllib.loads(content.decode("utf-8"))
+    except ValueError as exc:
+        msg = f"{path} is not readable TOML: {exc}"
+    except RecursionError:
+        msg = f"{path} is not readable TOML: it is nested too deeply"
+    raise UsageError(msg, hint="check the file with a TOML parser")
+
+
+def _refuse_foreign(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        msg = f"{path} is not a file"
+        raise UsageError(msg, hint="name a TOML file, or rename it")
     if os.name == "posix" and (status.st_uid not in {os.geteuid(), 0} or status.st_mode & 0o022):
         msg = f"{path} can be changed by others, who could make it run their code"
         raise UsageError(msg, hint=f"chmod go-w {path}, or go to another directory")
 
 
 def _read_config(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        return {}
-    refuse_foreign(path)
     try:
-        config: dict[str, str] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
-        msg = f"{path} is not readable TOML: {exc}"
-        raise UsageError(msg) from exc
+        config = read_toml(path)
+    except FileNotFoundError:
+        return {}
+    except OSError as exc:
+        msg = f"{path} cannot be read: {reason_of(exc)}"
+        raise UsageError(msg, hint=next_step(exc)) from None
     unknown = sorted(set(config) - set(_VARIABLES))
     if unknown or not all(isinstance(value, str) for value in config.values()):
         msg = f"{path} may hold {', '.join(_VARIABLES)} as text, and nothing else"

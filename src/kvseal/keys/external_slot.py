@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from kvseal.envelope.wrapping import DamagedWrapError
 from kvseal.errors import DamagedSlotError, VaultError, WrapKeyError
-from kvseal.keys.keyslot import ID_SIZE, KIND, checked_label
+from kvseal.keys.keyslot import ID_SIZE, KIND, checked_label, is_showable
 from kvseal.keys.rootkey import RootKey
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class ExternalSlot:
     expires_at: datetime | None = None
 
     def __post_init__(self) -> None:
-        named = is_external_kind(self.kind) and 0 < len(self.key) <= MAX_NAME and self.key.isprintable()
+        named = is_external_kind(self.kind) and 0 < len(self.key) <= MAX_NAME and is_showable(self.key)
         if not named or not 0 < len(self.wrapped) <= MAX_WRAPPED:
             msg = "an external slot needs the kind and the name of a key, and the wrapped root key"
             raise ValueError(msg)

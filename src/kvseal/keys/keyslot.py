@@ -8,6 +8,7 @@ the KEK, compares the commitment in constant time, and only then unwraps.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from os import urandom
 from typing import TYPE_CHECKING, Final
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
 KIND: Final = "argon2id"
 MAX_LABEL: Final = 128
 ID_SIZE: Final = 8
+
+# docs/format.md has the list.  The last two characters of each plane stand for nothing, for ever.
+_HIDDEN: Final = re.compile(
+    r"[\x00-\x1f\x7f-\xa0\xad\u061c\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000"
+    r"\ud800-\uf8ff\ufdd0-\ufdef\ufeff\ufff0-\ufffb\ufffe-\uffff\U000e0000-\U0010ffff"
+    + "".join(rf"\U{plane:04x}fffe-\U{plane:04x}ffff" for plane in range(1, 0xE))
+    + "]"
+)
 
 _PURPOSE: Final = b"kvseal/slot/v1"
 
@@ -93,17 +102,16 @@ class Keyslot:
 
 def cost_for(secret: Secret, *, present: Argon2idParams | None = None) -> Argon2idParams:
     """
-    Return the default cost of a new slot for *secret*.
+    Return the cost of a new slot for *secret* where its caller chose none.
 
-    *present* is the cost of the slot that it replaces.  A derivation adds nothing to 256 random bits, so
-    a generated secret gets the lowest cost that OWASP recommends.  A secret that a person may have
-    chosen never inherits that cost.
+    *present* is the cost of the slot that it replaces, which is kept unless it is the default cost of the
+    other kind of secret.  A derivation adds nothing to 256 random bits, so the default for a generated
+    secret is the least cost that OWASP recommends; what a person may have thought up never inherits that.
     """
-    if secret.is_generated:
-        return present or Argon2idParams.OWASP_MINIMUM
-    if present is None or present == Argon2idParams.OWASP_MINIMUM:
-        return Argon2idParams.RFC_9106_LOW_MEMORY
-    return present
+    own, other = Argon2idParams.OWASP_MINIMUM, Argon2idParams.RFC_9106_LOW_MEMORY
+    if not secret.is_generated:
+        own, other = other, own
+    return own if present is None or present == other else present
 
 
 def checked_label(text: str) -> str:
@@ -116,7 +124,17 @@ def checked_label(text: str) -> str:
 
 def is_label(text: str) -> bool:
     """Whether a message can show *text* as it is: labels are shown before they are authenticated."""
-    return 0 < len(text) <= MAX_LABEL and text.isprintable()
+    return 0 < len(text) <= MAX_LABEL and is_showable(text)
+
+
+def is_showable(text: str) -> bool:
+    """
+    Whether no character of *text* breaks a line, steers a terminal or turns the direction of writing.
+
+    The characters are listed and not looked up: what an interpreter calls printable depends on its release
+    of Unicode, and a vault that one Python writes has to open under every other.
+    """
+    return _HIDDEN.search(text) is None
 
 
 def _aad(vault_id: bytes, slot_id: str, params: Argon2idParams) -> bytes:

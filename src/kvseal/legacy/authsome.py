@@ -1,5 +1,5 @@
 """
-Records of authsome, a credential broker for agents: 0.3 to 0.7, which may lie mixed in one store.
+Records of authsome, a credential broker for agents: 0.3 to 0.7, which may be mixed in one store.
 
 * flat (0.3, 0.4): `{"data": "<base64 nonce>.<base64 ciphertext‖tag>"}` under the master key itself.
 * envelope (0.5 on): the two fields of py-key-value's encryption wrappers, version 1, base64 of
@@ -114,7 +114,7 @@ class AuthsomeCodec:
         except ValueError:
             value = None
         if type(value) is not dict:
-            msg = "the authsome record opens, but what is in it is no JSON object"
+            msg = "the authsome record opens, but its content is not a JSON object"
             raise MalformedRecordError(msg)
         return value
 
@@ -127,7 +127,7 @@ class AuthsomeControlCodec:
     """
     Takes what authsome 0.3 and 0.4 never encrypted: `config/version`, and the list of keys at `__index__`.
 
-    A migration leaves it where it is.  Told to seal plaintext, it seals this too, so that
+    A migration leaves it where it is.  With the rule to seal plaintext, it is sealed too, so that
     authsome 0.5 and later, which does read `__index__`, finds it through the wrapper.
     """
 
@@ -141,7 +141,7 @@ class AuthsomeControlCodec:
         return text == _VERSION or (text.startswith("[") and _is_index(text))
 
     def open(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the value as it lies there."""
+        """Return the value as it is stored."""
         return dict(stored)
 
     def key_candidates(self, _: str | None, __: Mapping[str, Any]) -> Iterable[str]:

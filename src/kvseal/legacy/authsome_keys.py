@@ -1,5 +1,5 @@
 """
-authsome's keys: what people hold, in two readings, and the key record that lies in the store from 0.5 on.
+authsome's keys: the operator's, in two readings, and the key record in the store from 0.5 on.
 
 `{"version": 1, "kdf": {"alg", "salt", "memory_cost", "time_cost", "parallelism"},
 "wrapped_dek": {"alg", "nonce", "ciphertext"}}`: Argon2id of the master secret, then AES-256-GCM
@@ -55,7 +55,7 @@ class AuthsomeMasterKey:
 
 def read_master_key_file(content: bytes) -> AuthsomeMasterKey:
     """
-    Return both readings of a `master.key`, whichever version wrote it.
+    Return both readings of a `master.key`, by any version.
 
     Raises:
         SecretError: it is empty, or no text.
@@ -107,7 +107,7 @@ class AuthsomeKeyRecord:
             record = None
         # `==` alone would take a version of 1.0 or true for 1.
         if record is None or record.as_value() != value or type(value["version"]) is not int:
-            msg = "what lies where the vault meta would be is no key record of authsome that kvseal reads"
+            msg = "the entry at the place of the vault meta is not a key record of authsome that kvseal reads"
             raise ForeignVaultError(msg, hint="use another store, or restore authsome's record")
         return record
 

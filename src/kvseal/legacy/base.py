@@ -1,5 +1,5 @@
 """
-What wrote the records that kvseal takes over: one file for each stored format.
+Records of other software that kvseal reads: one file for each stored format.
 
 A codec is pure: it is given a stored value and returns the plaintext value.  The
 wrapper uses codecs to read old records during a migration, and a recode uses the
@@ -26,7 +26,7 @@ class LegacyCodec(Protocol):
         ...
 
     def recognises(self, stored: Mapping[str, Any]) -> bool:
-        """Whether *stored* has this format, whichever key it takes."""
+        """Whether *stored* has this format, under any key."""
         ...
 
     def open(self, stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,8 +37,8 @@ class LegacyCodec(Protocol):
         """
         Return keys under which *value*, as it was opened, may be stored in *collection*.
 
-        For stores that do not give a key back.  They are claims: whoever can write to the
-        store chooses what a value says, so the driver has to prove one before it is used.
+        For stores that do not give a key back.  They are claims: a writer to the store
+        chooses what a value says, so the driver has to prove a claim before it is used.
         """
         ...
 

@@ -3,12 +3,12 @@ What FastMCP keeps encrypted, every release that does (2.13 on): its keys, and t
 
 The records are those of py-key-value's `FernetEncryptionWrapper`, so the format in
 reports is `fernet`, and a key that the vault holds for the time of a migration is of
-kind `fernet`: whoever reads such a record is told its name, and needs nothing of this.
+kind `fernet`: a reader of such a record knows its name, and needs nothing of this module.
 
 FastMCP's own are the key, which is derived from what the server was configured with, and
 the collections.  A file tree store, its default since 3.0, does not give most of the keys
-of its entries back; but many values repeat the key under which they are stored, and that
-a value does not lie is for the driver to prove.
+of its entries back; but many values repeat the key under which they are stored, which
+the driver has to prove.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class FastMCPCodec(FernetCodec):
     """
     Opens FastMCP's records with the first of *keys* (32 bytes each) that fits.
 
-    *server_urls* are the servers whose tokens a client has stored: nothing in those
-    records tells them.
+    *server_urls* are the servers whose tokens a client has stored: those records do
+    not name them.
     """
 
     __slots__ = ("_server_urls",)

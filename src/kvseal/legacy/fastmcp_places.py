@@ -1,5 +1,5 @@
 """
-Where FastMCP keeps the stores that nobody configured, so that a secret can be matched with its store.
+Where FastMCP keeps its stores by default, so that a secret can be matched with its store.
 
     HOME/oauth-proxy                  2.13 and 2.14: one disk store for all servers of the machine
     HOME/oauth-proxy/FINGERPRINT      3.0 on: a file tree store for each key
@@ -50,7 +50,7 @@ class Place:
 
     @property
     def exists(self) -> bool:
-        """Whether something lies there."""
+        """Whether there is a store."""
         return self.directory.is_dir() if self.fingerprint else (self.directory / _DISK_FILE).is_file()
 
 

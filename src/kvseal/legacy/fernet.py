@@ -2,8 +2,8 @@
 Records of py-key-value's `FernetEncryptionWrapper`, every release that has one (0.2.7 on).
 
 `{"__encrypted_data__": <base64 of the token>, "__encryption_version__": 1}`, where the
-token is Fernet over the value's JSON text.  Keys come in every form people have: one
-key, several in the order of a MultiFernet, or source material and salt.
+token is Fernet over the value's JSON text.  Keys are given as one key,
+as several in the order of a MultiFernet, or as source material and salt.
 
 https://github.com/fernet/spec
 """
@@ -110,7 +110,7 @@ def parse_key(text: bytes) -> bytes:
     except (binascii.Error, ValueError):
         key = b""
     if len(key) != KEY_SIZE:
-        msg = "this is no Fernet key: it must be 32 bytes in URL-safe base64, 44 characters"
+        msg = "this is not a Fernet key: it must be 32 bytes in URL-safe base64, 44 characters"
         raise SecretError(msg, hint="for a passphrase with a salt, use --source-material and --salt")
     return key
 
@@ -138,6 +138,6 @@ def _parse(plaintext: bytes) -> dict[str, Any]:
     except ValueError:
         value = None
     if type(value) is not dict:
-        msg = "the Fernet record opens, but what is in it is no JSON object"
+        msg = "the Fernet record opens, but its content is not a JSON object"
         raise MalformedRecordError(msg)
     return value

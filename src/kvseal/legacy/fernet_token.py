@@ -62,7 +62,7 @@ class FernetKey:
         except InvalidSignature:
             return None
         padded = self._decrypt_cbc(data[_IV_START:-_HMAC_SIZE])
-        # It is authentic, so what the padding looks like tells nobody anything new.
+        # It is authentic, so an attacker learns nothing new from its padding.
         size = padded[-1]
         is_padding = 0 < size <= _BLOCK_SIZE and padded.endswith(bytes((size,)) * size)
         return padded[:-size] if is_padding else None

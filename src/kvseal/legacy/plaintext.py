@@ -1,4 +1,4 @@
-"""Records that nobody encrypted: the value itself lies in the store."""
+"""Records that were never encrypted: the store holds the value itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PlaintextCodec:
         return DATA_FIELD not in stored and VERSION_FIELD not in stored
 
     def open(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the value as it lies there."""
+        """Return the value as it is stored."""
         return dict(stored)
 
     def key_candidates(self, collection: str | None, value: Mapping[str, Any]) -> Iterable[str]:  # noqa: ARG002

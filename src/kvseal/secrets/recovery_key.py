@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 PREFIX: Final = "KVSEALR1"
 GROUPS: Final = 14
 GROUP_SIZE: Final = 5
+TEXT_SIZE: Final = GROUPS * GROUP_SIZE
+"""Characters behind the prefix, without separators."""
 
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _VALUES: Final = {character: value for value, character in enumerate(_ALPHABET)}
@@ -31,7 +33,6 @@ _BITS: Final = 5
 _KEY_SIZE: Final = 32
 _CHECKSUM_SIZE: Final = 3
 _CHECKSUM_LABEL: Final = b"kvseal/recovery-key/v1\x00"
-_TEXT_SIZE: Final = GROUPS * GROUP_SIZE
 _DATA_SIZE: Final = GROUPS * (GROUP_SIZE - 1)
 _POLYNOMIAL: Final = 0b101001
 """x^5 + x^3 + 1, which is primitive: GF(32) as bech32 has it."""
@@ -58,7 +59,7 @@ def canonical(text: str) -> str | None:
     groups = _groups(text.upper().translate(_LOOK_ALIKES).replace("-", " ").split())
     if groups is None:
         return None
-    wrong = [place for place, group in enumerate(groups, 1) if not _is_right(place, group)]
+    wrong = [place for place, group in enumerate(groups[: GROUPS + 1], 1) if not _is_right(place, group)]
     if len(groups) != GROUPS or wrong:
         raise _mistyped(wrong, sum(map(len, groups)))
     number = 0
@@ -66,7 +67,7 @@ def canonical(text: str) -> str | None:
         number = number << _BITS | _VALUES[character]
     spelled = text_of(number.to_bytes(_KEY_SIZE + _CHECKSUM_SIZE, "big")[:_KEY_SIZE])
     if spelled != "-".join([PREFIX, *groups]):
-        raise _mistyped([], _TEXT_SIZE)
+        raise _mistyped([], TEXT_SIZE)
     return spelled
 
 
@@ -76,12 +77,12 @@ def _groups(words: Sequence[str]) -> Sequence[str] | None:
     if letters.startswith(_PREFIX_AS_READ):
         as_written = len(words) == GROUPS + 1 and words[0] == _PREFIX_AS_READ
         return words[1:] if as_written else _cut(letters[len(PREFIX) :], GROUP_SIZE)
-    groups = _cut(letters[-_TEXT_SIZE:], GROUP_SIZE)
+    groups = _cut(letters[-TEXT_SIZE:], GROUP_SIZE)
     # By chance, one text in ten million of this length has that many groups that check.
     right = sum(map(_is_right, range(1, GROUPS + 1), groups))
     if len(groups) != GROUPS or 2 * right < GROUPS:
         return None
-    if len(letters) != _TEXT_SIZE:
+    if len(letters) != TEXT_SIZE:
         msg = "the secret is a recovery key, but what it begins with was mistyped"
         raise MistypedSecretError(msg, hint=f"it begins with {PREFIX}")
     return groups
@@ -115,12 +116,12 @@ def _checksum(key: bytes) -> bytes:
 
 
 def _mistyped(places: Sequence[int], size: int) -> MistypedSecretError:
-    if size != _TEXT_SIZE:
+    if size != TEXT_SIZE:
         # Behind a character too many or too few, every group without separators is wrong.
         places = [place for place in places[:1] if place <= GROUPS]
     named = " and ".join(map(str, places))
     where = f"group{'s' if len(places) > 1 else ''} {named} of {GROUPS}" if places else "all of its groups"
-    if size != _TEXT_SIZE:
-        where += f"; it has {size} characters, and {_TEXT_SIZE} belong there"
+    if size != TEXT_SIZE:
+        where += f"; it has {size} characters, and {TEXT_SIZE} belong there"
     msg = f"the secret is a recovery key, but it was mistyped: look at {where}"
     return MistypedSecretError(msg, hint=f"compare it with the original; {PREFIX} does not count as a group")

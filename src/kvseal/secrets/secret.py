@@ -7,6 +7,7 @@ that a typing error is found before any derivation.  Every other secret is taken
 
 from __future__ import annotations
 
+import re
 from base64 import b32decode, b32encode
 from hashlib import sha256
 from hmac import compare_digest
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from kvseal.errors import EmptySecretError, MistypedSecretError
 from kvseal.secrets import recovery_key
+from kvseal.secrets.mistakes import wrapped_texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +30,15 @@ _CHECKSUM_LABEL: Final = b"kvseal/master-secret/v1\x00"
 _TEXT_SIZE: Final = 58
 """Base32 characters of key ‖ checksum."""
 _SLIP: Final = 2
-"""Characters too many or too few that a generated secret may have and still be told from another text."""
+"""Characters too many or too few that a generated secret may have and still be recognised."""
+
+_WHOLE: Final = (
+    re.compile(rf"{PREFIX}(?:[-\s]{{0,4}}[A-Z2-7]){{{_TEXT_SIZE}}}"),
+    re.compile(rf"{recovery_key.PREFIX}(?:[-\s]{{0,4}}[0-9A-Z]){{{recovery_key.TEXT_SIZE}}}"),
+)
+"""A generated secret or recovery key that may stand in the middle of other text."""
+
+_OTHER_TEXT: Final = re.compile(r"[^-\sA-Z0-9]")
 
 
 class Secret:
@@ -40,7 +50,8 @@ class Secret:
 
     Raises:
         EmptySecretError: nothing but white space.
-        MistypedSecretError: the form of a generated secret or recovery key, but a checksum does not match.
+        MistypedSecretError: the form of a generated secret or recovery key, but a checksum does not match,
+            or there is other text around it.
     """
 
     __slots__ = ("_generated", "_value")
@@ -52,17 +63,17 @@ class Secret:
         if not value.strip():
             msg = "the secret is empty"
             raise EmptySecretError(msg, hint="an unset variable or an empty file is not a secret")
-        generated = _canonical(value)
+        generated = _spelled(value)
         self._generated = generated is not None
         self._value = value if generated is None else generated
 
     @property
     def is_generated(self) -> bool:
-        """Whether it is 256 random bits, as the checksum of its form tells."""
+        """Whether it is 256 random bits, as the checksum of its form shows."""
         return self._generated
 
     def reveal(self) -> bytes:
-        """Return the secret's bytes.  Whoever calls this answers for them."""
+        """Return the secret's bytes.  The caller is responsible for them."""
         return self._value
 
     def __repr__(self) -> str:
@@ -88,6 +99,18 @@ def generate_recovery_key(*, random: Callable[[int], bytes] = urandom) -> Secret
     return Secret(recovery_key.text_of(random(_KEY_SIZE)).encode())
 
 
+def _spelled(value: bytes) -> bytes | None:
+    """Return the one spelling of a generated secret; raise where it is mistyped, or not alone in *value*."""
+    try:
+        spelled = _canonical(value)
+    except MistypedSecretError:
+        _refuse_surrounded(value)
+        raise
+    if spelled is None:
+        _refuse_surrounded(value)
+    return spelled
+
+
 def _canonical(value: bytes) -> bytes | None:
     """Return a generated secret or recovery key in its one spelling, and `None` for any other secret."""
     text = value.decode("ascii", "replace").upper()
@@ -99,11 +122,36 @@ def _canonical(value: bytes) -> bytes | None:
     if canonical and canonical.replace("-", "") == letters:
         return canonical.encode()
     named = letters.startswith(PREFIX) and abs(len(letters) - len(PREFIX) - _TEXT_SIZE) <= _SLIP
-    # A checksum that matches behind another prefix tells that the prefix was mistyped.
+    # A checksum that matches behind another prefix means that the prefix was mistyped.
     if canonical or named or text.startswith(PREFIX + "-"):
         msg = "the secret has the form of a generated one, but it was mistyped: its checksum does not match"
         raise MistypedSecretError(msg, hint="compare it with the original, group by group")
     return None
+
+
+def _refuse_surrounded(value: bytes) -> None:
+    """Raise where *value* is other text around a generated secret, which alone would be taken for one."""
+    for what, inner in wrapped_texts(value):
+        if _canonical(inner.encode()) is not None:
+            raise _surrounded(what)
+    text = value.decode("ascii", "replace").upper()
+    for match in (match for whole in _WHOLE for match in whole.finditer(text)):
+        # More letters alone are a typing error, which the form itself locates.
+        is_other_text = _OTHER_TEXT.search(text[: match.start()] + text[match.end() :])
+        if is_other_text and _is_generated(match[0]):
+            raise _surrounded("inside other text")
+
+
+def _is_generated(text: str) -> bool:
+    try:
+        return _canonical(text.encode()) is not None
+    except MistypedSecretError:
+        return False
+
+
+def _surrounded(what: str) -> MistypedSecretError:
+    msg = f"the secret is a generated one {what}, and not the generated one alone"
+    return MistypedSecretError(msg, hint=f"store it by itself, from {PREFIX} on, as plain text")
 
 
 def _checked(letters: str) -> str:
@@ -112,7 +160,7 @@ def _checked(letters: str) -> str:
         key = b32decode(letters + "=" * (-len(letters) % 8))[:_KEY_SIZE]
     except ValueError:
         return ""
-    # The last character carries unused bits, so only a round trip tells that nothing was mistyped.
+    # The last character carries unused bits, so only a round trip shows that nothing was mistyped.
     canonical = _text_of(key)
     return canonical if canonical.replace("-", "") == PREFIX + letters else ""
 

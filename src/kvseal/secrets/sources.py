@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import shlex
-import stat
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from kvseal.errors import (
-    ExposedSecretFileError,
-    MistypedSecretError,
-    SecretNotFoundError,
-    SecretReferenceError,
-)
+from kvseal.errors import MistypedSecretError, SecretNotFoundError, SecretReferenceError
+from kvseal.secrets.key_file import MAX_SIZE, expanded, read_key_file
+from kvseal.secrets.mistakes import refuse_placeholder
 from kvseal.secrets.secret import Secret
+from kvseal.secrets.system_keyring import read_keyring
 from kvseal.wrapkeys import SCHEMES, WrapKey
 
 if TYPE_CHECKING:
@@ -33,8 +32,12 @@ Unlocker: TypeAlias = Secret | WrapKey
 """What opens a keyslot."""
 
 _COMMAND_SECONDS: Final = 60
-_MAX_SIZE: Final = 1024 * 1024
-_ROOT: Final = 0
+_VARIABLE: Final = re.compile(r"[A-Z]{1,16}|[A-Z][A-Z0-9]{0,15}(_[A-Z0-9]{1,16}){1,8}")
+"""A name as environments have them: parts of capitals that underscores join."""
+
+_NUMBER: Final = re.compile(r"-?[0-9]{1,7}")
+_ENTRY_NAME: Final = re.compile(r"[a-z0-9@._/ -]{1,64}")
+"""A keyring entry that a message shows: random text has capitals, as base64 and base32 do."""
 
 
 def resolve(reference: str, *, confirm: bool = False) -> Secret:
@@ -53,7 +56,19 @@ def resolve(reference: str, *, confirm: bool = False) -> Secret:
     scheme, _, rest = reference.partition(":")
     if scheme == "prompt":
         return _from_prompt(rest, confirm=confirm)
-    return Secret(SOURCES[scheme](rest).rstrip(b"\r\n"))
+    return secret_from(SOURCES[scheme](rest))
+
+
+def secret_from(content: bytes) -> Secret:
+    """
+    Return the secret that a source holds, without the line break that a file or command ends with.
+
+    Raises:
+        SecretReferenceError: *content* is itself a reference, or a variable that was not expanded.
+        EmptySecretError, MistypedSecretError: see `Secret`.
+    """
+    refuse_placeholder(content, (*SOURCES, "prompt", *SCHEMES))
+    return Secret(content.rstrip(b"\r\n"))
 
 
 def resolve_unlocker(reference: str, *, confirm: bool = False) -> Unlocker:
@@ -80,69 +95,48 @@ def check_reference(reference: str) -> None:
     if scheme == "prompt" and colon:
         return
     if scheme not in SOURCES or not rest:
-        msg = "a secret given as text must be a reference, and this is none"
+        msg = "a secret given as text must be a reference, and this is not one"
         known = ", ".join(f"{name}:" for name in (*SOURCES, "prompt"))
         raise SecretReferenceError(msg, hint=f"start it with one of {known} or pass Secret(b'...')")
 
 
-def read_key_file(path: Path) -> bytes:
-    """
-    Return the content of a key file that only its owner can read.
-
-    A file that belongs to root may also be readable by its group, as service users need it.
-
-    Raises:
-        SecretNotFoundError: there is no such file, or it cannot be read.
-        ExposedSecretFileError: others can read or write it.
-    """
-    try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            content = file.read(_MAX_SIZE)
-    except OSError as exc:
-        msg = f"the secret file {path} cannot be read: {exc.strerror}"
-        raise SecretNotFoundError(msg) from exc
-    allowed = 0o740 if status.st_uid == _ROOT != os.geteuid() else 0o700
-    if os.name == "posix" and stat.S_IMODE(status.st_mode) & ~allowed:
-        msg = f"the secret file {path} is open to others (mode {stat.S_IMODE(status.st_mode):04o})"
-        raise ExposedSecretFileError(
-            msg, hint=f"chmod 600 {path}, and replace the secret if others may have read it"
-        )
-    return content
-
-
 def _from_env(name: str) -> bytes:
-    value = os.environ.get(name)
+    value = os.environ.get(name) if "\0" not in name else None
     if value is None:
-        # What is no name of a variable may be a secret that a shell put in its place.
-        shown = f"the environment variable {name}" if name.isidentifier() else "this environment variable"
-        msg = f"{shown} is not set"
-        raise SecretNotFoundError(msg)
+        # A secret may have been pasted in place of a name, so only what is written like a name is shown.
+        shown = f" {name}" if _VARIABLE.fullmatch(name) else " that the reference names"
+        msg = f"the environment variable{shown} is not set"
+        raise SecretNotFoundError(msg, hint="env: takes the name of a variable, not its value")
     return os.fsencode(value)
 
 
 def _from_file(path: str) -> bytes:
-    return read_key_file(Path(path).expanduser())
+    return read_key_file(expanded(path))
 
 
 def _from_fd(number: str) -> bytes:
     try:
         with os.fdopen(int(number), "rb") as file:
-            return file.read(_MAX_SIZE)
+            return file.read(MAX_SIZE)
     except (OSError, ValueError) as exc:
-        msg = f"file descriptor {number} cannot be read, or was already read"
-        raise SecretNotFoundError(msg) from exc
+        shown = f"file descriptor {number}" if _NUMBER.fullmatch(number) else "the file descriptor"
+        msg = f"{shown} cannot be read, or was already read ({type(exc).__name__})"
+        raise SecretNotFoundError(msg, hint="fd: takes the number of an open file descriptor") from None
 
 
 def _from_credential(name: str) -> bytes:
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     if directory is None:
         msg = "CREDENTIALS_DIRECTORY is not set: this process was not started with systemd credentials"
-        raise SecretNotFoundError(msg, hint=f"add LoadCredential={name}:… to the unit")
-    if Path(name).name != name:
+        raise SecretNotFoundError(msg, hint="add LoadCredential=NAME:PATH to the unit")
+    if Path(name).name != name or "\0" in name:
         msg = "a credential name is a file name, without directories"
         raise SecretReferenceError(msg)
-    return read_key_file(Path(directory) / name)
+    path = Path(directory) / name
+    if not os.path.lexists(path):
+        msg = f"there is no credential of the name that the reference gives in {directory}"
+        raise SecretNotFoundError(msg, hint="add LoadCredential=NAME:PATH to the unit")
+    return read_key_file(path)
 
 
 def _from_command(command: str) -> bytes:
@@ -153,16 +147,20 @@ def _from_command(command: str) -> bytes:
     if not arguments:
         msg = "the command of a cmd: reference is empty, or has an open quotation"
         raise SecretReferenceError(msg)
+    # Where no such program exists, what was given may be a secret and no command.
+    shown = (
+        f"secret command {arguments[0]}" if shutil.which(arguments[0]) else "command of the cmd: reference"
+    )
     try:
         done = subprocess.run(  # noqa: S603 - the command is the reference
             arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=_COMMAND_SECONDS, check=False
         )
     except (OSError, ValueError, subprocess.TimeoutExpired) as exc:
-        msg = f"the secret command {arguments[0]} could not be run to its end ({type(exc).__name__})"
-        raise SecretNotFoundError(msg) from None
+        msg = f"the {shown} could not be run to its end ({type(exc).__name__})"
+        raise SecretNotFoundError(msg, hint="cmd: takes a command that prints the secret") from None
     if done.returncode != 0:
-        msg = f"the secret command {arguments[0]} exited with {done.returncode}"
-        raise SecretNotFoundError(msg)
+        msg = f"the {shown} exited with {done.returncode}"
+        raise SecretNotFoundError(msg, hint="run it by itself to see why")
     return done.stdout
 
 
@@ -173,48 +171,20 @@ def _from_keyring(entry: str) -> bytes:
         raise SecretReferenceError(msg)
     value = read_keyring(service, user)
     if value is None:
-        msg = f"the keyring has no entry for service {service!r}, user {user!r}"
-        raise SecretNotFoundError(msg)
+        named = (
+            f" for service {service!r}, user {user!r}" if _ENTRY_NAME.fullmatch(entry) else " of that name"
+        )
+        msg = f"the keyring has no entry{named}"
+        raise SecretNotFoundError(msg, hint="keyring: takes SERVICE/USER, the name of an entry")
     return value
-
-
-def read_keyring(service: str, user: str) -> bytes | None:
-    """
-    Return the keyring entry, or `None` only where the keyring says that there is none.
-
-    Raises:
-        SecretNotFoundError: there is no keyring here, or it is locked or broken.
-    """
-    try:
-        import keyring  # noqa: PLC0415 - an extra
-    except ImportError as exc:
-        msg = "keyring references need the keyring extra"
-        raise SecretNotFoundError(msg, hint="pip install 'kvseal[keyring]'") from exc
-    try:
-        value: str | None = keyring.get_password(service, user)
-    except Exception as exc:  # backends raise whatever their libraries do
-        msg = f"the keyring cannot be read ({type(exc).__name__})"
-        raise SecretNotFoundError(msg, hint="unlock it, or name another source") from exc
-    return None if value is None else value.encode()
-
-
-def write_keyring(service: str, user: str, value: bytes) -> None:
-    """Store a keyring entry, or raise `SecretNotFoundError`.  Needs the keyring extra."""
-    import keyring  # noqa: PLC0415 - an extra
-
-    try:
-        keyring.set_password(service, user, value.decode())
-    except Exception as exc:  # noqa: BLE001 - backends raise whatever their libraries do
-        msg = f"the secret cannot be stored in the keyring ({type(exc).__name__})"
-        raise SecretNotFoundError(msg, hint="unlock it, or name another source") from None
 
 
 def _from_prompt(label: str, *, confirm: bool) -> Secret:
     if not sys.stdin.isatty():
         msg = "prompt: needs a terminal"
         raise SecretNotFoundError(msg, hint="use env:, file:, fd: or another source")
-    first = Secret(getpass.getpass(f"{label or 'Master secret'}: ").encode())
-    if confirm and Secret(getpass.getpass("Again: ").encode()) != first:
+    first = secret_from(getpass.getpass(f"{label or 'Master secret'}: ").encode())
+    if confirm and secret_from(getpass.getpass("Again: ").encode()) != first:
         msg = "the two entries differ"
         raise MistypedSecretError(msg, hint="run the command again")
     return first

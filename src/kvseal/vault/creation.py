@@ -34,7 +34,7 @@ from kvseal.keys.policy import Policy
 from kvseal.keys.rootkey import RootKey
 from kvseal.keys.unlocking import prove
 from kvseal.observe import telemetry
-from kvseal.secrets.defaults import names_wrap_key, secret_for_creation
+from kvseal.secrets.given import names_wrap_key, secret_for_creation
 from kvseal.vault.metastore import Found, MetaStore
 from kvseal.vault.opening import Opened, opened
 
@@ -128,11 +128,9 @@ async def _created(
     data = None if opening.meta_store is None else store
     place = await check_creation(metastore, data, record=new.record, found=found)
     kdf, ceiling = new.kdf, opening.memory_ceiling
-    if kdf is None and not names_wrap_key(opening.secret):
-        kdf = Argon2idParams.RFC_9106_LOW_MEMORY
-    if kdf is not None:
-        # Before a secret is generated for nothing.
-        check_memory(kdf, ceiling)
+    if kdf is not None or not names_wrap_key(opening.secret):
+        # Before a secret is generated for nothing.  What one without a cost gets, `cost_of` decides.
+        check_memory(kdf or Argon2idParams.OWASP_MINIMUM, ceiling)
     secret = await secret_for_creation(opening.secret)
     root, cost = RootKey.generate(urandom(VAULT_ID_SIZE)), cost_of(secret, kdf, memory_ceiling=ceiling)
     slot = await new_slot(

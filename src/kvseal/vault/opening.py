@@ -22,7 +22,7 @@ from kvseal.keys.keyslot import KIND, Keyslot
 from kvseal.keys.unlocking import unlock
 from kvseal.observe import audit, telemetry
 from kvseal.observe.counters import failed
-from kvseal.secrets.defaults import check_secret, secret_for_opening
+from kvseal.secrets.given import check_secret, secret_for_opening
 from kvseal.secrets.secret import Secret
 from kvseal.vault.freshness import REFRESH_AFTER, Freshness
 from kvseal.vault.metastore import MetaStore

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kvseal.envelope.record import VAULT_ID_SIZE
 from kvseal.errors import ForkedMetaError, PinFileError, PinNotWrittenError, RolledBackMetaError
+from kvseal.errors.operating_system import next_step, reason_of
 from kvseal.secrets.key_file import sync_directory
 
 if TYPE_CHECKING:
@@ -105,8 +106,8 @@ class Pin:
             msg = f"there is no directory for the pin file {self.path}"
             raise PinFileError(msg, hint=f"mkdir -p {self.path.parent}") from None
         except OSError as exc:
-            msg = f"the pin file {self.path} cannot be read: {exc.strerror}"
-            raise PinFileError(msg, hint="it has to be a file of this user") from None
+            msg = f"the pin file {self.path} cannot be read: {reason_of(exc)}"
+            raise PinFileError(msg, hint=next_step(exc, "it has to be a file of this user")) from None
         try:
             return Pinned.from_bytes(content)
         except (ValueError, KeyError, TypeError):
@@ -144,9 +145,13 @@ class Pin:
                 self._write(Pinned.of(meta).as_bytes())
 
     def check_writable(self) -> None:
-        """Raise `PinNotWrittenError` if nothing could be pinned."""
-        with self._alone():
-            pass
+        """Raise `PinNotWrittenError` if nothing could be pinned: a full disk still makes an empty file."""
+        with self._alone(), self._writing():
+            probe = self._beside("new")
+            try:
+                self._write_beside(probe, bytes(_LONGEST))
+            finally:
+                probe.unlink(missing_ok=True)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -190,22 +195,27 @@ class Pin:
         # One name for all writers, who have locked each other out: what a killed one left is used up.
         beside = self._beside("new")
         with self._writing():
-            beside.unlink(missing_ok=True)
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            self._write_beside(beside, content)
             beside.replace(self.path)
             sync_directory(self.path.parent)
+
+    @staticmethod
+    def _write_beside(beside: Path, content: bytes) -> None:
+        beside.unlink(missing_ok=True)
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
         except OSError as exc:
-            msg = f"the pin file {self.path} cannot be written: {exc.strerror}"
-            raise PinNotWrittenError(msg, hint="this user has to be able to write to its directory") from None
+            msg = f"the pin file {self.path} cannot be written: {reason_of(exc)}"
+            hint = next_step(exc, "this user has to be able to write to its directory")
+            raise PinNotWrittenError(msg, hint=hint) from None
 
     def _beside(self, suffix: str) -> Path:
         return self.path.with_name(f".{self.path.name}.{suffix}")

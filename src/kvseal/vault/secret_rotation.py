@@ -26,7 +26,7 @@ from kvseal.keys.making_slots import cost_of, is_such_a_slot, new_slot
 from kvseal.keys.meta import time_text
 from kvseal.keys.unlocking import prove, unlock
 from kvseal.observe import audit
-from kvseal.secrets.defaults import new_secret_for
+from kvseal.secrets.given import new_secret_for
 from kvseal.vault.session import WayIn
 
 if TYPE_CHECKING:

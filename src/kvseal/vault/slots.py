@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from kvseal import clock
-from kvseal.errors import SlotExistsError, SlotNotFoundError, VaultError
+from kvseal.errors import MistypedSecretError, SlotExistsError, SlotNotFoundError, VaultError
 from kvseal.keys import changes
 from kvseal.keys.external_slot import ExternalSlot
 from kvseal.keys.keyring import Keyring
 from kvseal.keys.keyslot import Keyslot
 from kvseal.keys.making_slots import cost_of, new_slot
+from kvseal.keys.meta import time_of, time_text
 from kvseal.keys.unlocking import prove, unlock
-from kvseal.secrets.defaults import new_secret_for, secret_for_opening
+from kvseal.secrets.given import new_secret_for, secret_for_opening
+from kvseal.secrets.secret import generate_recovery_key
 from kvseal.vault.status import SlotStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime, timedelta
+    from collections.abc import Awaitable, Callable, Sequence
+    from datetime import datetime
 
     from kvseal.envelope.kdf import Argon2idParams
     from kvseal.keys.making_slots import Slot
     from kvseal.keys.meta import VaultMeta
     from kvseal.keys.rootkey import RootKey
+    from kvseal.secrets.secret import Secret
     from kvseal.secrets.sources import Unlocker
     from kvseal.vault.session import OpenVault
+
+RECOVERY: Final = "recovery"
+TIME_TO_CONFIRM: Final = timedelta(hours=1)
+"""How long the slot of a new recovery key opens before its owner has confirmed the key."""
 
 _Slot = TypeVar("_Slot", Keyslot | ExternalSlot, SlotStatus)
 
@@ -89,6 +97,35 @@ class Slots:
             await vault.commit(entry, added, keyring)
         return self._status(slot)
 
+    async def add_recovery(
+        self,
+        hand_over: Callable[[Secret, SlotStatus], Awaitable[bool]],
+        *,
+        label: str = RECOVERY,
+        kdf: Argon2idParams | None = None,
+    ) -> SlotStatus:
+        """
+        Add a slot for a new recovery key, and let it last once *hand_over* has returned `True`.
+
+        *hand_over* gives the key to its owner, and returns whether the owner has it.  Until then the slot
+        expires within the hour, so no slot lasts whose key is lost: not after a power failure before the
+        key was printed, and not where it was written down wrongly.  What an interrupted call has left is
+        removed by the next one.
+
+        Raises:
+            MistypedSecretError: *hand_over* returned `False`; the slot was removed.
+            SlotExistsError, Conflict, KDFParametersError, VaultError: see `add`.
+        """
+        for left in self._never_confirmed(label):
+            await self.remove(left.id)
+        key = generate_recovery_key()
+        added = await self.add(key, label=label, kdf=kdf, expires_in=TIME_TO_CONFIRM)
+        if not await hand_over(key, added):
+            await self.remove(added.id)
+            msg = "the recovery key was not confirmed, so its slot was removed"
+            raise MistypedSecretError(msg, hint="add another recovery key, and write it down as it is shown")
+        return await self.keep(added.id)
+
     async def keep(self, slot: str) -> SlotStatus:
         """
         Let *slot*, an id or a label, last: it was added for a time, until its secret is known to be kept.
@@ -137,6 +174,16 @@ class Slots:
             _without(meta, root, name=slot, now=clock.utc_seconds())
             return
         await vault.amend(partial(_without, name=slot))
+
+    def _never_confirmed(self, label: str) -> Sequence[SlotStatus]:
+        """Return the slots of *label* that interrupted calls of `add_recovery` have left."""
+        return [
+            slot
+            for slot in self.list()
+            if slot.label == label
+            and not slot.opened
+            and slot.expires_at == time_text(time_of(slot.created_at) + TIME_TO_CONFIRM)
+        ]
 
     def _status(self, slot: Slot) -> SlotStatus:
         vault = self._vault

@@ -140,7 +140,7 @@ class AwsKmsKey:
             raise self._meaning(exc.response, unwraps=method == "decrypt") from None
         except (exceptions.HTTPClientError, exceptions.ConnectionError) as exc:
             msg = f"{self.address} cannot be reached ({type(exc).__name__})"
-            raise WrapKeyUnreachableError(msg, hint="is the network there, and the region right?") from None
+            raise WrapKeyUnreachableError(msg, hint="check the network and the region") from None
         except (exceptions.BotoCoreError, ValueError, KeyError) as exc:
             raise self._unusable(type(exc).__name__) from None
 
@@ -158,7 +158,7 @@ class AwsKmsKey:
         if code in _UNAVAILABLE or status >= _SERVER_ERROR:
             msg = f"{self.address} answers with an error ({shown})"
             return WrapKeyUnreachableError(msg, hint="try again")
-        msg = f"{self.address} did not do what was asked ({shown})"
+        msg = f"{self.address} did not do what it was asked ({shown})"
         return WrapKeyError(msg, hint="look at the call in CloudTrail")
 
     def _unusable(self, error: str) -> Exception:

@@ -1,9 +1,9 @@
 """
 The wrap key: a key that a service holds and never gives away.
 
-What it wraps, only the service unwraps, for those whom it lets.  kvseal gives it the root
-key and a context, and the two belong together from then on: a slot that was copied from
-another vault, or from another slot, does not unwrap.
+Only the service unwraps what it has wrapped, and only for authorised callers.  kvseal gives it
+the root key and a context, which the service binds together: a slot that was copied from another
+vault, or from another slot, does not unwrap.
 """
 
 from __future__ import annotations

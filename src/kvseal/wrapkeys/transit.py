@@ -84,7 +84,7 @@ class TransitKey:
         self._namespace = namespace or _first_of(_NAMESPACES) or None
         self._token = token or _token_of_environment
         if not self._url:
-            msg = f"nothing says where the service is that holds the transit key {self.name}"
+            msg = f"no address is set for the service that holds the transit key {self.name}"
             raise SecretNotFoundError(msg, hint=f"set {' or '.join(_ADDRESSES)}")
         _warn_of_plain_http(self._url)
 
@@ -112,7 +112,7 @@ class TransitKey:
         return self._part(answer, "ciphertext").encode()
 
     def unwrap(self, wrapped: bytes, context: Mapping[str, str]) -> bytes:
-        """Return the key in *wrapped*, whatever version of the transit key wrapped it."""
+        """Return the key in *wrapped*, by any version of the transit key."""
         try:
             text = wrapped.decode("ascii")
         except UnicodeDecodeError:
@@ -154,7 +154,7 @@ class TransitKey:
                 raise self._meaning(exc, unwraps="ciphertext" in given) from None
             except (requests.RequestException, OSError, ValueError) as exc:
                 msg = f"{self.address} cannot be reached ({type(exc).__name__})"
-                raise WrapKeyUnreachableError(msg, hint="is it running, and is the address right?") from None
+                raise WrapKeyUnreachableError(msg, hint="check that it is running, and the address") from None
 
     def _meaning(self, exc: Any, *, unwraps: bool) -> Exception:
         answer = type(exc).__name__
@@ -165,11 +165,13 @@ class TransitKey:
             )
         if answer in _UNAVAILABLE:
             msg = f"{self.address} answers with an error ({answer})"
-            return WrapKeyUnreachableError(msg, hint="is it unsealed? Look at its log, and try again")
+            return WrapKeyUnreachableError(
+                msg, hint="check that it is unsealed, look at its log, and try again"
+            )
         return self._bad_request(" ".join(exc.errors or ()), unwraps=unwraps)
 
     def _bad_request(self, answered: str, *, unwraps: bool) -> Exception:
-        """Tell apart what the engine has one status for; *answered* is looked at, and never shown."""
+        """Distinguish what the engine has one status for; *answered* is looked at, and never shown."""
         if "encryption key not found" in answered:
             msg = f"{self.address} has no transit key {self.name}"
             return WrapKeyRefusedError(msg, hint="check its name, or create it")
@@ -193,8 +195,8 @@ class TransitKey:
         return part
 
     def _no_answer(self) -> WrapKeyError:
-        msg = f"{self.address} answers as no transit engine does"
-        return WrapKeyError(msg, hint="look at what stands between this process and the service")
+        msg = f"{self.address} did not answer like a transit engine"
+        return WrapKeyError(msg, hint="check for a proxy between this process and the service")
 
 
 def _sdk() -> tuple[Any, Any]:
@@ -221,4 +223,6 @@ def _token_of_environment() -> str:
 def _warn_of_plain_http(url: str) -> None:
     parts = urlsplit(url)
     if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
-        _log.warning("%s is asked over plain http: the root key and a token travel readable", parts.hostname)
+        _log.warning(
+            "%s is reached by plain http: the root key and a token are sent unencrypted", parts.hostname
+        )

@@ -20,7 +20,7 @@ from kvseal.calibration import machine as machines
 from kvseal.calibration import measurement
 from kvseal.calibration.measurement import Comparison
 from kvseal.calibration.memory_limit import MemoryLimit
-from kvseal.cli.bench.bench import bench, plot
+from kvseal.cli.bench import bench, plot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,7 +165,7 @@ class TestApply:
         """The light cost of a generated secret is explained before it is raised."""
         assert 0 == vaultctl("init --create-store --argon2 owasp-minimum").code
 
-        assert "which nobody guesses at any cost" in vaultctl("bench argon2 --apply --dry-run").err
+        assert "which cannot be guessed at any cost" in vaultctl("bench argon2 --apply --dry-run").err
 
     def test_less_than_before(self, vaultctl: Terminalless, known: Callable[..., Machine]) -> None:
         """A lower cost than the slot has is called that."""
@@ -200,7 +200,7 @@ def test_interrupted(vault: Terminalless, known: Callable[..., Machine], stops_a
     data = vault("bench argon2 --json")
 
     assert (130, 130) == (done.code, data.code)
-    assert "this is what was measured so far" in done.err
+    assert "this is the measurements so far" in done.err
     assert "Choice" not in done.out
     assert (stops_at - 1, True) == (len(data.lines) - 1, data.lines[-1]["interrupted"])
     assert [(1, 8, 1)] == cost(vault)
@@ -284,7 +284,7 @@ def test_another_output_is_not_kept_quiet(
 ) -> None:
     """If the two implementations disagree, or one is missing, the line of the comparison says so."""
     monkeypatch.setattr(measurement, "compare", lambda params, runs: Comparison(1.0, 1.0, agree=False))
-    assert "ANOTHER OUTPUT" in vaultctl("bench argon2").out
+    assert "A DIFFERENT OUTPUT" in vaultctl("bench argon2").out
 
     monkeypatch.setattr(measurement, "compare", lambda params, runs: Comparison(missing="no OpenSSL 3.2"))
     assert "not compared: no OpenSSL 3.2" in vaultctl("bench argon2").out

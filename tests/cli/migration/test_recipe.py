@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -251,6 +253,58 @@ def test_no_recipe(tmp_path: Path, content: bytes | None) -> None:
 
     with pytest.raises(UsageError, match=re.escape(str(path))):
         read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = " + "[" * 3_000 + "]" * 3_000,
+        "x = " + "{a=" * 3_000 + "1" + "}" * 3_000,
+        "[" + "a." * 9_000 + "a]",
+    ],
+)
+def test_nested_deeply(tmp_path: Path, text: str) -> None:
+    """A recipe that no parser can hold on its stack is an error of its own, and no recipe."""
+    error = refusal(tmp_path, text)
+
+    assert "recipe.toml" in error.message
+
+
+def test_what_is_checked_is_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's file that takes the name after the check is not read."""
+    path = written(tmp_path, PLAIN)
+    foreign = tmp_path / "foreign.toml"
+    foreign.write_text('[source]\nformat = "kvseal"\n')
+    real_stat, real_fstat = os.stat, os.fstat
+
+    def swap() -> None:
+        if foreign.exists():
+            foreign.replace(path)
+
+    def stat(*arguments: Any, **options: Any) -> os.stat_result:
+        found = real_stat(*arguments, **options)
+        if str(arguments[0]) == str(path):
+            swap()
+        return found
+
+    def fstat(descriptor: int) -> os.stat_result:
+        found = real_fstat(descriptor)
+        swap()
+        return found
+
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(os, "fstat", fstat)
+
+    assert "plaintext" == read_recipe(path).source.format
+    assert "kvseal" in path.read_text()
+
+
+def test_a_recipe_that_is_a_pipe(tmp_path: Path) -> None:
+    """A pipe of that name is refused, and keeps no reader waiting."""
+    os.mkfifo(tmp_path / "recipe.toml", 0o600)
+
+    with pytest.raises(UsageError, match="not a file"):
+        read_recipe(tmp_path / "recipe.toml")
 
 
 def test_documented(tmp_path: Path) -> None:

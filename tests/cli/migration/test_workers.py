@@ -318,7 +318,7 @@ def test_work_that_is_left_over(vaultctl: Terminalless, monkeypatch: pytest.Monk
     done = vaultctl(" ".join((*MIGRATE, "--workers", "3")))
 
     assert 4 == done.code
-    assert "6 made by other writers and still to be done" in done.out
+    assert "6 written by other processes meanwhile, not yet converted" in done.out
     assert "stop them, and run the same command again" in done.err
 
 

@@ -52,7 +52,7 @@ class Memory(_MemoryType):
             return value
         match = re.fullmatch(r"([1-9]\d{0,11})([KMG])(?:iB)?", value)
         if match is None:
-            self.fail(f"{value!r} is no size such as 65536K, 512M or 2G", param, ctx)
+            self.fail(f"{value!r} is not a size such as 65536K, 512M or 2G", param, ctx)
         return int(match[1]) * _UNITS[match[2]]
 
 
@@ -74,7 +74,7 @@ def bench() -> None:
     type=click.FloatRange(min=1, max=60_000),
     default=TARGET_MS,
     show_default=True,
-    help="How long one derivation is to take.",
+    help="How long one derivation should take.",
 )
 @click.option(
     "--max-memory",
@@ -99,7 +99,7 @@ def bench() -> None:
     help="Derivations of which each measurement is the median.",
 )
 @click.option(
-    "--starts", type=click.IntRange(1, 100_000), metavar="N", help="Say what N starts at once would take."
+    "--starts", type=click.IntRange(1, 100_000), metavar="N", help="Show what N starts at once would take."
 )
 @click.option(
     "--plot",
@@ -174,13 +174,13 @@ def _measured(output: Output, machine: Machine, goal: CostGoal, runs: int, start
     """Measure until all is decided, or until Ctrl-C; then return what there is."""
     begun = clock.monotonic()
 
-    def tell(event: Step | Measurement) -> None:
+    def show(event: Step | Measurement) -> None:
         if isinstance(event, Step):
             output.step(_progress(event))
         elif output.as_json:
             output.json(event.as_dict())
 
-    search = Search.here(goal, cpus=machine.cpus, runs=runs, listener=tell)
+    search = Search.here(goal, cpus=machine.cpus, runs=runs, listener=show)
     comparison, interrupted = None, False
     try:
         found = search.run()
@@ -206,9 +206,9 @@ def _progress(step: Step) -> str:
 
 
 def _require_answer(settings: Settings, *, dry_run: bool) -> None:
-    """Refuse before a minute of measuring what could not be confirmed after it."""
+    """Refuse at once what could not be confirmed after a minute of measuring."""
     if not (settings.yes or settings.may_ask or dry_run):
-        msg = "--apply asks before it changes the slot, and nobody can be asked here"
+        msg = "--apply asks before it changes the slot, and there is no terminal to ask at"
         raise UsageError(msg, hint="add --yes")
 
 
@@ -252,8 +252,8 @@ def _cost_of(slot: SlotStatus) -> Argon2idParams:
 def _but(now: Argon2idParams, then: Argon2idParams) -> str:
     if now == Argon2idParams.OWASP_MINIMUM:
         return (
-            " It has the light cost of a generated secret, which nobody guesses at any cost:"
-            " for such a one, more only makes every start slower."
+            " It has the light cost of a generated secret, which cannot be guessed at any cost:"
+            " a higher cost only makes every start slower."
         )
     if then.time_cost * then.memory_cost < now.time_cost * now.memory_cost:
         return " That is less than it has now."
@@ -263,7 +263,7 @@ def _but(now: Argon2idParams, then: Argon2idParams) -> str:
 def _ended(output: Output, done: Bench, *, applies: bool) -> int:
     """Say what comes next, and return the exit code."""
     if done.interrupted:
-        output.note("interrupted: this is what was measured so far")
+        output.note("interrupted: this is the measurements so far")
         return ExitCode.INTERRUPTED
     if done.found.choice is None:
         msg = f"nothing could be chosen: {done.found.decided_by}"
@@ -272,9 +272,10 @@ def _ended(output: Output, done: Bench, *, applies: bool) -> int:
         busy = "this machine is too busy to decide: measurements of one cost disagree"
         if applies:
             raise KDFParametersError(
-                f"{busy}, so the slot was left as it is", hint=f"run it when all is quiet, or: {done.command}"
+                f"{busy}, so the slot was left as it is",
+                hint=f"run it on a quiet machine, or: {done.command}",
             )
-        output.note(f"{busy}; run it again when all is quiet")
+        output.note(f"{busy}; run it again on a quiet machine")
     elif not applies:
         output.note(f"next: {done.command}, or this command with --apply")
     elif done.applied:

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from kvseal.errors import UsageError
+from kvseal.errors.operating_system import reason_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +70,7 @@ def plot(file: Path, found: Calibration, profiles: dict[str, Measurement]) -> No
     try:
         figure.savefig(file, format=file.suffix[1:].lower())
     except OSError as exc:
-        msg = f"{file} cannot be written: {exc.strerror}"
+        msg = f"{file} cannot be written: {reason_of(exc)}"
         raise UsageError(msg) from exc
 
 

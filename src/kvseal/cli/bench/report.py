@@ -151,7 +151,7 @@ def _flag(params: Argon2idParams) -> str:
 def _comparison(found: Comparison) -> str:
     if found.missing:
         return f"not compared: {found.missing}"
-    same = "the same output" if found.agree else "ANOTHER OUTPUT, which must not be"
+    same = "the same output" if found.agree else "A DIFFERENT OUTPUT, which must never happen"
     return (
         f"{found.cryptography_ms:,.0f} ms, {found.ratio:.2f} times argon2-cffi's"
         f" {found.argon2_cffi_ms:,.0f} ms in the same run; {same}"

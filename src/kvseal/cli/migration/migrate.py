@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kvseal.cli import connect
-from kvseal.cli.migration.origin import Origin, authsome_masters, fastmcp_origin, fernet_origin
-from kvseal.cli.migration.recipe import AuthsomeKeys, FastMCPKeys, FernetKeys, NoKeys
-from kvseal.cli.migration.recoding import (
-    LEFT_OVER,
-    backing_up,
-    confirm,
-    exit_code,
-    recode_options,
-    target_of,
-)
-from kvseal.cli.migration.workers import begun, share, with_what_workers_did
+from kvseal.cli.migration.origin import Origin, authsome_masters, fernet_or_fastmcp_origin, foreign_recipe
+from kvseal.cli.migration.recipe import AuthsomeKeys
+from kvseal.cli.migration.recoding import recode_options
+from kvseal.cli.migration.run import opened_run
+from kvseal.cli.migration.workers import begun
 from kvseal.cli.options import argon2_option, command_options
-from kvseal.errors import ExitCode, UsageError
-from kvseal.recoding import Migration, import_keys, migrate, prepare
 from kvseal.recoding.authsome import take_over_authsome
-from kvseal.recoding.engine import WHOLE
-from kvseal.vault.metastore import MetaStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from kvseal.cli.migration.recipe import Recipe
     from kvseal.cli.migration.recoding import Recoding
     from kvseal.cli.output import Output
     from kvseal.cli.settings import Settings
-    from kvseal.drivers.base import Driver
-    from kvseal.recoding import Report
     from kvseal.recoding.migration import Options
 
 
@@ -77,10 +60,10 @@ async def migrate_from_fernet(output: Output, settings: Settings, *, options: Re
       vaultctl migrate-from-fernet --fernet-key env:OLD_KEY --to disk:/var/lib/app/sealed
       vaultctl migrate-from-fernet --fastmcp-client-secret env:GITHUB_CLIENT_SECRET
 
-    Creates the kvseal vault if there is none yet.  That a key fits, and that there is no
-    plaintext, is found out before the first write, and a backup is taken.  Names, creation
-    times and expiries stay as they are; records that no key opens stay as they are and are
-    named (exit code 3).  Run it again to resume.
+    Creates the kvseal vault if there is none yet.  Before the first
+    write the whole store is checked, for a key that fits and for plaintext, and a backup is
+    taken.  Names, creation times and expiries stay as they are; records that no key opens stay
+    as they are and are named (exit code 3).  Run it again to resume.
 
     In place the old application has to be stopped, as it cannot read sealed records.  With
     users online, take three steps:
@@ -91,13 +74,12 @@ async def migrate_from_fernet(output: Output, settings: Settings, *, options: Re
       vaultctl migrate-from-fernet --finalize --yes
     """
     options, settings = begun(options, settings)
-    origin = await _fernet_or_fastmcp(options.recipe, given, settings)
+    origin = await fernet_or_fastmcp_origin(options.recipe, given, settings)
     if origin.store is not None and settings.store is None:
-        output.note(f"the store of this key is {origin.store}")
+        output.note(f"this key belongs to the store {origin.store}")
         settings = settings.overridden(store=origin.store)
-    async with _places(output, settings, options) as (found, target):
-        extra: Options = {"plaintext": options.rule}
-        return await _migrate(output, settings, options, origin, found, target, extra)
+    async with opened_run(output, settings, options) as run:
+        return await run.migrate(origin, {"plaintext": options.rule})
 
 
 @click.command("migrate-from-authsome")
@@ -107,7 +89,7 @@ async def migrate_from_fernet(output: Output, settings: Settings, *, options: Re
     type=click.Path(path_type=Path),
     metavar="PATH",
     multiple=True,
-    help="The master.key of authsome, of whichever version.",
+    help="The master.key of authsome, of any version.",
 )
 @click.option(
     "--authsome-secret",
@@ -140,9 +122,9 @@ async def migrate_from_authsome(
           --authsome-key-file ~/.authsome/server/master.key --yes
       vaultctl migrate-from-authsome --authsome-secret env:AUTHSOME_MASTER_KEY --check
 
-    Stop authsome first.  Its own key record lies where the vault meta has to: the new vault
-    takes its place and holds its keys, wrapped, in one write.  A home that was upgraded from
-    0.4 may need the old key as well as the new secret: both options may be repeated.  Plain
+    Stop authsome first.  Its key record is at the place of the vault meta: the new vault
+    replaces it and holds its keys, wrapped, in one write.  A home that was upgraded from 0.4
+    may need the old key as well as the new secret: both options may be repeated.  Plain
     control data (indexes, the version) stays as it is.
     """
     options, settings = begun(options, settings)
@@ -152,193 +134,12 @@ async def migrate_from_authsome(
     ]
     if options.recipe is not None:
         if not isinstance(options.recipe.source.keys, AuthsomeKeys):
-            raise _foreign(options.recipe)
+            raise foreign_recipe(options.recipe)
         named = named or [options.recipe.source.keys]
     masters = [master for keys in named for master in await authsome_masters(keys, settings)]
-    async with _places(output, settings, options) as (found, target):
-        takeover = await take_over_authsome(found.data, masters)
+    async with opened_run(output, settings, options) as run:
+        takeover = await take_over_authsome(run.found.data, masters)
         # Another store has no record of authsome's to make room.
-        adopts = takeover.adopts if target is None else None
-        extra: Options = {"plaintext": options.rule, "leaves": takeover.leaves, "adopts": adopts}
-        return await _migrate(output, settings, options, Origin(takeover.legacy), found, target, extra)
-
-
-async def _migrate(
-    output: Output,
-    settings: Settings,
-    options: Recoding,
-    origin: Origin,
-    found: connect.Stores,
-    target: Driver | None,
-    extra: Options,
-) -> int:
-    creates = options.writes and not await _has_vault(found, target, extra)
-    extra["secret"] = await connect.given_secret(settings.secret, settings, confirm=creates)
-    extra["meta_store"], extra["pin"] = found.meta, settings.pin
-    if options.kdf is not None:
-        extra["kdf"] = options.kdf
-    if options.import_keys:
-        if not origin.keys:
-            msg = "there are no keys to import"
-            raise UsageError(msg, hint="name them, such as with --fernet-key REF")
-        done = await import_keys(
-            found.data, origin.keys, dry_run=not options.writes, listener=output.event, **extra
-        )
-        _tell_imported(output, done)
-        return 0
-    done = await _recoded(output, settings, options, origin, found, target, extra)
-    return _tell_migrated(output, done, options)
-
-
-async def _recoded(
-    output: Output,
-    settings: Settings,
-    options: Recoding,
-    origin: Origin,
-    found: connect.Stores,
-    target: Driver | None,
-    extra: Options,
-) -> Migration:
-    command = click.get_current_context().command.name or "migrate"
-    back_up, shared = backing_up(output, options), None
-    if options.is_shared:
-        vault = await prepare(
-            found.data,
-            origin.codecs,
-            to=target,
-            before_writes=back_up,
-            command=command,
-            listener=output.event,
-            **extra,
-        )
-        shared = await share(output, settings, options.workers or 1)
-        if shared.failed or not options.finalize:
-            return Migration(shared, vault)
-    done = await migrate(
-        found.data,
-        origin.codecs,
-        to=target,
-        partition=options.part,
-        rate=options.rate,
-        finalize=bool(options.finalize),
-        dry_run=not options.writes,
-        before_writes=None if shared else back_up,
-        command=command,
-        listener=output.event,
-        **extra,
-    )
-    if shared is None or done.report is None:
-        return done
-    return replace(done, report=with_what_workers_did(done.report, shared))
-
-
-@asynccontextmanager
-async def _places(
-    output: Output, settings: Settings, options: Recoding
-) -> AsyncIterator[tuple[connect.Stores, Driver | None]]:
-    """Yield the stores, and that of `--to`, once a person has agreed."""
-    async with AsyncExitStack() as stack:
-        found = await stack.enter_async_context(
-            connect.stores(settings, create_meta=bool(options.create_store), dry_run=not options.writes)
-        )
-        target = await target_of(stack, found.data, options)
-        if target is None and options.writes:
-            connect.require_offline(found.data, settings)
-        if not options.import_keys and options.worker is None:
-            confirm(output, settings, options, found.data, "Re-seal every record of {} in place?")
-        yield found, target
-
-
-async def _has_vault(found: connect.Stores, target: Driver | None, extra: Options) -> bool:
-    adopts = extra.get("adopts")
-    adopted = None if adopts is None or found.meta is not None else adopts.record
-    async with MetaStore.reached(found.meta or target or found.data) as metastore:
-        return (await metastore.find(adopted)).meta is not None
-
-
-async def _fernet_or_fastmcp(recipe: Recipe | None, given: dict[str, Any], settings: Settings) -> Origin:
-    fernet = FernetKeys(given["fernet_keys"], given["source_material"], given["salt"])
-    fastmcp = FastMCPKeys(
-        given["fastmcp_client_secret"],
-        given["fastmcp_signing_key"],
-        given["fastmcp_encryption_key"],
-        given["fastmcp_server_urls"],
-    )
-    named = [fastmcp.client_secret, fastmcp.signing_key, fastmcp.encryption_key]
-    keys = [*fernet.keys, fernet.source_material, fernet.salt, *named]
-    if not any(keys) and recipe is not None:
-        return await _of_recipe(recipe, settings)
-    if not any(named):
-        return await fernet_origin(fernet, settings)
-    if any(keys[: -len(named)]) or named.count(None) != len(named) - 1:
-        msg = "the options name the keys of more than one vault"
-        raise UsageError(
-            msg, hint="give --fernet-key, or --source-material and --salt, or one --fastmcp- key"
-        )
-    return await fastmcp_origin(fastmcp, settings)
-
-
-async def _of_recipe(recipe: Recipe, settings: Settings) -> Origin:
-    keys = recipe.source.keys
-    if isinstance(keys, FernetKeys):
-        return await fernet_origin(keys, settings)
-    if isinstance(keys, FastMCPKeys):
-        return await fastmcp_origin(keys, settings)
-    if isinstance(keys, NoKeys) and recipe.source.format == "plaintext":
-        return Origin()
-    raise _foreign(recipe)
-
-
-def _foreign(recipe: Recipe) -> UsageError:
-    msg = f"{recipe.path} is not a recipe for this command, but for {recipe.source.format}"
-    return UsageError(msg, hint="see vaultctl -h for the command of that format")
-
-
-def _tell_imported(output: Output, done: Migration) -> None:
-    if done.vault is None or not done.vault.legacy:
-        output.note("nothing was written; the keys fit")
-        return
-    held = len(done.vault.legacy)
-    output.note(f"the vault holds {held} old key{'s'[: held != 1]}, and its wrappers read old records")
-    output.note("next: deploy EnvelopeEncryptionWrapper everywhere, then run this with --finalize")
-
-
-def _tell_migrated(output: Output, done: Migration, options: Recoding) -> int:
-    report = done.report
-    if report is None:
-        raise AssertionError
-    output.summary(report)
-    code = exit_code(report, options)
-    if report.dry_run:
-        todo = (
-            "next: the same command without --dry-run or --check"
-            if report.changed
-            else "nothing is left to do"
-        )
-        output.note(f"nothing was written; {todo}")
-        return code
-    if done.vault is not None:
-        output.note(f"DEK {done.vault.active_dek} is active in vault {done.vault.vault_id}")
-    _tell_next(output, done, report, options)
-    return ExitCode.WORK_PENDING if options.finalize and not (done.finalized or report.failed) else code
-
-
-def _tell_next(output: Output, done: Migration, report: Report, options: Recoding) -> None:
-    if report.failed:
-        output.note("what failed is untouched and may need the old key: keep that until nothing fails")
-        output.note("next: run again with the key that opens what failed, or delete what nothing opens")
-    elif report.pending and not options.finalize:
-        output.note(LEFT_OVER)
-    elif options.part != WHOLE:
-        index, count = options.part
-        output.note(
-            f"part {index + 1} of {count} is done; next: the other parts, then this without --partition"
-        )
-    elif options.finalize and not done.finalized:
-        output.note("not finalized: something wrote old records meanwhile; stop it, and run this again")
-    elif done.finalized:
-        output.note("finalized: nothing old is left, old reads have ended and the old keys are dropped")
-    elif done.vault is not None and done.vault.legacy:
-        output.note("next: run this with --finalize to end old reads and drop the old keys")
-    else:
-        output.note("next: vaultctl verify, then deploy EnvelopeEncryptionWrapper and retire the old key")
+        adopts = takeover.adopts if run.target is None else None
+        how: Options = {"plaintext": options.rule, "leaves": takeover.leaves, "adopts": adopts}
+        return await run.migrate(Origin(takeover.legacy), how)

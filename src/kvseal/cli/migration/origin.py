@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kvseal.cli import connect
+from kvseal.cli.migration.recipe import FastMCPKeys, FernetKeys, NoKeys
 from kvseal.errors import SecretReferenceError, UsageError
 from kvseal.keys.keyring import LegacyKey
 from kvseal.legacy import FERNET, FastMCPCodec, FernetCodec
@@ -15,14 +16,14 @@ from kvseal.legacy.authsome_keys import read_master_key_file, read_master_secret
 from kvseal.legacy.fastmcp import key_of_bytes_signing_key, key_of_client_secret, key_of_text_signing_key
 from kvseal.legacy.fastmcp_places import cli_places, existing, fastmcp_home, proxy_places
 from kvseal.legacy.fernet import derive_key, parse_key
+from kvseal.secrets.key_file import read_key_file
 from kvseal.secrets.secret import Secret
-from kvseal.secrets.sources import read_key_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from kvseal.cli.migration.recipe import AuthsomeKeys, FastMCPKeys, FernetKeys
+    from kvseal.cli.migration.recipe import AuthsomeKeys, Recipe
     from kvseal.cli.settings import Settings
     from kvseal.legacy import LegacyCodec
     from kvseal.legacy.authsome_keys import AuthsomeMasterKey
@@ -31,11 +32,52 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Origin:
-    """What opens the old records; *store* is where they lie, where that is known without being told."""
+    """What opens the old records; *store* is where they are, if the keys say so."""
 
     codecs: tuple[LegacyCodec, ...] = ()
     keys: tuple[LegacyKey, ...] = ()
     store: str | None = field(default=None)
+
+
+async def fernet_or_fastmcp_origin(
+    recipe: Recipe | None, given: Mapping[str, Any], settings: Settings
+) -> Origin:
+    """
+    Return what the options of `migrate-from-fernet` name, or else the recipe.
+
+    Raises:
+        UsageError: they name the keys of more than one vault, or the recipe is for another command.
+    """
+    fernet = FernetKeys(given["fernet_keys"], given["source_material"], given["salt"])
+    fastmcp = FastMCPKeys(
+        given["fastmcp_client_secret"],
+        given["fastmcp_signing_key"],
+        given["fastmcp_encryption_key"],
+        given["fastmcp_server_urls"],
+    )
+    named = [fastmcp.client_secret, fastmcp.signing_key, fastmcp.encryption_key]
+    keys = [*fernet.keys, fernet.source_material, fernet.salt, *named]
+    if not any(keys) and recipe is not None:
+        return await _of_recipe(recipe, settings)
+    if not any(named):
+        return await fernet_origin(fernet, settings)
+    if any(keys[: -len(named)]) or named.count(None) != len(named) - 1:
+        msg = "the options name the keys of more than one vault"
+        raise UsageError(
+            msg, hint="give --fernet-key, or --source-material and --salt, or one --fastmcp- key"
+        )
+    return await fastmcp_origin(fastmcp, settings)
+
+
+async def _of_recipe(recipe: Recipe, settings: Settings) -> Origin:
+    keys = recipe.source.keys
+    if isinstance(keys, FernetKeys):
+        return await fernet_origin(keys, settings)
+    if isinstance(keys, FastMCPKeys):
+        return await fastmcp_origin(keys, settings)
+    if isinstance(keys, NoKeys) and recipe.source.format == "plaintext":
+        return Origin()
+    raise foreign_recipe(recipe)
 
 
 async def fernet_origin(keys: FernetKeys, settings: Settings) -> Origin:
@@ -74,11 +116,17 @@ async def authsome_masters(keys: AuthsomeKeys, settings: Settings) -> list[Auths
     return masters
 
 
+def foreign_recipe(recipe: Recipe) -> UsageError:
+    """Return the error about a recipe that is for another command."""
+    msg = f"{recipe.path} is not a recipe for this command, but for {recipe.source.format}"
+    return UsageError(msg, hint="see vaultctl -h for the command of that format")
+
+
 async def read(reference: str, settings: Settings) -> bytes:
     """Return the bytes that *reference* points at."""
     secret = await connect.given_secret(reference, settings)
     if not isinstance(secret, Secret):
-        msg = "what old records are read with is a secret, and a key service holds none"
+        msg = "old records are opened with a secret, and a key service does not give one"
         raise SecretReferenceError(msg, hint="give a reference such as env:NAME or file:PATH")
     return secret.reveal()
 
@@ -94,7 +142,7 @@ async def _fastmcp_keys(
     if keys.signing_key is None:
         raise AssertionError
     signing_key = await read(keys.signing_key, settings)
-    # Whether the server was given it as text or as bytes, nobody can see in the secret.
+    # The secret does not show whether the server was given it as text or as bytes.
     text = await asyncio.to_thread(key_of_text_signing_key, signing_key)
     return [text, key_of_bytes_signing_key(signing_key)], proxy_places
 
@@ -106,7 +154,8 @@ def _place(places: Callable[[Path, bytes], tuple[Place, ...]], texts: Sequence[b
     candidates.sort(key=lambda place: not place.fingerprint)
     first, *others = existing(candidates)
     if others:
-        msg = f"FastMCP has several stores that may be meant: {', '.join(p.url for p in (first, *others))}"
+        urls = ", ".join(place.url for place in (first, *others))
+        msg = f"FastMCP has several stores that this secret could be for: {urls}"
         raise UsageError(msg, hint="migrate them one by one, each with --store URL")
     return first
 

@@ -1,20 +1,20 @@
 """
 Recipes: what a migration needs to know, in a TOML file that can be reviewed, kept and run again.
 
-`migrations/README.md` says what may stand in one.  A recipe holds references to secrets and
-never a secret.  It is read strictly: a misspelt key is an error and not a default.  Relative
-paths in it mean the folder that it lies in, so a recipe works from wherever it is run.
+`migrations/README.md` says what a recipe may hold.  It holds references to secrets and never a
+secret.  It is read strictly: a misspelt key is an error and not a default.  Relative paths are
+below the recipe's folder, so a recipe works from every current directory.
 """
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from kvseal.cli.migration.recipe_table import Table
-from kvseal.cli.settings import refuse_foreign
+from kvseal.cli.settings import read_toml
 from kvseal.errors import UsageError
+from kvseal.errors.operating_system import next_step, reason_of
 from kvseal.recoding import PlaintextRule
 
 if TYPE_CHECKING:
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kvseal.envelope.kdf import Argon2idParams
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _ALL_BUT_ONE: Final = 2
 _TABLES: Final = ("source", "target", "policy", "run")
@@ -136,17 +131,13 @@ def read_recipe(path: Path) -> Recipe:
 def _tables(path: Path) -> dict[str, Any]:
     try:
         # A recipe can name code to run: a store, or the command that prints a secret.
-        refuse_foreign(path)
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = read_toml(path)
     except OSError as exc:
-        msg = f"the recipe {path} cannot be read: {exc.strerror}"
-        raise UsageError(msg) from exc
-    except ValueError as exc:
-        msg = f"{path} is no readable TOML: {exc}"
-        raise UsageError(msg) from exc
+        msg = f"the recipe {path} cannot be read: {reason_of(exc)}"
+        raise UsageError(msg, hint=next_step(exc)) from None
     for name in tables:
         if name not in _TABLES:
-            msg = f"{path}: {name!r} is no table of a recipe"
+            msg = f"{path}: {name!r} is not a table of a recipe"
             raise UsageError(msg, hint=f"known tables: {', '.join(_TABLES)}")
     return tables
 

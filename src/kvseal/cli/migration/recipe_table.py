@@ -1,7 +1,7 @@
 """
-One table of a recipe, read strictly: every value by its type, and no value that nobody asks for.
+One table of a recipe, read strictly: every value by its type, and no unknown key.
 
-Every error names the file and the key.  None repeats a value, because somebody may have
+Every error names the file and the key.  None repeats a value, because its author may have
 written a secret where a reference to it belongs.
 """
 
@@ -31,7 +31,7 @@ class Table:
     """
     The table *name* of the recipe at *path*.
 
-    Each value is taken out once, `None` where it is not there, and `end` refuses what nobody has asked for.
+    Each value is taken out once, `None` where it is missing, and `end` refuses the keys that are left.
     """
 
     def __init__(self, path: Path, name: str, tables: dict[str, Any]) -> None:
@@ -47,7 +47,7 @@ class Table:
     def refuse(self, key: str, what: str) -> NoReturn:
         """Raise the error about *key*.  *what* never repeats a value, which may be a secret."""
         msg = f"{self._path}: {self._name}.{key} {what}"
-        raise UsageError(msg, hint="migrations/README.md says what may stand in a recipe")
+        raise UsageError(msg, hint="migrations/README.md says what a recipe may hold")
 
     def end(self, where: str = "") -> None:
         """Refuse the first key that is left."""

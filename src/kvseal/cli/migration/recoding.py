@@ -43,7 +43,9 @@ else:
     # Older releases of click have no generic ParamType.
     _PartitionType = click.ParamType
 
-LEFT_OVER: Final = "other writers have made more to do meanwhile: stop them, and run the same command again"
+LEFT_OVER: Final = (
+    "other processes wrote more old records meanwhile: stop them, and run the same command again"
+)
 
 
 class Partition(_PartitionType):
@@ -60,7 +62,9 @@ class Partition(_PartitionType):
         match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", value)
         index, count = (int(match[1]), int(match[2])) if match else (0, 0)
         if not 1 <= index <= count <= MAX_PARTS:
-            self.fail(f"{value!r} is no part such as 1/4, 2/4, 3/4 or 4/4 (at most {MAX_PARTS})", param, ctx)
+            self.fail(
+                f"{value!r} is not a part such as 1/4, 2/4, 3/4 or 4/4 (at most {MAX_PARTS})", param, ctx
+            )
         return index - 1, count
 
 
@@ -157,10 +161,10 @@ class Recoding:
         for both, reason in _CONTRADICTIONS:
             if self._has(*both):
                 flags = " and ".join(f"--{name.replace('_', '-')}" for name in both)
-                msg = f"{flags} do not go together: {reason}"
+                msg = f"{flags} cannot be used together: {reason}"
                 raise UsageError(msg)
         if self.partition not in {None, WHOLE} and self.writes and not self.no_backup and self.to is None:
-            msg = "a part of the store is no backup of it"
+            msg = "a part of the store is not a backup of it"
             raise UsageError(msg, hint="run vaultctl backup FILE first, then every part with --no-backup")
         return self
 
@@ -170,10 +174,10 @@ class Recoding:
 
 
 _CONTRADICTIONS: Final = (
-    (("backup", "no_backup"), "one of them is not meant"),
+    (("backup", "no_backup"), "choose one"),
     (("to", "backup"), "the old store stays as it is; there is nothing to back up"),
     (("to", "finalize"), "the old store stays as it is"),
-    (("to", "import_keys"), "wrappers read old records where they lie"),
+    (("to", "import_keys"), "wrappers read old records in the store that has them"),
     (("partition", "workers"), "workers are the parts of one command"),
     (("partition", "finalize"), "to finalize, all of the store has to be seen"),
     (("import_keys", "finalize"), "the one begins what the other ends"),
@@ -186,7 +190,10 @@ _YIELDING: Final = frozenset({"backup", "no_backup", "finalize", "workers"})
 
 _OPTIONS: Final[dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]]] = {
     "recipe": click.option(
-        "--recipe", type=click.Path(path_type=Path), metavar="FILE", help="Take what no flag says from FILE."
+        "--recipe",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Take the options that no flag gives from FILE.",
     ),
     "to": click.option("--to", metavar="URL", help="Put copies into this store and leave the old one alone."),
     "create_store": click.option(
@@ -201,7 +208,10 @@ _OPTIONS: Final[dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]]] =
         help="What to do with records that were never encrypted.  [default: refuse]",
     ),
     "backup": click.option(
-        "--backup", type=click.Path(path_type=Path), metavar="FILE", help="Where the backup before goes."
+        "--backup",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="The file for the backup before the first change.",
     ),
     "no_backup": click.option(
         "--no-backup", is_flag=True, default=None, help="Change the store without a backup of it."
@@ -261,13 +271,13 @@ def backing_up(output: Output, options: Recoding) -> Callable[[Driver], Awaitabl
     name = f"before-{clock.utc_now():%Y%m%dT%H%M%SZ}-{urandom(2).hex()}.kvseal"
     path = options.backup or Path(name)
 
-    def tell(event: Event) -> None:
-        # What cannot be read, the recode itself is about to name.
+    def without_failures(event: Event) -> None:
+        # The recode itself is about to name what cannot be read.
         if not isinstance(event, Failure):
             output.event(event)
 
     async def back_up(driver: Driver) -> None:
-        report = await backups.backup(driver, path, listener=tell)
+        report = await backups.backup(driver, path, listener=without_failures)
         but = f"; {report.failed:,} more cannot be restored from it" if report.failed else ""
         if output.as_json:
             output.json({**report.as_dict(), "type": "backup"})
@@ -284,7 +294,7 @@ async def target_of(stack: AsyncExitStack, source: Driver, options: Recoding) ->
         connect.store(options.to, create=bool(options.create_store), dry_run=not options.writes)
     )
     if _real(target.location) == _real(source.location):
-        msg = f"--to names the very store that is to be migrated, {target.location}"
+        msg = f"--to names the store that is to be migrated itself, {target.location}"
         raise UsageError(msg, hint="leave --to out to migrate in place")
     return target
 

@@ -38,8 +38,8 @@ async def reencrypt(output: Output, settings: Settings, *, options: Recoding, co
       vaultctl reencrypt --workers 4 --no-backup --yes
       vaultctl reencrypt --check
 
-    Names, creation times and expiries stay as they are.  A record that a live writer changes
-    meanwhile is read again and decided again.  What does not open stays as it is and is named
+    Names, creation times and expiries stay as they are.  A record that the application
+    changes meanwhile is read again.  A record that does not open stays as it is and is named
     (exit code 3).  Run it again to resume.  Records of a wrapper with a context need --context,
     in a run of their own.
     """
@@ -90,7 +90,7 @@ def _tell(output: Output, report: Report, options: Recoding, now: VaultStatus) -
         next_step = "the same command without --dry-run or --check" if report.changed else "vaultctl dek list"
         output.note(f"nothing was written; next: {next_step}")
     elif report.failed:
-        output.note("what failed is as it was and needs its DEK: vaultctl verify names it")
+        output.note("records that failed are unchanged and need their DEK: vaultctl verify names them")
     elif report.pending:
         output.note(LEFT_OVER)
     elif options.part == WHOLE and older and not set(report.deks or {}) & set(older):

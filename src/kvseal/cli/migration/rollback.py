@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command("migrate-to-fernet")
-@click.option(
-    "--fernet-key", metavar="REF", required=True, help="The Fernet key that is to open the records."
-)
+@click.option("--fernet-key", metavar="REF", required=True, help="The Fernet key that will open the records.")
 @recode_options("to", "create_store", "backup", "no_backup", "partition", "rate", "dry_run", "check")
 @command_options
 @connect.synchronous
@@ -38,9 +36,9 @@ async def migrate_to_fernet(output: Output, settings: Settings, *, options: Reco
       vaultctl migrate-to-fernet --fernet-key env:OLD_KEY --yes
       vaultctl migrate-to-fernet --fernet-key file:fernet.key --to disk:/var/lib/app/plain-fernet
 
-    Stop whatever uses the vault first: its wrappers cannot read what this writes.  Names,
-    creation times and expiries stay as they are, but nothing binds a Fernet record to its
-    name or its expiry.  The vault itself stays, for what does not open (exit code 3).
+    Stop every process that uses the vault first: its wrappers cannot read what this writes.
+    Names, creation times and expiries stay as they are, but nothing binds a Fernet record to
+    its name or its expiry.  The vault itself stays, for records that do not open (exit code 3).
     """
     options = options.checked()
     codec = FernetCodec([parse_key(await read(fernet_key, settings))])
@@ -65,11 +63,11 @@ async def migrate_to_fernet(output: Output, settings: Settings, *, options: Reco
     if report.dry_run:
         output.note("nothing was written")
     elif report.failed:
-        output.note("what failed is still sealed: keep the vault and its secret")
+        output.note("records that failed are still sealed: keep the vault and its secret")
     elif report.pending:
         output.note(LEFT_OVER)
     elif target is None:
-        output.note("next: deploy FernetEncryptionWrapper; the vault meta stays, and holds nothing any more")
+        output.note("next: deploy FernetEncryptionWrapper; the vault meta stays, and no record needs it")
     else:
         output.note(f"next: deploy FernetEncryptionWrapper on {target.location}; the vault is as it was")
     return exit_code(report, options)

@@ -1,10 +1,10 @@
 """
 One migration shared among processes: each does one part, and one report comes out.
 
-The workers are this very command, started again for one part each.  They take their secrets by
-the same references, so a reference that can be read only once cannot be shared.  A worker reads
-its standard input, where nothing comes but the end: then the one who shares the work has ended,
-in whichever way, and the worker is interrupted as by Ctrl-C.
+Each worker is this command, started again for one part.  Workers take their secrets by the same
+references, so a reference that can be read only once cannot be shared.  A worker reads its standard
+input, on which nothing is sent: when it ends, the parent process has ended, for any reason, and the
+worker is interrupted as by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def with_what_workers_did(last: Report, shared: Report) -> Report:
 
 def begun(options: Recoding, settings: Settings) -> tuple[Recoding, Settings]:
     """
-    Return both with what the recipe says; a worker ends with the one who shares the work.
+    Return both with what the recipe says; a worker ends with its parent process.
 
     Raises:
         UsageError: options contradict each other, or workers cannot be given what they need.
@@ -137,7 +137,8 @@ def refuse_references_of_one_use(settings: Settings, recipe: Recipe | None) -> N
     """Raise `UsageError` where a secret comes from a person or a pipe: only one process could read it."""
     for reference in _references(settings, recipe):
         if reference.startswith(_ONCE):
-            msg = f"{reference.partition(':')[0]}: can be read by one process, and there are several workers"
+            scheme = reference.partition(":")[0]
+            msg = f"{scheme}: can be read by one process only, and there are several workers"
             raise UsageError(msg, hint="use env:, file:, keyring: or cred:, or leave --workers out")
 
 
@@ -182,7 +183,7 @@ def _stop(worker: Process) -> None:
 
 
 async def _followed(worker: Process, number: int, total: _Sum, output: Output) -> dict[str, Any] | None:
-    """Take part in what *worker* tells, until it ends; return its error, if it has told one."""
+    """Follow what *worker* prints until it ends; return its error, if it has printed one."""
     error, _ = await asyncio.gather(_errors(worker), _lines(worker, number, total, output))
     await worker.wait()
     return error

@@ -42,7 +42,7 @@ async def backup(output: Output, settings: Settings, *, file: Path) -> int:
     if settings.meta_store is not None and not report.has_vault_meta:
         output.note("the vault meta is in a store of its own and not in this file: back that store up too")
     if report.failed:
-        output.note("what failed is in the file as raw bytes, which no restore puts back")
+        output.note("entries that failed are in the file as raw bytes, which restore does not put back")
     output.note(f"next: copy {report.file} to another machine, and keep the master secret elsewhere")
     return report.exit_code
 
@@ -55,11 +55,9 @@ async def backup(output: Output, settings: Settings, *, file: Path) -> int:
     "--overwrite-vault-meta",
     "overwrite_meta",
     is_flag=True,
-    help="Replace another vault meta too, even by an older one.",
+    help="Replace a different vault meta too, even a newer one.",
 )
-@click.option(
-    "--only-vault-meta", "only_meta", is_flag=True, help="Put the vault meta back, and nothing else."
-)
+@click.option("--only-vault-meta", "only_meta", is_flag=True, help="Restore only the vault meta.")
 @click.option("--dry-run", is_flag=True, help="Check the file, compare, and write nothing.")
 @command_options
 @connect.synchronous
@@ -109,7 +107,7 @@ async def restore(
     if dry_run:
         output.note("nothing was written; next: the same command without --dry-run")
     elif report.failed:
-        output.note("what failed was not touched; to run it again does no harm")
+        output.note("entries that failed were not touched; the command can be run again")
     else:
         output.note("next: vaultctl verify, if there is a vault in it")
     return report.exit_code

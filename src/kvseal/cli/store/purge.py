@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
 @command_options
 @connect.synchronous
 async def purge(output: Output, settings: Settings, *, dry_run: bool) -> int:
@@ -33,11 +33,11 @@ async def purge(output: Output, settings: Settings, *, dry_run: bool) -> int:
       vaultctl purge --yes
 
     The last step after a leak: after rotate, rotate --dek, reencrypt and dek retire.  Each
-    backend does what it can, and what only you can do is listed.  Where the store's own files
+    backend does what it can, and what is left to the operator is listed.  Where the store's own files
     still hold what was overwritten, the exit code is 4.
 
-    A disk store's writers wait until its database has been written anew; nobody reads or
-    writes a PostgreSQL table meanwhile.  Other stores go on.
+    Writers of a disk store wait until its database has been rewritten; readers and writers of
+    a PostgreSQL table wait until it has been.  Other stores go on.
     """
     async with connect.stores(settings) as found:
         places = [place for place in (found.data, found.meta) if place is not None]

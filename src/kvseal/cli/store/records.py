@@ -102,7 +102,7 @@ async def put(
 @click.command()
 @click.argument("collection")
 @click.argument("key")
-@click.option("--dry-run", is_flag=True, help="Look whether there is one, and delete nothing.")
+@click.option("--dry-run", is_flag=True, help="Check whether there is one, and delete nothing.")
 @command_options
 @connect.synchronous
 async def delete(output: Output, settings: Settings, *, collection: str, key: str, dry_run: bool) -> None:

@@ -42,7 +42,7 @@ async def rotate_dek(output: Output, settings: Settings, *, dry_run: bool) -> No
 @global_options
 def dek() -> None:
     """
-    List the keys that seal records, and retire what nothing needs any more.
+    List the keys that seal records, and retire those that no record needs.
 
     \b
     Examples:
@@ -73,7 +73,7 @@ async def list_deks(output: Output, settings: Settings, *, count: bool) -> None:
         now = vault.status()
     output.result(_Listed(now, needs), _table(now, needs))
     if needs is not None and needs.opaque:
-        output.note(f"{needs.opaque:,} entries cannot be counted: they are none of kvseal's, or damaged")
+        output.note(f"{needs.opaque:,} entries cannot be counted: they are not kvseal's, or damaged")
 
 
 @dek.command("retire")
@@ -86,12 +86,12 @@ async def list_deks(output: Output, settings: Settings, *, count: bool) -> None:
     metavar="DURATION",
     help="How long ago the DEK must have been replaced; 0 if every process was restarted since.",
 )
-@click.option("--dry-run", is_flag=True, help="Find out whether anything needs it, and drop nothing.")
+@click.option("--dry-run", is_flag=True, help="Check whether a record needs it, and drop nothing.")
 @command_options
 @connect.synchronous
 async def retire_dek(output: Output, settings: Settings, *, number: int, grace: float, dry_run: bool) -> None:
     """
-    Drop a DEK that nothing needs, for ever.
+    Drop a DEK that no record needs, for ever.
 
     \b
     Examples:
@@ -99,12 +99,11 @@ async def retire_dek(output: Output, settings: Settings, *, number: int, grace: 
       vaultctl dek retire 1 --yes
 
     Looks at every entry of the store, and refuses while one record needs the DEK.  Processes
-    read the vault meta again every minute before they seal, unless they were told otherwise:
-    the grace has to be ten times as long as the longest of these intervals.
+    that seal read the vault meta again every minute, or at their own refresh_after: the
+    grace has to be ten times as long as the longest of these intervals.
 
-    What is not in this store is not seen: other stores that share the vault meta, caches,
-    and backups.  A backup from before is restored into a place of its own, vault meta
-    included.
+    Only this store is searched, not other stores that share the vault meta, caches or
+    backups.  Restore an older backup into a separate place, vault meta included.
     """
     async with connect.vault(settings) as (found, vault):
         if not dry_run:

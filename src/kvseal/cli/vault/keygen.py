@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from kvseal.cli.options import command_options
-from kvseal.errors import UsageError
 from kvseal.secrets.key_file import write_key_file
 from kvseal.secrets.secret import generate
 
@@ -39,11 +38,7 @@ def keygen(output: Output, settings: Settings, *, out: Path | None) -> None:
         else:
             output.text(text)
         return
-    try:
-        write_key_file(out, text.encode() + b"\n")
-    except OSError as exc:
-        msg = f"{out} cannot be created: {exc.strerror}"
-        raise UsageError(msg, hint="a key file is never overwritten: choose another name") from exc
+    write_key_file(out, text.encode() + b"\n")
     output.note(
         f"wrote {out}; use it as file:{out}, and keep a copy in a safe place: without it nothing can be read"
     )

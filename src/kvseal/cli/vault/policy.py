@@ -11,8 +11,9 @@ import click
 from kvseal.cli import connect
 from kvseal.cli.options import Duration, command_options, global_options
 from kvseal.cli.output import table
+from kvseal.cli.vault.tables import rows_of
 from kvseal.errors import UsageError
-from kvseal.keys.policy import DEFAULT_MAX_DEK_AGE, LONGEST_DEK_AGE, MOST_DEK_RECORDS
+from kvseal.keys.policy import LONGEST_DEK_AGE, MOST_DEK_RECORDS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from kvseal.cli.output import Output
     from kvseal.cli.settings import Settings
     from kvseal.vault.status import VaultStatus
-
-_DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +67,14 @@ async def show(output: Output, settings: Settings) -> None:
 
 @policy.command("set")
 @click.option(
-    "--max-dek-age", type=Duration(), metavar="DURATION", help="Ask once the active DEK is as old as that."
+    "--max-dek-age", type=Duration(), metavar="DURATION", help="Ask when the active DEK is this old."
 )
 @click.option("--no-max-dek-age", is_flag=True, help="Ask at the default age, 365d.")
 @click.option(
     "--max-dek-records",
     type=click.IntRange(1, MOST_DEK_RECORDS),
     metavar="N",
-    help="Ask once the active DEK seals more records.",
+    help="Ask when the active DEK seals more records.",
 )
 @click.option("--no-max-dek-records", is_flag=True, help="Do not ask because of their number.")
 @click.option("--dry-run", is_flag=True, help="Open the vault, and change nothing.")
@@ -100,13 +99,13 @@ async def set_(
       vaultctl policy set --no-max-dek-records
 
     The limits are soft: nothing is refused once they are passed, but vaultctl status asks for a
-    rotation, and vaultctl status --check exits with 4.  They are part of the vault meta, which whoever
-    writes to the store cannot change.
+    rotation, and vaultctl status --check exits with 4.  They are part of the vault meta, which a writer
+    to the store cannot change undetected.
     """
     age = _one_of("--max-dek-age", max_dek_age, no_max_dek_age)
     records = _one_of("--max-dek-records", max_dek_records, no_max_dek_records)
     if age == records == "keep":
-        msg = "there is no policy to set"
+        msg = "no policy to set was given"
         raise UsageError(msg, hint="give --max-dek-age, --max-dek-records or both")
     async with connect.vault(settings) as (_, vault):
         if dry_run:
@@ -117,7 +116,7 @@ async def set_(
             max_dek_age=age_of(age) if isinstance(age, float) else age, max_dek_records=records
         )
     _tell(output, now)
-    output.note("next: vaultctl status --check, from cron or CI")
+    output.note("next: run vaultctl status --check from cron or CI")
 
 
 def age_of(seconds: float) -> timedelta:
@@ -130,8 +129,8 @@ def age_of(seconds: float) -> timedelta:
 
 def _one_of(option: str, value: Any, none: bool) -> Any | Literal["keep"] | None:
     if value is not None and none:
-        msg = f"{option} goes not with --no-{option.removeprefix('--')}"
-        raise UsageError(msg, hint="give one of them")
+        msg = f"{option} and --no-{option.removeprefix('--')} cannot be used together"
+        raise UsageError(msg, hint="choose one")
     if none:
         return None
     return "keep" if value is None else value
@@ -143,17 +142,3 @@ def _tell(output: Output, now: VaultStatus) -> None:
 
 def _table(policy: dict[str, Any]) -> Table:
     return table("", ("", ""), rows_of(policy))
-
-
-def rows_of(policy: dict[str, Any]) -> list[tuple[str, object]]:
-    """Show each part of a policy, as a person reads it."""
-    age, records = policy.get("max_dek_age"), policy.get("max_dek_records")
-    return [
-        *((name.replace("_", " "), policy[name]) for name in ("read_legacy", "read_plaintext", "binding")),
-        ("max dek age", f"{_duration(DEFAULT_MAX_DEK_AGE)} (default)" if age is None else _duration(age)),
-        ("max dek records", "none" if records is None else f"{records:,}"),
-    ]
-
-
-def _duration(seconds: int) -> str:
-    return f"{seconds}s" if seconds % _DAY else f"{seconds // _DAY}d"

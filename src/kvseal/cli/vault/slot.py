@@ -5,31 +5,25 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from kvseal.cli import connect
 from kvseal.cli.options import Duration, argon2_option, command_options, global_options
-from kvseal.cli.output import table
+from kvseal.cli.vault.tables import slots_table
 from kvseal.errors import MistypedSecretError, UsageError
-from kvseal.keys.meta import time_of, time_text
 from kvseal.secrets.secret import generate_recovery_key
+from kvseal.vault.slots import RECOVERY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from rich.table import Table
-
     from kvseal.cli.output import Output
     from kvseal.cli.settings import Settings
     from kvseal.envelope.kdf import Argon2idParams
     from kvseal.secrets.secret import Secret
     from kvseal.vault.status import SlotStatus, VaultStatus
-    from kvseal.vault.vault import Vault
 
-_RECOVERY: Final = "recovery"
-_TIME_TO_CONFIRM: Final = timedelta(hours=1)
 _ATTEMPTS: Final = 3
 
 
@@ -48,46 +42,6 @@ class _Shown:
 def _show(output: Output, now: VaultStatus, *, only_opened: bool = False) -> None:
     slots = tuple(slot for slot in now.slots if slot.opened or not only_opened)
     output.result(_Shown(now.revision, slots), slots_table(slots))
-
-
-def slots_table(slots: Sequence[SlotStatus], *, title: str = "Keyslots") -> Table:
-    """Show keyslots, and when this process came in through one."""
-    rows = [
-        (
-            slot.id,
-            slot.label,
-            _kind(slot),
-            slot.created_at,
-            slot.expires_at,
-            slot.opened_at,
-        )
-        for slot in slots
-    ]
-    return table(title, ("id", "label", "kind", "created", "expires", "opened now"), rows)
-
-
-def _kind(slot: SlotStatus) -> str:
-    cost = f"t={slot.t} m={slot.m} KiB p={slot.p}"
-    return f"{slot.kind} {cost if slot.key is None else slot.key}"
-
-
-def told_after_rotation(now: VaultStatus, *, new_secret: bool) -> Iterator[str]:
-    """Yield what a rotation did, what it does not undo, and the next command."""
-    (opened,) = (slot for slot in now.slots if slot.opened)
-    ends = [s.expires_at or "" for s in now.slots if s.label == opened.label and not s.opened]
-    if ends:
-        yield f"the old slot opens until {max(ends)}; the next change of the vault after that drops it"
-        yield "a copy of the vault meta from before this rotation, as in a backup, opens without that end"
-        yield "next: give the new secret to every process in time, then vaultctl slot list"
-    elif new_secret:
-        yield (
-            "the old slot is gone; a copy of the old vault meta, as in a backup,"
-            " still opens with the old secret"
-        )
-        yield "next: give the new secret to every process, then vaultctl status"
-    else:
-        yield "the slot has its new cost; a copy of the old vault meta still opens at the old one"
-        yield "next: vaultctl status"
 
 
 @click.group(no_args_is_help=False)
@@ -124,9 +78,11 @@ async def list_(output: Output, settings: Settings) -> None:
 
 @slot.command()
 @click.option("--label", help="The name of the slot; of a recovery key, by default, recovery.")
-@click.option("--new-secret", metavar="REF", help="The secret that is to open the vault too.")
+@click.option("--new-secret", metavar="REF", help="The secret that will open the vault too.")
 @click.option("--recovery", is_flag=True, help="Generate a recovery key and print it, once.")
-@click.option("--expires-in", type=Duration(), metavar="DURATION", help="Refuse the slot after so long: 30d.")
+@click.option(
+    "--expires-in", type=Duration(), metavar="DURATION", help="Refuse the slot after this time: 30d."
+)
 @click.option("--dry-run", is_flag=True, help="Check the secrets and the label, and add nothing.")
 @argon2_option
 @command_options
@@ -153,14 +109,13 @@ async def add(
 
     A generated secret, and a recovery key, has 256 random bits, which no Argon2id cost makes
     harder to guess: without --argon2 its slot has the light cost owasp-minimum.  A recovery key
-    is asked for again where there is somebody to ask; until it has been typed, its slot expires
-    within the hour.
+    has to be typed back where there is a terminal; until then its slot expires within the hour.
     """
     name = _checked_label(label, new_secret=new_secret, recovery=recovery, expires=expires_in is not None)
     async with connect.vault(settings) as (_, vault):
         secret = await connect.given_secret(new_secret, settings, confirm=True)
         if secret is None and not dry_run:
-            await _add_recovery(output, settings, vault, name, kdf)
+            await vault.slots.add_recovery(partial(_handed_over, output, settings), label=name, kdf=kdf)
         else:
             ends = None if expires_in is None else timedelta(seconds=expires_in)
             given = secret or generate_recovery_key()
@@ -170,8 +125,8 @@ async def add(
         output.note(f"nothing was written; a slot {name} would be added")
         return
     if secret is None:
-        output.note("keep the recovery key where no computer reads it: it opens the vault and all backups")
-        output.note("next: vaultctl slot verify --secret prompt: now and then, to see that it still does")
+        output.note("keep the recovery key offline: it opens the vault and all backups")
+        output.note("next: vaultctl slot verify --secret prompt: now and then, to check that it still opens")
         return
     output.note(f"the slot {name} was opened from what is stored")
     output.note("next: vaultctl slot verify --secret REF on the machine that will use it")
@@ -188,57 +143,29 @@ def _checked_label(label: str | None, *, new_secret: str | None, recovery: bool,
     if label is None and not recovery:
         msg = "the slot needs a name"
         raise UsageError(msg, hint="give --label NAME")
-    return label or _RECOVERY
+    return label or RECOVERY
 
 
-async def _add_recovery(
-    output: Output, settings: Settings, vault: Vault, label: str, kdf: Argon2idParams | None
-) -> None:
-    """
-    Add a slot for an hour, print its key, and let it last when somebody has typed the key.
-
-    So no slot lasts whose key nobody has: not where the power fails before it is printed,
-    and not where it was written down wrongly.  What such a run has left makes room for the next one.
-    """
-    for left in _never_confirmed(vault, label):
-        await vault.slots.remove(left.id)
-    key = generate_recovery_key()
-    added = await vault.slots.add(key, label=label, kdf=kdf, expires_in=_TIME_TO_CONFIRM)
+async def _handed_over(output: Output, settings: Settings, key: Secret, added: SlotStatus) -> bool:
+    """Print *key*, and return whether a person, where one is there, has typed it back."""
     text = key.reveal().decode()
     if output.as_json:
         output.json({"type": "recovery_key", "schema": 1, "slot": added.id, "recovery_key": text})
     else:
         output.text(text)
     sys.stdout.flush()
-    if settings.may_ask:
-        try:
-            await _typed_back(output, settings, key)
-        except MistypedSecretError:
-            await vault.slots.remove(added.id)
-            raise
-    await vault.slots.keep(added.id)
+    return not settings.may_ask or await _typed_back(output, settings, key)
 
 
-def _never_confirmed(vault: Vault, label: str) -> list[SlotStatus]:
-    """Return what interrupted runs have left: slots of this label that were to be confirmed and were not."""
-    slots = [slot for slot in vault.slots.list() if slot.label == label and not slot.opened]
-    return [slot for slot in slots if slot.expires_at == _confirmed_by(slot)]
-
-
-def _confirmed_by(slot: SlotStatus) -> str:
-    return time_text(time_of(slot.created_at) + _TIME_TO_CONFIRM)
-
-
-async def _typed_back(output: Output, settings: Settings, key: Secret) -> None:
+async def _typed_back(output: Output, settings: Settings, key: Secret) -> bool:
     for _ in range(_ATTEMPTS):
         try:
             if await connect.given_secret("prompt:Type the recovery key", settings) == key:
-                return
-            output.note("that is another secret; look at what was printed")
+                return True
+            output.note("that is another secret; compare it with what was printed")
         except MistypedSecretError as exc:
             output.note(str(exc))
-    msg = "the recovery key was not typed as it was printed, so its slot was removed"
-    raise MistypedSecretError(msg, hint="run the command again, and write the new key down")
+    return False
 
 
 @slot.command()
@@ -261,7 +188,7 @@ async def verify(output: Output, settings: Settings) -> None:
 
 @slot.command()
 @click.argument("name", metavar="SLOT")
-@click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be removed, and remove nothing.")
 @command_options
 @connect.synchronous
 async def remove(output: Output, settings: Settings, *, name: str, dry_run: bool) -> None:
@@ -288,4 +215,4 @@ async def remove(output: Output, settings: Settings, *, name: str, dry_run: bool
         await vault.slots.remove(going.id)
         _show(output, vault.status())
     output.note("the slot is gone; a copy of the old vault meta, as in a backup, still opens with its secret")
-    output.note("next: vaultctl slot verify --secret REF with a secret that is to open the vault")
+    output.note("next: vaultctl slot verify --secret REF with a secret that should open the vault")

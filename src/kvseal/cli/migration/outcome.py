@@ -1,0 +1,66 @@
+"""How a migration ended, in words: what was done, what is left, and the next command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvseal.cli.migration.recoding import LEFT_OVER, exit_code
+from kvseal.errors import ExitCode
+from kvseal.recoding.engine import WHOLE
+
+if TYPE_CHECKING:
+    from kvseal.cli.migration.recoding import Recoding
+    from kvseal.cli.output import Output
+    from kvseal.recoding import Migration, Report
+
+
+def tell_imported(output: Output, done: Migration) -> None:
+    """Say what an import of keys did, and what comes next."""
+    if done.vault is None or not done.vault.legacy:
+        output.note("nothing was written; the keys fit")
+        return
+    held = len(done.vault.legacy)
+    output.note(f"the vault holds {held} old key{'s'[: held != 1]}, and its wrappers read old records")
+    output.note("next: deploy EnvelopeEncryptionWrapper everywhere, then run this with --finalize")
+
+
+def tell_migrated(output: Output, done: Migration, options: Recoding) -> int:
+    """Say what a migration did and what comes next, and return the exit code."""
+    report = done.report
+    if report is None:
+        raise AssertionError
+    output.summary(report)
+    code = exit_code(report, options)
+    if report.dry_run:
+        todo = (
+            "next: the same command without --dry-run or --check"
+            if report.changed
+            else "nothing is left to do"
+        )
+        output.note(f"nothing was written; {todo}")
+        return code
+    if done.vault is not None:
+        output.note(f"DEK {done.vault.active_dek} is active in vault {done.vault.vault_id}")
+    _tell_next(output, done, report, options)
+    return ExitCode.WORK_PENDING if options.finalize and not (done.finalized or report.failed) else code
+
+
+def _tell_next(output: Output, done: Migration, report: Report, options: Recoding) -> None:
+    if report.failed:
+        output.note("records that failed are untouched and may need the old key: keep it until nothing fails")
+        output.note("next: run again with the key that opens them, or delete records that no key opens")
+    elif report.pending and not options.finalize:
+        output.note(LEFT_OVER)
+    elif options.part != WHOLE:
+        index, count = options.part
+        output.note(
+            f"part {index + 1} of {count} is done; next: the other parts, then this without --partition"
+        )
+    elif options.finalize and not done.finalized:
+        output.note("not finalized: another process wrote old records meanwhile; stop it, and run this again")
+    elif done.finalized:
+        output.note("finalized: nothing old is left, old reads have ended and the old keys are dropped")
+    elif done.vault is not None and done.vault.legacy:
+        output.note("next: run this with --finalize to end old reads and drop the old keys")
+    else:
+        output.note("next: vaultctl verify, then deploy EnvelopeEncryptionWrapper and retire the old key")

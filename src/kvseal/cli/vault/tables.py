@@ -1,0 +1,79 @@
+"""The tables that show a vault to a person: facts, keyslots, DEKs, policy, records."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from kvseal.cli.output import table
+from kvseal.keys.policy import DEFAULT_MAX_DEK_AGE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from kvseal.recoding.census import Census
+    from kvseal.vault.status import SlotStatus, VaultStatus
+
+_DAY: Final = 86_400
+
+
+def tables_of(now: VaultStatus) -> list[Table]:
+    """Show the vault: facts, slots, DEKs and legacy keys."""
+    facts = [
+        ("vault", now.vault_id),
+        ("store", now.location),
+        ("revision", now.revision),
+        ("updated", now.updated_at),
+        *rows_of(now.policy),
+    ]
+    tables = [
+        table("", ("", ""), facts),
+        slots_table(now.slots),
+        table("DEKs", ("number", "state", "created"), [(d.id, d.state, d.created_at) for d in now.deks]),
+    ]
+    if now.legacy:
+        rows = [(key.id, key.kind, key.created_at) for key in now.legacy]
+        tables.append(table("Legacy keys", ("id", "kind", "held since"), rows))
+    return tables
+
+
+def count_table(census: Census) -> Table:
+    """Show how many records each format and each DEK has."""
+    rows = [*sorted(census.formats.items()), *((f"DEK {n}", c) for n, c in sorted(census.deks.items()))]
+    return table("Records", ("format or DEK", "records"), [(name, f"{count:,}") for name, count in rows])
+
+
+def slots_table(slots: Sequence[SlotStatus], *, title: str = "Keyslots") -> Table:
+    """Show keyslots, and when this process opened one."""
+    rows = [
+        (
+            slot.id,
+            slot.label,
+            _kind(slot),
+            slot.created_at,
+            slot.expires_at,
+            slot.opened_at,
+        )
+        for slot in slots
+    ]
+    return table(title, ("id", "label", "kind", "created", "expires", "opened now"), rows)
+
+
+def _kind(slot: SlotStatus) -> str:
+    cost = f"t={slot.t} m={slot.m} KiB p={slot.p}"
+    return f"{slot.kind} {cost if slot.key is None else slot.key}"
+
+
+def rows_of(policy: dict[str, Any]) -> list[tuple[str, object]]:
+    """Show each part of a policy, as a person reads it."""
+    age, records = policy.get("max_dek_age"), policy.get("max_dek_records")
+    return [
+        *((name.replace("_", " "), policy[name]) for name in ("read_legacy", "read_plaintext", "binding")),
+        ("max dek age", f"{_duration(DEFAULT_MAX_DEK_AGE)} (default)" if age is None else _duration(age)),
+        ("max dek records", "none" if records is None else f"{records:,}"),
+    ]
+
+
+def _duration(seconds: int) -> str:
+    return f"{seconds}s" if seconds % _DAY else f"{seconds // _DAY}d"
