@@ -124,7 +124,16 @@ async def test_nothing_shows_of_what_works(
     vault, kv = await busy_vault(store, cheap)
     root = vault.way_in().root
 
-    parts = [vault, kv, vault.keyring, root, RIGHT, vault._meta, vault._meta.slots[0], vault.keyring.codec()]
+    parts = [
+        vault,
+        kv,
+        vault.keyring,
+        root,
+        RIGHT,
+        vault._meta,
+        vault._meta.slots[0],
+        vault.keyring.codecs[""],
+    ]
     parts += [LEGACY, vault.keyring.legacy, vault.status(), vault.status().as_dict(), vars(vault), vars(kv)]
     texts = [show(part) for part in parts for show in (repr, str, "{}".format)]
 
@@ -154,7 +163,7 @@ async def test_nothing_is_pickled_or_copied(watch: Watch, store: MemoryStore, ch
     vault, kv = await busy_vault(store, cheap)
     root, keyring = vault.way_in().root, vault.keyring
 
-    for part in (RIGHT, root, keyring, vault, kv, keyring.codec()):
+    for part in (RIGHT, root, keyring, vault, kv, keyring.codecs[""]):
         for attempt in (pickle.dumps, copy.deepcopy):
             with pytest.raises((TypeError, pickle.PicklingError, AttributeError)):
                 attempt(part)

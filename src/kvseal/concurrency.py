@@ -1,4 +1,9 @@
-"""One run for all who ask meanwhile, across tasks, event loops and threads."""
+"""
+Work that several callers share, and work that leaves others their turn.
+
+`SingleFlight` is one run for all who ask meanwhile, across tasks, event loops and threads.  A forked child
+has none of its parent's threads: `after_fork` is how a module that keeps a lock or a run notices it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,8 @@ import os
 import threading
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from weakref import WeakSet
 
 from kvseal import clock
 
@@ -18,23 +24,29 @@ T = TypeVar("T")
 
 
 class _LeaderLeftError(Exception):
-    """Whoever ran the function gave up before its end; somebody who waits has to take over."""
+    """The caller that ran the function gave up before its end; one that waits has to take over."""
+
+
+def after_fork(callback: Callable[[], None]) -> None:
+    """Have *callback* called in each forked child, before anything else runs there."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=callback)
 
 
 class SingleFlight(Generic[T]):
     """
-    Runs a coroutine function at most once at a time; whoever comes while it runs gets its result.
+    Runs a coroutine function at most once at a time; a caller that comes while it runs gets its result.
 
     The first caller runs it in its own event loop.  When that caller is cancelled, one
-    of those who wait takes over.  A failure is everybody's, and the next caller tries again.
+    of those that wait takes over.  All of them get a failure, and the next caller tries again.
     """
 
-    __slots__ = ("_future", "_lock", "_pid")
+    __slots__ = ("__weakref__", "_future", "_lock")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._future: Future[T] | None = None
-        self._pid = os.getpid()
+        _flights.add(self)
 
     async def run(self, function: Callable[[], Awaitable[T]]) -> T:
         """Return what *function* returns, to this caller or to the one it waits for."""
@@ -46,9 +58,6 @@ class SingleFlight(Generic[T]):
                 return await asyncio.shield(asyncio.wrap_future(future))
 
     def _join(self) -> tuple[Future[T], bool]:
-        if self._pid != os.getpid():
-            # A forked child: the leader, and perhaps the lock's owner, stayed in the parent.
-            self.__init__()  # type: ignore[misc]
         with self._lock:
             if self._future is not None:
                 return self._future, False
@@ -72,10 +81,25 @@ class SingleFlight(Generic[T]):
         future.set_result(result)
         return result
 
+    def _begin_anew(self) -> None:
+        self._lock = threading.Lock()
+        self._future = None
+
     def _leave(self) -> None:
         with self._lock:
             self._future = None
 
+
+_flights: Final[WeakSet[SingleFlight[Any]]] = WeakSet()
+
+
+def _begin_anew() -> None:
+    """In a forked child: the leaders, and perhaps the owners of the locks, stayed in the parent."""
+    for flight in _flights:
+        flight._begin_anew()  # noqa: SLF001 - of this module
+
+
+after_fork(_begin_anew)
 
 TURN: Final = 0.002
 """Seconds after which others have their turn: more than a usual batch takes, so that one goes undivided."""

@@ -20,7 +20,7 @@ import orjson
 from kvseal.errors import UnsealableValueError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -36,6 +36,11 @@ _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 _CONTAINERS: Final = frozenset({dict, list})
 _KINDS: Final = _SCALARS | _CONTAINERS
 _FIRST_LOSSY_FLOAT: Final = 2.0**63
+
+
+def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two values are one JSON text: 1 is not true there, and NaN is itself."""
+    return dumps(dict(one))[0] == dumps(dict(other))[0]
 
 
 def dumps(value: dict[str, Any]) -> tuple[bytes, bool]:

@@ -77,7 +77,7 @@ async def destroy(driver: Driver) -> None:
 async def fill(driver: Driver, secret: Secret, kdf: Argon2idParams) -> None:
     """Put a vault, sealed records and plaintext into the store."""
     vault = await Vault.create(driver, secret=secret, kdf=kdf)
-    codec = vault.keyring.codec()
+    codec = vault.keyring.codecs[""]
     await put_record(driver, codec, "c", "sealed", {"n": 1}, ttl=3600)
     await put_record(driver, codec, "c", "sealed-large", LARGE)
     await vault.close()
@@ -87,7 +87,7 @@ async def fill(driver: Driver, secret: Secret, kdf: Argon2idParams) -> None:
 async def assert_opens(driver: Driver, secret: Secret) -> None:
     """The vault opens, and so do its records."""
     vault = await Vault.open(driver, secret=secret)
-    codec = vault.keyring.codec()
+    codec = vault.keyring.codecs[""]
     assert [{"n": 1}, LARGE] == [
         await get_record(driver, codec, "c", key) for key in ("sealed", "sealed-large")
     ]

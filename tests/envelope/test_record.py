@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from tests.envelope.associated import associated_data
 from tests.strategies import any_text
 
 from kvseal.envelope.payload import Encoding
@@ -17,7 +18,6 @@ from kvseal.envelope.record import (
     MIN_SIZE,
     Binding,
     Header,
-    associated_data,
     bound_names,
     context_field,
     encode_expiry,

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from tests.envelope.associated import associated_data
 from tests.strategies import any_text
 
 from kvseal.envelope import sealing
 from kvseal.envelope.aead import XAES256GCM
-from kvseal.envelope.record import MAX_DEK, Binding, Header, associated_data
+from kvseal.envelope.record import MAX_DEK, Binding, Header
 from kvseal.envelope.sealing import Associations, Opener, Sealer
 from kvseal.errors import (
     MalformedRecordError,

@@ -27,7 +27,7 @@ def made() -> Made:
 def holders(made: Made) -> dict[str, Any]:
     """Return everything that holds a key in memory."""
     keyring = Keyring(made.meta, made.root)
-    codec = keyring.codec()
+    codec = keyring.codecs[""]
     return {
         "RootKey": made.root,
         "Keyring": keyring,
@@ -108,22 +108,22 @@ def test_dek_is_bound_to_its_vault(made: Made) -> None:
 
 def test_keyring_seals_with_the_active_dek_and_opens_with_all(made: Made) -> None:
     """After a DEK rotation older records open and new ones name the new DEK."""
-    before = Keyring(made.history[0], made.root).codec().seal({"a": 1}, "c", "k")
-    after = Keyring(made.meta, made.root).codec()
+    before = Keyring(made.history[0], made.root).codecs[""].seal({"a": 1}, "c", "k")
+    after = Keyring(made.meta, made.root).codecs[""]
 
     assert 2 == after.active_dek
     assert ({"a": 1}, None) == after.open(before, "c", "k")
     with pytest.raises(UnknownDEKError):
-        Keyring(made.history[0], made.root).codec().open(after.seal({}, "c", "k"), "c", "k")
+        Keyring(made.history[0], made.root).codecs[""].open(after.seal({}, "c", "k"), "c", "k")
 
 
 def test_contexts_are_separate(made: Made) -> None:
     """Wrappers of two contexts do not read each other's records."""
     keyring = Keyring(made.meta, made.root)
 
-    assert keyring.codec("x") is keyring.codec("x")
+    assert keyring.codecs["x"] is keyring.codecs["x"]
     with pytest.raises(TamperedRecordError):
-        keyring.codec("y").open(keyring.codec("x").seal({}, "c", "k"), "c", "k")
+        keyring.codecs["y"].open(keyring.codecs["x"].seal({}, "c", "k"), "c", "k")
 
 
 def test_policy_decides_the_binding() -> None:
@@ -133,11 +133,11 @@ def test_policy_decides_the_binding() -> None:
         Keyring(changes.first(root, slot(root, SECRET), Policy(binding=binding), now=NOW), root)
         for binding in (Binding.COLLECTION, Binding.NONE)
     )
-    sealed = strict.codec().seal({}, "c", "k")
+    sealed = strict.codecs[""].seal({}, "c", "k")
 
-    assert ({}, None) == strict.codec().open(sealed, "c", "another")
+    assert ({}, None) == strict.codecs[""].open(sealed, "c", "another")
     with pytest.raises(TamperedRecordError):
-        strict.codec().open(sealed, "d", "k")
+        strict.codecs[""].open(sealed, "d", "k")
     assert loose.policy.binding > strict.policy.binding
 
 

@@ -49,7 +49,7 @@ async def rotated(store: AnyStore) -> Vault:
 async def sealed_expiry(store: AnyStore, vault: Vault, key: str) -> int | None:
     """Return the expiry that is sealed in a record."""
     entry = (await entries_of(store))["c", key]
-    return vault.keyring.codec().open(entry.value or {}, "c", key)[1]
+    return vault.keyring.codecs[""].open(entry.value or {}, "c", key)[1]
 
 
 async def test_everything_comes_to_the_active_dek(any_store: AnyStore) -> None:
@@ -173,9 +173,9 @@ class TestVerify:
         await damage(store, "flipped")
         moved = await store.get("good", collection="c")
         await store.put("moved", moved or {}, collection="c")
-        await store.put("foreign", foreign.keyring.codec().seal({}, "c", "foreign"), collection="c")
+        await store.put("foreign", foreign.keyring.codecs[""].seal({}, "c", "foreign"), collection="c")
         await foreign.rotate_dek()
-        await store.put("unknown", foreign.keyring.codec().seal({}, "c", "unknown"), collection="c")
+        await store.put("unknown", foreign.keyring.codecs[""].seal({}, "c", "unknown"), collection="c")
         await store.put("short", {"__encrypted_data__": "AQE=", "__encryption_version__": 2}, collection="c")
         plant(store, "torn", '{"value": {"v": 1')
 

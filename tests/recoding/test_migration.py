@@ -167,7 +167,7 @@ async def test_times_stay_to_the_microsecond(any_store: AnyStore, tmp_path: Path
     assert before == await times_of(target)
     vault = await Vault.open(target, secret=SECRET)
     for names, entry in (await entries_of(target)).items():
-        _, sealed = vault.keyring.codec().open(entry.value or {}, *names)
+        _, sealed = vault.keyring.codecs[""].open(entry.value or {}, *names)
         assert (entry.expires_at is None) == (sealed is None)
         if entry.expires_at is not None and sealed is not None:
             later = (
@@ -449,7 +449,7 @@ async def a_mix(kinds: list[str]) -> MemoryStore:
         if kind == "undecodable":
             plant(store, name, "no JSON")
         else:
-            sealed = vault.keyring.codec().seal({"v": number}, "c", name)
+            sealed = vault.keyring.codecs[""].seal({"v": number}, "c", name)
             await store.put(name, planted.get(kind, sealed), collection="c")
         if kind in {"damaged", "torn"}:
             await damage(store, name)

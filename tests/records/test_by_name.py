@@ -36,7 +36,7 @@ AnyStore = MemoryStore | DiskStore
 
 async def codec_of(store: AnyStore, secret: Secret, cheap: Argon2idParams) -> RecordCodec:
     """Return the codec of a new vault in *store*."""
-    return (await Vault.create(store, secret=secret, kdf=cheap)).keyring.codec()
+    return (await Vault.create(store, secret=secret, kdf=cheap)).keyring.codecs[""]
 
 
 async def test_what_a_wrapper_reads(any_store: AnyStore, secret: Secret, cheap: Argon2idParams) -> None:
@@ -44,7 +44,7 @@ async def test_what_a_wrapper_reads(any_store: AnyStore, secret: Secret, cheap: 
     vault = await Vault.create(any_store, secret=secret, kdf=cheap)
     driver, codec, wrapper = (
         driver_for(any_store),
-        vault.keyring.codec(),
+        vault.keyring.codecs[""],
         EnvelopeEncryptionWrapper(any_store, vault=vault),
     )
 

@@ -157,7 +157,7 @@ async def test_bound_names_are_those_at_the_base_store(name: str, store: MemoryS
     await kv.put("k", {"v": 1})
     await kv.put_many(["k"], [{"v": 2}], collection="c")
 
-    codec = vault.keyring.codec()
+    codec = vault.keyring.codecs[""]
     for value, names in (({"v": 1}, stack.without_collection), ({"v": 2}, stack.with_collection)):
         assert (value, None) == codec.open(await record_at(store, names), *names)
     assert {"v": 1} == await kv.get("k")

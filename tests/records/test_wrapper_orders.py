@@ -133,7 +133,7 @@ async def entries(store: MemoryStore) -> dict[Names, Stored]:
 
 async def opened(vault: Vault, store: MemoryStore) -> dict[Names, Stored]:
     """Open everything in *store* under the very names at which it lies there."""
-    codec = vault.keyring.codec()
+    codec = vault.keyring.codecs[""]
     return {names: codec.open(stored, *names)[0] for names, stored in (await entries(store)).items()}
 
 
@@ -148,7 +148,7 @@ async def damage(store: MemoryStore, key: str) -> None:
 async def reencrypt(store: Any, vault: Vault) -> None:
     """Seal what a driver sees of *store* with a new DEK, as vaultctl does."""
     await vault.rotate_dek()
-    driver, codec = recodable_driver(store), vault.keyring.codec()
+    driver, codec = recodable_driver(store), vault.keyring.codecs[""]
     for page in [page async for page in driver.scan()]:
         for entry in page.entries:
             if entry.collection != META:
@@ -699,7 +699,7 @@ async def test_timeout_below(store: MemoryStore, secret: Secret, cheap: Argon2id
 
 async def expiry_of(vault: Vault, store: MemoryStore, key: str) -> int | None:
     """Return the expiry that is sealed in the record at *key*."""
-    return vault.keyring.codec().open((await entries(store))[DEFAULT, key], DEFAULT, key)[1]
+    return vault.keyring.codecs[""].open((await entries(store))[DEFAULT, key], DEFAULT, key)[1]
 
 
 @row("TTLClampWrapper", "above", GOOD)

@@ -58,7 +58,7 @@ async def opens(store: Any, secret: Secret) -> bool:
     stored = await driver_for(store).get("default_collection", "k")
     assert stored is not None
     assert stored.value is not None
-    vault.keyring.codec().open(stored.value, "default_collection", "k")
+    vault.keyring.codecs[""].open(stored.value, "default_collection", "k")
     await vault.close()
     return True
 

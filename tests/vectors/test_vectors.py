@@ -130,7 +130,7 @@ async def test_meta_opens(vector: dict[str, Any]) -> None:
 
         assert vector["deks"] == {str(number): dek.hex() for number, dek in keyring._deks.items()}
         assert list(vector["legacy"].values()) == [key.key.hex() for key in keyring.legacy]
-        assert (record["value"], None) == keyring.codec().open(
+        assert (record["value"], None) == keyring.codecs[""].open(
             record["stored"], record["collection"], record["key"]
         )
 

@@ -174,27 +174,3 @@ def bound_names(binding: Binding, collection: str, key: str) -> tuple[str, str]:
 def context_field(context: str) -> bytes:
     """Return u32 length ‖ UTF-8 of a wrapper's context, or nothing if it has none."""
     return name_field(context) if context else b""
-
-
-def associated_data(
-    vault_id: bytes, header: Header, collection: str, key: str, *, context: str = ""
-) -> bytes:
-    r"""
-    Return the data that is authenticated with the ciphertext of a record.
-
-    "kvseal/record/v1\\0" ‖ vault id (16) ‖ header bytes 0-7 ‖ expiry if present
-    ‖ u32 length of collection ‖ collection ‖ u32 length of key ‖ key
-    ‖ (with a context only) u32 length of context ‖ context
-    """
-    bound_collection, bound_key = bound_names(header.binding, collection, key)
-    return b"".join(
-        (
-            AAD_LABEL,
-            vault_id,
-            header.start(),
-            encode_expiry(header.expires_at),
-            name_field(bound_collection),
-            name_field(bound_key),
-            context_field(context),
-        )
-    )

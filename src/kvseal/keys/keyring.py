@@ -98,10 +98,6 @@ class Keyring:
         """The number of the DEK that seals new records."""
         return self._active
 
-    def codec(self, context: str = "") -> RecordCodec:
-        """Return the codec of this *context*: it seals with the active DEK and opens with every DEK."""
-        return self.codecs[context]
-
     def _build_codec(self, context: str) -> RecordCodec:
         associations = Associations(self.vault_id, context=context)
         binding, active = self.policy.binding, self._active

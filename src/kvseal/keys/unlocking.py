@@ -22,6 +22,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
+from kvseal.concurrency import after_fork
 from kvseal.envelope.kdf import DEFAULT_MEMORY_CEILING, check_memory
 from kvseal.envelope.wrapping import WrongKeyError
 from kvseal.errors import (
@@ -231,10 +232,15 @@ def _start(future: Future[RootKey], name: bytes, work: Callable[[], RootKey]) ->
             future.set_result(root)
 
     try:
-        threading.Thread(target=run, name="kvseal-unlock", daemon=True).start()
+        _spawn(run)
     except RuntimeError as exc:
         # The thread could not start: without this, every later caller would wait for ever.
         fail(exc)
+
+
+def _spawn(target: Callable[[], None]) -> None:
+    """Run *target* in a thread that no event loop waits for."""
+    threading.Thread(target=target, name="kvseal-unlock", daemon=True).start()
 
 
 def _cache_name(vault_id: bytes, slot: Slot, *parts: bytes) -> bytes:
@@ -250,8 +256,7 @@ def _forget_running() -> None:
     _running.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_running)
+after_fork(_forget_running)
 
 
 async def prove(

@@ -189,8 +189,7 @@ class Copies:
 
     def _is_same(self, copy: Entry, there: Entry) -> bool:
         ours, theirs = (self._plan.target.open(entry)[0] for entry in (copy, there))
-        # As text, because NaN is not equal to itself.
-        return exact_json.dumps(ours) == exact_json.dumps(theirs)
+        return exact_json.same(ours, theirs)
 
 
 def book(decisions: Sequence[Decision], tally: Tally, listener: Listener) -> list[Change]:

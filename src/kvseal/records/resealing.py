@@ -28,7 +28,7 @@ from key_value.aio.wrappers.encryption.base import BaseEncryptionWrapper
 from key_value.aio.wrappers.read_only import ReadOnlyWrapper
 from key_value.aio.wrappers.routing import RoutingWrapper
 
-from kvseal import clock, expiry
+from kvseal import clock, exact_json, expiry
 from kvseal.drivers import driver_for
 from kvseal.drivers.base import Replacement
 from kvseal.errors import StoreError, UnsealableValueError, UnsupportedStoreError
@@ -72,7 +72,7 @@ class OldRecord:
         return (
             (entry.collection, entry.key) == (self.collection, self.key)
             and entry.value is not None
-            and repr(dict(entry.value)) == repr(dict(self.stored))
+            and exact_json.same(entry.value, self.stored)
         )
 
 

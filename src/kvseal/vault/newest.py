@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from kvseal.concurrency import after_fork
 from kvseal.errors import ForkedMetaError, PinNotWrittenError, RolledBackMetaError
 from kvseal.vault.pin import Pin, Pinned
 
 if TYPE_CHECKING:
+    import os
+
     from kvseal.keys.meta import VaultMeta
 
 _log = logging.getLogger("kvseal")
@@ -132,5 +134,4 @@ def _forget_lock() -> None:
     _lock = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_lock)
+after_fork(_forget_lock)

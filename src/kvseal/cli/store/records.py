@@ -54,7 +54,7 @@ async def get(output: Output, settings: Settings, *, collection: str, key: str) 
       vaultctl get default_collection session-7 | jq .access_token
     """
     async with connect.vault(settings) as (found, vault):
-        value = await by_name.get_record(found.data, vault.keyring.codec(), collection, key)
+        value = await by_name.get_record(found.data, vault.codecs[""], collection, key)
     text, portable = exact_json.dumps(value)
     output.text(text.decode() if portable else exact_json.ascii_text(value))
 
@@ -88,7 +88,7 @@ async def put(
     """
     value = _json_object(value_file)
     async with connect.vault(settings) as (found, vault):
-        codec = vault.keyring.codec()
+        codec = vault.codecs[""]
         if dry_run:
             codec.seal(value, collection, key)
         else:

@@ -9,7 +9,6 @@ The schema and the triggers that keep diskcache's accounting right are the store
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import threading
 import weakref
@@ -17,6 +16,7 @@ import zlib
 from typing import TYPE_CHECKING, Any, Final
 
 from kvseal import clock
+from kvseal.concurrency import after_fork
 from kvseal.drivers.base import PAGE_BYTES, closed
 from kvseal.drivers.disk.rows import Row
 from kvseal.errors import StoreNotFoundError, StoreUnreachableError
@@ -248,7 +248,7 @@ def _forget_parents() -> None:
         connection.forget_parent()
 
 
-os.register_at_fork(after_in_child=_forget_parents)
+after_fork(_forget_parents)
 
 
 def _plain(value: Any) -> Any:
