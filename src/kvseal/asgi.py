@@ -38,7 +38,7 @@ class HealthApp:
     """
     Answers 200 while the vault can serve and 503 while it cannot, with `Health.as_dict()` as JSON.
 
-    A probe opens nothing and derives nothing.  It only makes a stale vault read its meta again, within the
+    A probe opens nothing and derives nothing.  It only makes a stale or refuted vault read its meta again, within the
     limits of `kvseal.vault.freshness`: without traffic nothing else would, and the vault would stay stale.
     """
 
@@ -82,7 +82,7 @@ class HealthApp:
     async def _health(self) -> tuple[int, dict[str, Any]]:
         try:
             health = self._look()
-            if health.state == "stale":
+            if health.state in {"stale", "meta refuted"}:
                 watched = self._watched
                 vault = watched if isinstance(watched, Vault) else await watched.vault()
                 await vault.freshness.renew(vault.refresh)

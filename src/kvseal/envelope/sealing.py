@@ -166,7 +166,7 @@ class Sealer:
 
 class Opener:
     """
-    Opens the records of one vault under whichever of its DEKs sealed them.
+    Opens the records of one vault, under any of its DEKs.
 
     *weakest* is the weakest binding that is accepted: a record that could have been
     moved further than the vault's policy allows is refused.  Each record that was opened

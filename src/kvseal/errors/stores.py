@@ -25,7 +25,7 @@ class StoreUnreachableError(StoreError):
 
 
 class StaleKeyringError(StoreUnreachableError):
-    """Nobody could read the vault meta for so long that nothing is sealed with what it said then."""
+    """The vault meta was out of reach for so long that nothing is sealed with what it said then."""
 
 
 class ManifestError(StoreError):
@@ -41,8 +41,8 @@ class UnsupportedStoreError(StoreError):
 
 
 class UnsupportedStackError(UnsupportedStoreError):
-    """A wrapper of this stack keeps a driver from every record as it lies, or forbids to write it."""
+    """A wrapper of this stack hides stored records from a driver, or forbids writing them."""
 
 
 class Conflict(StoreError):  # noqa: N818 - the field's own word for a lost compare-and-swap
-    """Somebody else changed the entry first; read it again and decide again."""
+    """Another writer changed the entry first; read it again and decide again."""

@@ -93,7 +93,7 @@ class ForeignVaultError(VaultError):
 
 
 class VaultLockedError(VaultError):
-    """The keys of this vault are forgotten: by `lock()`, or because nobody used them for so long."""
+    """The keys of this vault are forgotten: by `lock()`, or because no caller used them for so long."""
 
 
 class PinFileError(VaultError):

@@ -1,5 +1,5 @@
 """
-How a vault is made, once: the guards, and the one write that nobody else may have made first.
+How a vault is created, once: the guards, and the one write that only the first of several processes makes.
 
 A new vault over the records of one whose meta is missing would bury them for ever, and a vault meta in
 a store that evicts is the first entry to be dropped.  So creation looks before it writes: at the raw

@@ -2,7 +2,7 @@
 How long ago the vault meta was read, and what a keyring may still do by that.
 
 A process whose reads never meet a newer DEK would seal with the old one for ever.  So
-whoever is about to seal looks at the clock, and every `refresh_after` seconds at the vault
+a writer looks at the clock before it seals, and every `refresh_after` seconds at the vault
 meta.  While that is out of reach the keys stay in use, but not without end: a DEK may be
 retired in the meantime, and what is sealed under it then is lost.  After
 `LIMIT * refresh_after` seconds nothing is sealed any more until the meta has been read;
@@ -101,7 +101,7 @@ class Freshness:
         """
         Whether nothing is sealed any more because the vault meta is out of reach.
 
-        Where nobody has tried to read it, it is not: the next who seals does.
+        A vault meta that no writer has tried to read since is not out of reach: the next writer reads it.
         """
         has_failed = self._retry_at > self._since + self.refresh_after
         return has_failed and self.clock() >= self._ends_at

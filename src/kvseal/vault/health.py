@@ -1,8 +1,8 @@
 """
 How an open vault is, from memory alone: for monitoring that anybody may see who can reach it.
 
-No secret, key, URL, label or name of a record is in it.  Nothing is read to tell it, so it is told
-at once even where the store hangs.
+No secret, key, URL, label or name of a record is in it.  It reads nothing, so it answers at once even
+where the store hangs.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Health:
     * `rotation due`: the active DEK is older than it should get
     * `ok`
 
-    or `not opened`, of a wrapper that opens its vault with the first operation.  A vault that nobody
+    or `not opened`, of a wrapper that opens its vault with the first operation.  A vault that no process
     writes to reads its meta no more, so a great `meta_age` alone is no fault.
     """
 

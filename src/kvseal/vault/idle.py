@@ -1,10 +1,10 @@
 """
-When nobody has used a vault's keys for a while: they are forgotten.
+The idle timeout: keys that no caller has used for a while are forgotten.
 
-Whoever asks for a codec notes the time, and finds the time already over where nobody could
-say so earlier.  A timer in each event loop that the vault is used in looks whether anybody has asked
-since; it holds neither the vault nor the loop, so either may end before it does.  There is no
-thread.  Where no loop runs, the keys go when they are asked for next, and not before.
+A caller that asks for a codec sets the time anew, or finds that it is over.  A timer in each event loop
+that the vault is used in checks whether a caller has asked since.  The timer holds neither the vault nor
+the loop, so either may end before it does.  There is no thread.  Where no loop runs, the keys are
+forgotten when a caller next asks for them, and not before.
 
 Without an idle timeout none of this is there, and a codec is a dict hit away.
 """

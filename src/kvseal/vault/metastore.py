@@ -60,7 +60,7 @@ class MetaStore:
         self.store = store
         """What was handed over: a store object or a driver."""
         self.seen = NewestSeen(pin)
-        """What was seen of this vault; whoever has verified a meta lets it be remembered there."""
+        """What was seen of this vault; a caller that has verified a meta lets it be remembered there."""
         self._owns_driver = not isinstance(store, Driver)
         self._driver = driver_of(store)
 

@@ -1,7 +1,7 @@
 """
-How a vault is reached: what a caller says of it once, and the way from there to its keys.
+How a vault is reached: the options of its caller, and the way from there to its keys.
 
-What is said is kept for the life of a vault, because one that forgets its keys may have to go the
+The options are kept for the life of a vault, because one that forgets its keys may have to go the
 same way again.  A `Secret` that the caller brought is not kept here: only what can be read anew is.
 """
 
@@ -65,7 +65,7 @@ class Opening:
     more than *refresh_after* seconds ago.
 
     *pin* is a file that remembers the newest meta seen here, for later processes; see `kvseal.vault.pin`.
-    Keys that nobody has used for *idle_timeout* are forgotten as by `Vault.lock`.  After either, whatever
+    Keys that no caller has used for *idle_timeout* are forgotten as by `Vault.lock`.  After either, what
     needs a key raises `VaultLockedError`, or with *when_locked* `"unlock"` resolves *secret* again: that
     has to be a reference, or `None`, for a `Secret` would have to be kept and then nothing were forgotten.
 

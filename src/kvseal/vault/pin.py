@@ -1,13 +1,13 @@
 """
 The pin: the newest vault meta that was seen here, in a file that outlives the process.
 
-A MAC tells that a meta is genuine, not that it is the newest: whoever writes to the store can put a
-genuine older one back, with slots that were removed and DEKs that were replaced.  A process remembers
+A MAC proves that a meta is genuine, not that it is the newest: an attacker who writes to the store can put
+a genuine older one back, with slots that were removed and DEKs that were replaced.  A process remembers
 the highest revision that it has seen; a pin remembers it for those that come later.  It is trusted on
 first use, so it shows nothing about the time before.
 
 The file is JSON of exactly one spelling.  Processes that share it take a lock to write, so it only ever
-rises, and replace it whole, so that whoever is killed leaves the older pin or the newer one.
+rises, and replace it whole, so that a killed process leaves the older pin or the newer one.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Pin:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep every other writer out; whoever is killed lets them in."""
+        """Keep every other writer out; a process that is killed lets them in."""
         lock = self._beside("lock")
         with self._writing():
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | _FLAGS, 0o600)

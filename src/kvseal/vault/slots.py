@@ -43,7 +43,7 @@ class Slots:
     The keyslots of *vault*: add one, verify it, and only then remove another.
 
     Every change is one write of the vault meta, which raises `Conflict` and changes nothing
-    where somebody else was faster.  A vault always keeps a slot that does not expire.
+    where another process was faster.  A vault always keeps a slot that does not expire.
     """
 
     __slots__ = ("_vault",)
@@ -132,7 +132,7 @@ class Slots:
 
         Raises:
             SlotNotFoundError: it has expired meanwhile.
-            Conflict: somebody else changed the vault meta first.
+            Conflict: another process changed the vault meta first.
         """
         await self._vault.amend(partial(_with_lasting, name=slot))
         return self.named(slot)
@@ -165,7 +165,7 @@ class Slots:
         Raises:
             SlotNotFoundError: there is none, or several have this label.
             LastSlotError: no other slot would last.
-            Conflict: somebody else changed the vault meta first.
+            Conflict: another process changed the vault meta first.
         """
         vault = self._vault
         if dry_run:

@@ -112,7 +112,7 @@ class VaultStatus:
         """
         Say why policy asks for a rotation of the DEK, or return `None`.
 
-        The age costs nothing to know; how many *records* the active DEK seals, only a census tells, and
+        The age costs nothing to know; only a census counts the *records* that the active DEK seals, and
         without it that limit is not judged.  *max_age* seconds take the place of the policy's.
         """
         active = next(dek for dek in self.deks if dek.state == "active")

@@ -1,7 +1,7 @@
 """
 From the root key that a process holds to the one that has taken its place, without a restart.
 
-Whoever writes to the store decides how often a vault meta looks different, so each meta is tried
+An attacker who writes to the store decides how often a vault meta changes, so each meta is tried
 once, its outcome is remembered, and a root key has no more than `_ATTEMPTS` tries.  None at all is made
 for a meta that does not carry this root key's own handover, so without one nothing is ever derived.
 """
@@ -45,7 +45,7 @@ class Succession:
         Return the root key that has taken over, and the slot that *secret*, or a wrap key, opened.
 
         *meta* has the handover of the root key that is held; see `VaultMeta.follows`.  The derivation
-        goes on if the caller gives up, and whoever asks next finds its result.
+        goes on if the caller gives up, and the next caller gets its result.
 
         Raises:
             RootRotatedError: *secret* opens no slot of *meta*, or one to another root key.
@@ -81,7 +81,7 @@ def _is_void(task: asyncio.Task[_Opened]) -> bool:
 
 
 def _looked_at(task: asyncio.Task[_Opened]) -> None:
-    """Take note of a failure for whose end nobody has waited: it is there for whoever asks next."""
+    """Take note of a failure that no caller has waited for: the next one gets it."""
     if not task.cancelled():
         task.exception()
 
