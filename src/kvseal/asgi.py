@@ -38,8 +38,8 @@ class HealthApp:
     """
     Answers 200 while the vault can serve and 503 while it cannot, with `Health.as_dict()` as JSON.
 
-    A probe opens nothing and derives nothing.  It only makes a stale or refuted vault read its meta again, within the
-    limits of `kvseal.vault.freshness`: without traffic nothing else would, and the vault would stay stale.
+    A probe opens nothing and derives nothing.  It only makes a vault that seals nothing read its meta again,
+    within the limits of `kvseal.vault.freshness`: without traffic nothing else would.
     """
 
     def __init__(self, watched: Vault | EnvelopeEncryptionWrapper, max_dek_age: timedelta | None) -> None:
