@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timezone
+from typing import Final
+
+_BOOTTIME: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 def wall() -> float:
@@ -29,6 +32,15 @@ def utc_now() -> datetime:
 def utc_seconds() -> datetime:
     """Return the wall clock's time in UTC, in the whole seconds that a vault meta keeps."""
     return datetime.fromtimestamp(int(time.time()), timezone.utc)
+
+
+def awake_or_asleep() -> float:
+    """
+    Return seconds of a clock that never goes back, and that counts while the machine is suspended.
+
+    Where the system has no `CLOCK_BOOTTIME`, it is `monotonic`, which may stand still meanwhile.
+    """
+    return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
 
 
 def monotonic() -> float:

@@ -20,7 +20,7 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from kvseal import clock
+from kvseal import clock as clocks
 from kvseal.concurrency import SingleFlight
 from kvseal.errors import RefutedKeyringError, StaleKeyringError, VaultLockedError
 from kvseal.observe.counters import failed
@@ -35,6 +35,8 @@ REFRESH_AFTER: Final = 60.0
 LIMIT: Final = 10
 PATIENCE: Final = 5.0
 """Seconds that a writer waits for the vault meta before it goes on with the keys it has."""
+_WITNESS_AFTER: Final = 1.0
+"""Seconds after which a writer looks at the wall clock too."""
 _ATTEMPTS: Final = 4
 """In each `refresh_after` seconds, while the vault meta is out of reach."""
 
@@ -45,7 +47,7 @@ class Freshness:
     """
     The age of one keyring, counted from the moment before its vault meta was read.
 
-    `due` is the one thing that `put` compares with `clock()`; all else is rare.
+    `due` is the one thing that `put` compares with `clock()`; all else happens once a second at most.
 
     Raises:
         ValueError: *refresh_after* is not a positive number of seconds.
@@ -57,13 +59,14 @@ class Freshness:
         "_refuted_by",
         "_retry_at",
         "_since",
+        "_since_by_wall",
         "clock",
         "due",
         "refresh_after",
     )
 
     def __init__(
-        self, refresh_after: float = REFRESH_AFTER, clock: Callable[[], float] = clock.monotonic
+        self, refresh_after: float = REFRESH_AFTER, clock: Callable[[], float] = clocks.awake_or_asleep
     ) -> None:
         if not (0 < refresh_after < math.inf):
             msg = f"refresh_after is a positive number of seconds, not {refresh_after}"
@@ -76,8 +79,10 @@ class Freshness:
     def confirm(self, since: float) -> None:
         """Note that the vault meta, as it was at *since* or later, is what the keyring was made from."""
         self._since = since
+        self._since_by_wall = clocks.wall()
         self._refuted_by: VaultError | None = None
-        self.due = self._retry_at = since + self.refresh_after
+        self._retry_at = since + self.refresh_after
+        self.due = min(since + _WITNESS_AFTER, self._retry_at)
         self._ends_at = since + LIMIT * self.refresh_after
 
     def refute(self, error: VaultError) -> None:
@@ -113,8 +118,11 @@ class Freshness:
         Raises:
             VaultLockedError: there is nothing to refresh.
         """
-        if self.clock() >= self._retry_at:
+        now = self.clock()
+        if now >= self._retry_at or self._overslept(now) >= self.refresh_after:
             await self._refreshing.run(partial(self._attempt, refresh))
+        elif self._refuted_by is None:
+            self.due = min(now + _WITNESS_AFTER, self._retry_at, self._ends_at)
 
     def check(self) -> None:
         """
@@ -131,7 +139,8 @@ class Freshness:
             )
             failed("seal", error)
             raise error from self._refuted_by
-        if self.clock() >= self._ends_at:
+        now = self.clock()
+        if now + self._overslept(now) >= self._ends_at:
             seconds = LIMIT * self.refresh_after
             msg = f"the vault meta could not be read for {seconds:g} s, so nothing is sealed"
             error = StaleKeyringError(
@@ -139,6 +148,14 @@ class Freshness:
             )
             failed("seal", error)
             raise error
+
+    def _overslept(self, now: float) -> float:
+        """
+        Return how many seconds the wall clock counts more than ours since the vault meta was read.
+
+        A virtual machine that was paused may find that its own clocks stood still, all but this one.
+        """
+        return max(0.0, (clocks.wall() - self._since_by_wall) - (now - self._since))
 
     async def _attempt(self, refresh: Callable[[], Awaitable[bool]]) -> None:
         try:
