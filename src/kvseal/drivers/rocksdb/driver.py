@@ -40,7 +40,8 @@ from kvseal.drivers.base import (
     refuse_problem,
     refuse_problems,
 )
-from kvseal.drivers.joined import JOINED, SEPARATOR, entry_of, patched, problem_entry, written
+from kvseal.drivers.joined import JOINED, entry_of, patched, problem_entry, written
+from kvseal.drivers.landing import SEPARATOR
 from kvseal.drivers.rocksdb.handle import Handle, NotBytesError, close, create, open_existing
 from kvseal.errors import StoreNotFoundError, StoreUnreachableError
 
