@@ -12,14 +12,17 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any, ClassVar, Literal
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from kvseal import clock
-from kvseal.drivers import abilities, base
+from kvseal.drivers import abilities, base, landing_of
 from kvseal.drivers.base import PAGE_SIZE, Count, Driver, Entry, Replacement
 from kvseal.drivers.chain import Chain
 from kvseal.errors import Conflict, StoreError, UnsupportedStoreError
@@ -54,6 +57,33 @@ VALUES = [
     pytest.param({"__encrypted_data__": "AAEC/+==", "__encryption_version__": 2}, id="record"),
     pytest.param(LARGE, id="over 32 KiB"),
 ]
+
+META_COLLECTION, META_KEY = "__vault_meta__", "__dek__"
+
+TRESPASSES = [
+    pytest.param("other", "../__vault_meta__/__dek__", id="key climbs"),
+    pytest.param("other", "./../__vault_meta__/./__dek__", id="key climbs with dots"),
+    pytest.param("a/b", "../../__vault_meta__/__dek__", id="key climbs twice"),
+    pytest.param("./__vault_meta__", "__dek__", id="dot segment"),
+    pytest.param("x/../__vault_meta__", "__dek__", id="collection climbs back"),
+    pytest.param(".", "__vault_meta__/__dek__", id="root"),
+    pytest.param("__vault_meta__:", "__dek__", id="colon"),
+    pytest.param("/__vault_meta__", "__dek__", id="slash before"),
+    pytest.param("__vault_meta__/", "__dek__", id="slash behind"),
+    pytest.param("__vault_meta__\0", "__dek__", id="nul"),
+    pytest.param("__vault_meta__ ", "__dek__", id="space"),
+    pytest.param("__VAULT_META__", "__DEK__", id="case"),
+    pytest.param("__vault_meta__", "__dek__", id="itself"),
+    pytest.param("a::b", "c", id="another split"),
+]
+"""Collections and keys by which some store has led to the vault meta, or would on some file system."""
+
+_FOLDED = st.sampled_from(
+    ["../", "./", "x/../", "/", "::", ":", "\\", "%2e%2e%2F", " ", "\u200d", "A", "*", ".."]
+)
+_AROUND = st.one_of(st.just(""), _FOLDED, st.tuples(_FOLDED, _FOLDED).map("".join))
+COLLECTIONS = st.tuples(_AROUND, st.sampled_from(["__vault_meta__", "a", "a::b"]), _AROUND).map("".join)
+KEYS = st.tuples(_AROUND, st.sampled_from(["__dek__", "__vault_meta__/__dek__", "c"]), _AROUND).map("".join)
 
 RawWriter = Callable[[str, str, str, "datetime | None"], Awaitable[None]]
 
@@ -231,6 +261,42 @@ class DriverContract:
 
         assert await backend.driver.get("coll", "key") is None
         assert await backend.driver.get("nowhere", "key") is None
+
+    # Where names land
+
+    @pytest.mark.parametrize(("collection", "key"), TRESPASSES)
+    async def test_trespasses(self, backend: Backend, collection: str, key: str) -> None:
+        """No known way around reaches the vault meta, whether it is refused or goes somewhere else."""
+        await self.put_beside(backend, collection, key)
+
+    @given(collection=COLLECTIONS, key=KEYS)
+    @settings(
+        max_examples=40,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+    )
+    async def test_no_name_reaches_another_entry(self, backend: Backend, collection: str, key: str) -> None:
+        """No name that is let through reaches an entry of kvseal, nor one whose place is another."""
+        await self.put_beside(backend, collection, key)
+
+    async def put_beside(self, backend: Backend, collection: str, key: str) -> None:
+        """Put an entry of that name if it is let through; the vault meta and a neighbour stay what they are."""
+        landing = landing_of(Chain.of(backend.store).base)
+        await backend.store.put(META_KEY, {"meta": 1}, collection=META_COLLECTION)
+        await backend.store.put("b::c", {"neighbour": 1}, collection="a")
+        with suppress(StoreError):
+            if landing.check_key is not None:
+                landing.check_key(key)
+            if landing.reaches(collection, META_COLLECTION):
+                return
+            if landing.place(collection, key) == landing.place("a", "b::c"):
+                return
+            with suppress(Exception):  # What the store itself refuses does no harm.
+                await backend.store.put(key, {"trespasser": 1}, collection=collection)
+                await backend.store.delete(key, collection=collection)
+
+        assert {"meta": 1} == await backend.store.get(META_KEY, collection=META_COLLECTION)
+        assert {"neighbour": 1} == await backend.store.get("b::c", collection="a")
 
     # Scans
 
@@ -429,9 +495,7 @@ class DriverContract:
         assert await backend.store.get("key", collection="coll") is None
 
     async def test_no_lost_update(self, backend: Backend) -> None:
-        """Of concurrent read-and-replace loops over one counter, every success is counted."""
-        if not backend.driver.capabilities.atomic_replace:
-            pytest.skip("the backend has no compare-and-swap")
+        """Of concurrent read-and-replace loops of drivers over one counter, every success is counted."""
         await backend.driver.put_if_absent(entry(value={"n": 0}))
 
         async def count_up() -> int:

@@ -28,6 +28,7 @@ def test_rows(backend: Backend) -> None:
 
     assert bool(backend.store) == hasattr(module, "for_store")
     assert bool(backend.schemes) == hasattr(module, "from_url")
+    assert not backend.landing or import_module(f"kvseal.drivers.{backend.landing}").landing
     assert not backend.store or getattr(import_module(path), cls).__qualname__ == cls
 
 

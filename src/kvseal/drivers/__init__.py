@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvseal.drivers.backends import backend_of_store, backend_of_url
+from kvseal.drivers.backends import backend_of_store, backend_of_url, landing_of
 from kvseal.drivers.chain import Chain
 from kvseal.drivers.urls import strip_password
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from kvseal.drivers.base import Driver
 
-__all__ = ["driver_for", "driver_from_url", "strip_password"]
+__all__ = ["driver_for", "driver_from_url", "landing_of", "strip_password"]
 
 
 def driver_for(store: AsyncKeyValue) -> Driver:

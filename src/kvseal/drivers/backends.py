@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from kvseal.drivers.landing import ExactNames, UnknownPlaces
 from kvseal.drivers.urls import StoreUrl
 from kvseal.errors import UnsupportedStoreError
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
     from kvseal.drivers.base import Driver
+    from kvseal.drivers.landing import Landing
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class Backend:
     """The extra of kvseal that installs what driver and store need; empty where they need nothing more."""
     is_path: bool = False
     """Whether the location in its URLs is a path on this machine."""
+    landing: str = ""
+    """The module whose `landing(store)` says where names land; empty where both names are kept exactly."""
 
     def driver_for(self, store: AsyncKeyValue) -> Driver:
         """Return the driver of *store*, which is of this backend; nothing is opened yet."""
@@ -51,8 +55,15 @@ class Backend:
             driver: Driver = await self._loaded().from_url(url, create=create)
         return driver
 
+    def landing_of(self, store: AsyncKeyValue) -> Landing:
+        """Return where the names of *store*, which is of this backend, land."""
+        if not self.landing:
+            return ExactNames()
+        landing: Landing = _module(self.landing).landing(store)
+        return landing
+
     def _loaded(self) -> Any:
-        return import_module(f"kvseal.drivers.{self.module}")
+        return _module(self.module)
 
     @contextmanager
     def _library(self) -> Iterator[None]:
@@ -67,16 +78,41 @@ class Backend:
             raise UnsupportedStoreError(msg, hint=f"pip install 'kvseal[{self.extra}]'") from exc
 
 
+def _module(name: str) -> Any:
+    return import_module(f"kvseal.drivers.{name}")
+
+
 _STORES: Final = "key_value.aio.stores"
 
 BACKENDS: Final = (
-    Backend("disk.driver", f"{_STORES}.disk.store.DiskStore", ("disk",), "disk", is_path=True),
-    Backend("disk.multi", f"{_STORES}.disk.multi_store.MultiDiskStore", ("multidisk",), "disk", is_path=True),
     Backend(
-        "filetree.driver", f"{_STORES}.filetree.store.FileTreeStore", ("filetree",), "filetree", is_path=True
+        "disk.driver",
+        f"{_STORES}.disk.store.DiskStore",
+        ("disk",),
+        "disk",
+        is_path=True,
+        landing="joined",
     ),
-    Backend("redis.redis", f"{_STORES}.redis.store.RedisStore", ("redis", "rediss"), "redis"),
-    Backend("redis.valkey", f"{_STORES}.valkey.store.ValkeyStore", ("valkey",), "valkey"),
+    Backend(
+        "disk.multi",
+        f"{_STORES}.disk.multi_store.MultiDiskStore",
+        ("multidisk",),
+        "disk",
+        is_path=True,
+        landing="disk.multi_folders",
+    ),
+    Backend(
+        "filetree.driver",
+        f"{_STORES}.filetree.store.FileTreeStore",
+        ("filetree",),
+        "filetree",
+        is_path=True,
+        landing="filetree.landing",
+    ),
+    Backend(
+        "redis.redis", f"{_STORES}.redis.store.RedisStore", ("redis", "rediss"), "redis", landing="joined"
+    ),
+    Backend("redis.valkey", f"{_STORES}.valkey.store.ValkeyStore", ("valkey",), "valkey", landing="joined"),
     Backend(
         "postgresql.driver",
         f"{_STORES}.postgresql.store.PostgreSQLStore",
@@ -84,7 +120,14 @@ BACKENDS: Final = (
         "postgresql",
     ),
     Backend("duckdb.driver", f"{_STORES}.duckdb.store.DuckDBStore", ("duckdb",), "duckdb", is_path=True),
-    Backend("rocksdb.driver", f"{_STORES}.rocksdb.store.RocksDBStore", ("rocksdb",), "rocksdb", is_path=True),
+    Backend(
+        "rocksdb.driver",
+        f"{_STORES}.rocksdb.store.RocksDBStore",
+        ("rocksdb",),
+        "rocksdb",
+        is_path=True,
+        landing="joined",
+    ),
     Backend("memory", f"{_STORES}.memory.store.MemoryStore", extra="memory"),
     Backend("factory", schemes=("python",)),
 )
@@ -102,10 +145,9 @@ def backend_of_store(store: AsyncKeyValue) -> Backend:
     Raises:
         UnsupportedStoreError: kvseal has no driver for stores of that class.
     """
-    for cls in type(store).__mro__:
-        backend = _BY_CLASS.get(f"{cls.__module__}.{cls.__qualname__}")
-        if backend is not None:
-            return backend
+    backend = _backend_of(store)
+    if backend is not None:
+        return backend
     msg = f"no driver for a store of class {type(store).__qualname__}"
     raise UnsupportedStoreError(
         msg, hint="keep the vault meta in a store that has one: meta_store=DiskStore(directory=…)"
@@ -121,3 +163,14 @@ def backend_of_url(url: str) -> tuple[Backend, StoreUrl]:
     """
     parsed = StoreUrl.parse(url, schemes=SCHEMES)
     return SCHEMES[parsed.scheme], parsed
+
+
+def landing_of(store: AsyncKeyValue) -> Landing:
+    """Return where the names of the base store *store* land; of a store without a driver, the worst case."""
+    backend = _backend_of(store)
+    return UnknownPlaces() if backend is None else backend.landing_of(store)
+
+
+def _backend_of(store: AsyncKeyValue) -> Backend | None:
+    names = (f"{cls.__module__}.{cls.__qualname__}" for cls in type(store).__mro__)
+    return next((_BY_CLASS[name] for name in names if name in _BY_CLASS), None)

@@ -60,7 +60,7 @@ class Capabilities:
     """What a backend can promise; read it instead of probing for methods."""
 
     atomic_replace: bool
-    """`replace` is a native compare-and-swap, safe beside live writers."""
+    """`replace` is one step for every writer: other processes, other threads, and the store object itself."""
     evicts: bool
     """The store drops live entries when it is full."""
     lasting: bool = True

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from kvseal.drivers.base import Entry, content
 from kvseal.drivers.body import UnreadableBodyError, patch_body, read_body, write_body
+from kvseal.drivers.landing import SEPARATOR, JoinedPlaces
 from kvseal.errors import StoreError
 
 if TYPE_CHECKING:
+    from key_value.aio.protocols.key_value import AsyncKeyValue
+
     from kvseal.drivers.base import Replacement
     from kvseal.drivers.body import Body
-
-SEPARATOR: Final = "::"
 
 # The look-ahead finds separators that overlap: `:::` can be split in two ways.
 _SEPARATORS: Final = re.compile(f"(?={SEPARATOR})")
@@ -76,6 +77,11 @@ class JoinedNames:
 
 
 JOINED: Final = JoinedNames()
+
+
+def landing(store: AsyncKeyValue) -> JoinedPlaces:  # noqa: ARG001 - every store has the same rule
+    """Return where names land: in one key of both."""
+    return JoinedPlaces()
 
 
 def encodable(name: str) -> str:

@@ -3,8 +3,10 @@ The driver of `MemoryStore`: the dictionaries inside one store object.
 
 Bodies are JSON without names, because the names are the dictionaries' keys.  Every
 compare-and-swap happens under one lock and without an `await`, so it is atomic among
-event loops and threads.  The store itself takes no lock: it may be used beside the
-driver from the driver's own event loop, where nothing runs in between.
+event loops and threads.  The store itself takes no lock.  A replacement that keeps the expiry is
+safe beside it in any thread: it changes the entry that was compared, and no longer the one that
+the store has put since.  What changes the expiry, or deletes, is safe beside a store that is used
+in the driver's own event loop, where nothing runs in between.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import pickle
 import stat
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -251,6 +252,37 @@ except StoreUnreachableError as exc:
     async def test_capabilities(self, driver: RocksDBDriver) -> None:
         """What is in the database outlives the process, and is not evicted."""
         assert (True, False) == (driver.capabilities.lasting, driver.capabilities.evicts)
+
+    async def test_no_compare_and_swap_beside_the_application(
+        self, driver: RocksDBDriver, path: Path
+    ) -> None:
+        """Beside a store object, whose threads take no lock, the driver promises none; alone it does."""
+        alone = await driver_from_url(f"rocksdb:{path.with_name('alone')}", create=True)
+
+        assert (False, True) == (driver.capabilities.atomic_replace, alone.capabilities.atomic_replace)
+        await alone.close()
+
+    async def test_a_put_of_another_thread(
+        self, driver: RocksDBDriver, store: RocksDBStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """This is what is not promised: a put between the compare and the write is lost."""
+        await store.put("key", SMALL, collection="coll")
+        stale = await fetched(driver)
+        write = driver._opened().write
+
+        def late(changes: Any) -> None:
+            thread = threading.Thread(
+                target=asyncio.run, args=(store.put("key", {"newer": 1}, collection="coll"),)
+            )
+            thread.start()
+            thread.join()
+            write(changes)
+
+        monkeypatch.setattr(driver._opened(), "write", late)
+
+        assert [True] == list(await driver.replace_many([Replacement(stale, LARGE)]))
+        assert LARGE == await store.get("key", collection="coll")
+        assert not driver.capabilities.atomic_replace
 
 
 class TestForeignContents:

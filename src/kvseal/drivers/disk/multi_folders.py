@@ -24,10 +24,13 @@ from kvseal.drivers.base import closed
 from kvseal.drivers.disk.database import FILE_NAME, CacheDB
 from kvseal.drivers.disk.driver import DiskDriver
 from kvseal.drivers.joined import encodable
+from kvseal.drivers.landing import FolderPlaces
 from kvseal.errors import StoreError, StoreNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from key_value.aio.stores.disk import MultiDiskStore
 
 MAX_IDLE: Final = 16
 """Directories that stay open while no call uses them; each may hold two database connections."""
@@ -68,6 +71,11 @@ def folder_of(collection: str) -> str:
         msg = f"a multi-disk store has no directory for a collection of the name {collection!r}"
         raise StoreError(msg)
     return folder
+
+
+def landing(store: MultiDiskStore) -> FolderPlaces:  # noqa: ARG001 - every store has the same rule
+    """Return where names land: in the directory of a sanitized collection, under the key as it is."""
+    return FolderPlaces(folder_of)
 
 
 class Folders:

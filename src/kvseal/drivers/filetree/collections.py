@@ -18,9 +18,9 @@ from kvseal.drivers.filetree.folders import (
     Tree,
     is_text,
     read_info,
-    refuse_path,
     write_info,
 )
+from kvseal.drivers.filetree.landing import checked_folder
 from kvseal.errors import StoreError
 
 if TYPE_CHECKING:
@@ -52,10 +52,7 @@ class Collections:
 
     def folder(self, name: str) -> str:
         """Return the folder of the collection *name*; raises `StoreError` if it can have none."""
-        folder = self.rule.stored(name)
-        for part in folder.split("/"):
-            refuse_path(part)
-        return folder
+        return checked_folder(self.rule.stored(name))
 
     def all(self) -> list[Collection]:
         """

@@ -7,8 +7,9 @@ store object's database, or, from a URL, on one that no other process has open.
 RocksDB has no compare-and-swap, and the store takes no lock.  The driver compares and writes
 without an `await` in between, under a lock that all drivers of the process share.  So it is atomic
 among drivers in any threads, and against the application's own writers as long as those run in
-the event loop in which the driver is used: there nothing runs in between.  A store that the
-application writes to from other threads at the same time is not safe with this driver.
+the event loop in which the driver is used: there nothing runs in between.  What the application
+writes from another thread, between the compare and the write, is lost.  So `atomic_replace` holds
+only where the driver has opened the database itself and there is no application.
 
 A database may have more in it than the store.  Keys that are not text, and text without `::`,
 are another program's: the store can have written neither.  A value that is not bytes, such as a
@@ -40,7 +41,8 @@ from kvseal.drivers.base import (
     refuse_problem,
     refuse_problems,
 )
-from kvseal.drivers.joined import JOINED, SEPARATOR, entry_of, patched, problem_entry, written
+from kvseal.drivers.joined import JOINED, entry_of, patched, problem_entry, written
+from kvseal.drivers.landing import SEPARATOR
 from kvseal.drivers.rocksdb.handle import Handle, NotBytesError, close, create, open_existing
 from kvseal.errors import StoreNotFoundError, StoreUnreachableError
 
@@ -67,14 +69,10 @@ class RocksDBDriver(OnThisMachine):
     one entry there is, under the names that it was stored with.
     """
 
-    capabilities = Capabilities(
-        atomic_replace=True,
-        evicts=False,
-    )
-
     def __init__(self, db: Rdict, *, owns: bool) -> None:
         self.location = f"rocksdb:{db.path()}"
         self._db = db
+        self.capabilities = Capabilities(atomic_replace=owns, evicts=False)
         self._owns = owns
         self._handle: Handle | None = Handle(db, location=self.location)
 
