@@ -93,6 +93,6 @@ class UnsealableValueError(KvsealError, SerializationError):
 
 
 class ReservedNameError(KvsealError, InvalidKeyError):
-    """The name belongs to kvseal's own vault meta."""
+    """The name belongs to the vault itself, or leads to another place than its own in this store."""
 
     exit_code = ExitCode.USAGE

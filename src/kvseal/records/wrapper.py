@@ -19,10 +19,9 @@ from kvseal import clock, expiry
 from kvseal.concurrency import SingleFlight, slices_between_turns
 from kvseal.drivers.chain import Chain
 from kvseal.drivers.wrapper_orders import warn_of_orders
-from kvseal.envelope.bounded_cache import BoundedCache
 from kvseal.envelope.stored import VERSION
 from kvseal.errors import RecordError, VaultLockedError
-from kvseal.keys.meta import refuse_reserved
+from kvseal.records.base_names import BaseNames
 from kvseal.records.capabilities import with_capabilities_of
 from kvseal.records.reading import Reader
 from kvseal.records.resealing import Resealer
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
 
     from kvseal.envelope.kdf import Argon2idParams
     from kvseal.vault.opening import OpeningOptions
-
-_COLLECTIONS: Final = 4096
 
 _log = logging.getLogger("kvseal")
 
@@ -130,9 +127,9 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         self._reader = Reader(self.vault, context, self._resealer, raises=raise_on_decryption_error)
         self.resealed = self._resealer.outcomes
         self.unreadable = self._reader.unreadable
-        self._chain = chain
-        self._renames_keys = self._chain.renames_keys
-        self._collections = BoundedCache(self._base_collection, _COLLECTIONS)
+        self._names = BaseNames(chain)
+        self._has_plain_names = self._names.is_plain
+        self._collections = self._names.collections
 
     async def vault(self) -> Vault:
         """Return the open vault, opening or creating it first."""
@@ -148,10 +145,10 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         Raises:
             RecordError: the stored value is not a record of this vault for this name.
         """
-        if self._renames_keys:
-            base, name = self._names(collection, key)
-        else:
+        if self._has_plain_names:
             base, name = self._collections[collection], key
+        else:
+            base, name = self._names.of(collection, key)
         vault = self._vault or await self.vault()
         try:
             codec = vault.codecs[self._context]
@@ -171,7 +168,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         self, key: str, *, collection: str | None = None
     ) -> tuple[dict[str, Any] | None, float | None]:
         """Return the value and its remaining seconds: until the store's or the sealed expiry."""
-        names = self._names(collection, key)
+        names = self._names.of(collection, key)
         await self.vault()
         stored, ttl = await self.key_value.ttl(key=key, collection=collection)
         return expiry.live(*await self._reader.read(stored, names), ttl)
@@ -193,10 +190,10 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             InvalidTTLError: *ttl* is not a positive number of seconds.
             StaleKeyringError: the vault meta could not be read for too long.
         """
-        if self._renames_keys:
-            base, name = self._names(collection, key)
-        else:
+        if self._has_plain_names:
             base, name = self._collections[collection], key
+        else:
+            base, name = self._names.of(collection, key)
         vault = self._vault or await self.vault()
         freshness = vault.freshness
         if freshness.clock() >= freshness.due:
@@ -213,7 +210,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
     @override
     async def delete(self, key: str, *, collection: str | None = None) -> bool:
         """Delete the entry, readable or not; return whether there was one."""
-        self._names(collection, key)
+        self._names.of(collection, key)
         return await self.key_value.delete(key=key, collection=collection)
 
     @override
@@ -226,7 +223,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         Raises:
             UnreadableRecordsError: after every record was tried; it names all that failed.
         """
-        names = self._names_of_many(collection, keys)
+        names = self._names.of_many(collection, keys)
         await self.vault()
         stored = await self.key_value.get_many(keys=keys, collection=collection)
         opened = await self._reader.read_many(stored, names)
@@ -240,7 +237,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         self, keys: Sequence[str], *, collection: str | None = None
     ) -> list[tuple[dict[str, Any] | None, float | None]]:
         """Return what `ttl` would for each key; raises like `get_many`."""
-        names = self._names_of_many(collection, keys)
+        names = self._names.of_many(collection, keys)
         await self.vault()
         entries = await self.key_value.ttl_many(keys=keys, collection=collection)
         opened = await self._reader.read_many([stored for stored, _ in entries], names)
@@ -259,7 +256,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         if len(keys) != len(values):
             msg = f"put_many was given {len(keys)} keys and {len(values)} values"
             raise ValueError(msg)
-        names = self._names_of_many(collection, keys)
+        names = self._names.of_many(collection, keys)
         vault = await self.vault()
         await vault.confirm()
         sealing = vault.codecs[self._context].sealing
@@ -273,7 +270,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
     @override
     async def delete_many(self, keys: Sequence[str], *, collection: str | None = None) -> int:
         """Delete the entries, readable or not; return how many there were."""
-        self._base_collection(collection)
+        self._names.of_many(collection, keys)
         return await self.key_value.delete_many(keys=keys, collection=collection)
 
     def health(self, *, max_dek_age: timedelta | None = None) -> Health:
@@ -299,24 +296,8 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
                 vault, self._vault = self._vault, None
                 await vault.close()
 
-    def _names(self, collection: str | None, key: str) -> tuple[str, str]:
-        """Return the names at the base store, to which the record is bound."""
-        if self._renames_keys:
-            names = self._chain.physical(collection, key)
-            refuse_reserved(names[0])
-            return names
-        return self._collections[collection], key
-
-    def _names_of_many(self, collection: str | None, keys: Sequence[str]) -> list[tuple[str, str]]:
-        base = self._collections[collection]  # Refuses a reserved one, even without any keys.
-        if self._renames_keys:
-            return [self._names(collection, key) for key in keys]
-        return [(base, key) for key in keys]
-
     def _base_collection(self, collection: str | None) -> str:
-        name = self._chain.physical_collection(collection)
-        refuse_reserved(name)
-        return name
+        return self._collections[collection]
 
     async def _open_vault(self) -> Vault:
         if self._create:
