@@ -1,0 +1,338 @@
+"""
+A plan: everything that happens in one run, as data.  Drawn from a seed, printed, made smaller, kept.
+
+A seed belongs to one version of this generator, so what is kept of a loss is its plan.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HOUR = 3600.0
+HOURS = 8
+OPS = ("ops1", "ops2")
+OLD_APP = "old1"
+KEYS = 6
+
+CALLS = ("wire", "slow")
+PROCESSES = ("crash", "cancel", "stopped", "asleep")
+CLOCKS = ("skew",)
+BACKEND = (
+    "failover",
+    "meta_deleted",
+    "meta_older",
+    "meta_foreign",
+    "restored",
+    "emptied",
+    "evicted",
+    "ttl_lost",
+    "tampered",
+    "forged",
+    "write_dropped",
+    "meta_silent",
+)
+USAGE = ("doubled", "restores")
+KINDS = (*CALLS, *PROCESSES, *CLOCKS, *BACKEND, *USAGE)
+"""Kinds of fault that a seed may have; each may be left out, and then what it finds is not found."""
+
+_Playbook = tuple[str, ...]
+_PLAYBOOKS: tuple[tuple[float, _Playbook], ...] = (
+    (4, ("rotate_dek", "reencrypt", "retire")),
+    (1, ("rotate_dek", "reencrypt", "verify", "retire")),
+    (1, ("rotate_dek", "reencrypt")),
+    (1, ("rotate_dek",)),
+    (1, ("reencrypt",)),
+    (1, ("retire",)),
+    (1, ("rotate",)),
+    (1, ("rotate_secret",)),
+    (1.5, ("rotate_keep",)),
+    (0.5, ("rotate_keep", "rotate_back")),
+    (1, ("rotate_root",)),
+    (0.7, ("slot_add", "slot_remove")),
+    (0.7, ("verify",)),
+    (1, ("backup",)),
+)
+_MIGRATIONS: tuple[tuple[float, _Playbook], ...] = (
+    (2, ("import_keys", "deploy", "finalize")),
+    (2, ("import_keys", "deploy", "migrate", "finalize")),
+    (1, ("deploy", "import_keys", "finalize", "verify")),
+)
+_RESTORES: tuple[tuple[float, _Playbook], ...] = (
+    (2, ("backup", "rotate_dek", "reencrypt", "retire", "restore")),
+    (2, ("backup", "rotate_dek", "reencrypt", "retire", "restore_over")),
+    (1, ("backup", "restore_over")),
+    (1, ("backup", "restore")),
+)
+# `hold` and `policy seal` will be further commands here, and in `commands.COMMANDS`.
+_TEMPOS = ((0.0, 0.3, 2.0), (1.0, 10.0, 60.0), (20.0, 600.0, 1.1 * HOUR), (1.1 * HOUR, 2 * HOUR))
+
+
+@dataclass(frozen=True)
+class Event:
+    """At *at* seconds, *who* does *what*: an application, an operator's host, or the world."""
+
+    at: float
+    who: str
+    what: str
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run: whose clocks are wrong, what the wire is like, and what happens when."""
+
+    seed: int
+    skews: dict[str, float]
+    drifts: dict[str, float]
+    weather: dict[str, float]
+    legacy: bool
+    """Begins as a store of Fernet records, with an application that still writes them."""
+    foreign: bool
+    """One entry is of a program that nobody knows."""
+    race: bool
+    """There is no vault yet: the applications make it."""
+    doubled: bool
+    """Values are sealed twice: a wrapper over a wrapped store."""
+    events: tuple[Event, ...]
+
+    def as_json(self) -> str:
+        events = [json.dumps(asdict(event), sort_keys=True) for event in self.events]
+        rest = {name: value for name, value in asdict(self).items() if name != "events"}
+        head = json.dumps(rest, sort_keys=True)[1:-1]
+        return f'{{{head}, "events": [\n  ' + ",\n  ".join(events) + "\n]}\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        fields = json.loads(text)
+        return cls(**{**fields, "events": tuple(Event(**event) for event in fields["events"])})
+
+
+class Drawing:
+    """Draws the plan of one seed."""
+
+    def __init__(self, seed: int, only: frozenset[str] | None) -> None:
+        self.seed = seed
+        self.draw = Random(f"{seed}/plan")
+        self.on = self._kinds(frozenset(KINDS) if only is None else only)
+        self.apps = ["app1", "app2", "app3"][: self.draw.randint(1, 3)]
+        self.events: list[Event] = []
+        self.legacy = self.draw.random() < 0.35
+        self.race = not self.legacy and self.draw.random() < 0.15
+
+    def _kinds(self, allowed: frozenset[str]) -> set[str]:
+        """Draw which kinds this seed has: each in 40 % of seeds, but no crowd of backend faults at once."""
+        on = {kind for kind in KINDS if kind in allowed and self.draw.random() < 0.4}
+        backend = [kind for kind in BACKEND if kind in on]
+        self.draw.shuffle(backend)
+        return on - set(backend[self.draw.choice([0, 1, 1, 2]) :])
+
+    def plan(self) -> Plan:
+        draw = self.draw
+        books = draw.randint(1, 4)
+        for _ in range(books):
+            self._playbook(_PLAYBOOKS)
+        if self.legacy:
+            self._playbook(_MIGRATIONS)
+        if "restores" in self.on:
+            self._playbook(_RESTORES)
+        for app in [*self.apps, *([OLD_APP] if self.legacy else [])]:
+            self._load(app)
+        if self.race:
+            self._race()
+        self.events.sort(key=lambda event: event.at)
+        for kind in KINDS:
+            if kind in self.on:
+                self._faults(kind)
+        self.events.sort(key=lambda event: event.at)
+        hosts = [*self.apps, *OPS, OLD_APP]
+        return Plan(
+            self.seed,
+            {host: self._skew() for host in hosts},
+            {host: draw.choice([0.0, 0.0, 1e-5, -1e-5]) for host in hosts},
+            self._weather(),
+            legacy=self.legacy,
+            foreign=self.legacy and draw.random() < 0.2,
+            race=self.race,
+            doubled="doubled" in self.on,
+            events=tuple(self.events),
+        )
+
+    def _weather(self) -> dict[str, float]:
+        draw = self.draw
+        weather = {"usual": draw.choice([0.002, 0.02, 0.02, 0.5])}
+        if "wire" in self.on:
+            weather |= {"lost": draw.choice([0.01, 0.05]), "refused": draw.choice([0.0, 0.01, 0.05])}
+        if "slow" in self.on:
+            weather |= {"slow": draw.choice([0.02, 0.1, 0.5]), "slowest": draw.choice([2.0, 4.0, 20.0])}
+        return weather
+
+    def _skew(self) -> float:
+        far = [0.0, 24 * HOUR, -24 * HOUR, -2 * HOUR, 2 * HOUR, 300.0]
+        return self.draw.choice(far) if "skew" in self.on else self.draw.choice([0.0, 0.2, -0.2])
+
+    def _playbook(self, books: tuple[tuple[float, _Playbook], ...]) -> None:
+        draw = self.draw
+        at, who, tempo = draw.random() * HOURS * HOUR * 0.6, draw.choice(OPS), draw.choice(_TEMPOS)
+        steps = draw.choices([book for _, book in books], [weight for weight, _ in books])[0]
+        for what in steps:
+            who = who if draw.random() < 0.8 else draw.choice(OPS)
+            if what == "deploy":
+                self.events.append(Event(at, OLD_APP, "deploy"))
+            else:
+                args = {"keep": draw.choice([600.0, 2 * HOUR])} if what == "rotate_keep" else {}
+                self.events.append(Event(at, who, what, args))
+            at += draw.choice(tempo) * draw.uniform(0.5, 1.5)
+
+    def _load(self, app: str) -> None:
+        """Let *app* be busy at times: some bursts are beside a command, where writers and tools meet."""
+        draw = self.draw
+        commands = [event.at for event in self.events if event.who in OPS]
+        for _ in range(draw.randint(1, 5)):
+            at, gap = draw.random() * HOURS * HOUR, draw.choice([0.01, 1.0, 15.0, 120.0])
+            if draw.random() < 0.6:
+                at = draw.choice(commands) - draw.random() * draw.choice([0.1, 5.0, 300.0])
+            for _ in range(draw.randint(1, 8)):
+                self._use(app, max(0.0, at))
+                at += draw.random() * gap * 2
+
+    def _use(self, app: str, at: float) -> None:
+        draw = self.draw
+        what = draw.choices(["put", "get", "delete", "put_many", "get_many"], [6, 4, 0.5, 0.5, 0.3])[0]
+        args: dict[str, Any] = {"keys": [self._key(app)]}
+        if what.endswith("many"):
+            args["keys"] = sorted({self._key(app) for _ in range(3)})
+        if what.startswith("put") and draw.random() < 0.35:
+            args["ttl"] = draw.choice([HOUR, 12 * HOUR, 36 * HOUR])
+        if draw.random() < 0.15:
+            args["patience"] = draw.choice([0.01, 0.5, 2.0])
+        self.events.append(Event(at, app, what, args))
+
+    def _key(self, app: str) -> str:
+        draw = self.draw
+        whose = app if draw.random() < 0.7 else draw.choice([*self.apps, "shared"])
+        if self.legacy and draw.random() < 0.4:
+            whose = "old"
+        return f"{whose}-{draw.randrange(KEYS)}"
+
+    def _race(self) -> None:
+        at = self.draw.random() * 60
+        for app in self.apps:
+            self._use(app, at + self.draw.random() * 0.01)
+
+    def _faults(self, kind: str) -> None:
+        if kind in _FAULTS:
+            for _ in range(self.draw.randint(1, 2)):
+                self.events.append(_FAULTS[kind](self, kind))
+
+    def _near(self) -> tuple[float, str]:
+        """Draw a moment and a host: most are just after an event, because faults in the quiet find little."""
+        draw = self.draw
+        is_ops = draw.random() < 0.6
+        near = [e for e in self.events if e.who != "world" and (e.who in OPS) == is_ops]
+        if near and draw.random() < 0.7:
+            event = draw.choice(near)
+            return event.at + draw.random() * draw.choice([0.05, 1.0, 10.0, 120.0]), event.who
+        return draw.random() * HOURS * HOUR, draw.choice([*self.apps, *OPS])
+
+    def _crash(self, kind: str) -> Event:
+        at, whom = self._near()
+        if self.draw.random() < 0.5:
+            verb = self.draw.choice(["swap", "add", "set", "get", "scan"])
+            return Event(at - 0.5, "world", "crash_at", {"whom": whom, "verb": verb})
+        return Event(at, "world", "crash", {"whom": whom})
+
+    def _suspended(self, kind: str) -> Event:
+        at, whom = self._near()
+        return Event(at, "world", kind, {"whom": whom, "seconds": self.draw.choice([20.0, 700.0, 2 * HOUR, 5 * HOUR])})
+
+    def _cancelled(self, kind: str) -> Event:
+        at, whom = self._near()
+        return Event(at, "world", kind, {"whom": whom})
+
+    def _struck(self, kind: str) -> Event:
+        """Return a fault of the backend; some wait for a write of the vault meta, and come just after it."""
+        args: dict[str, Any] = {}
+        if kind in {"failover", "meta_older", "restored"}:
+            args["seconds"] = self.draw.choice([0.01, 0.5, 5.0, 120.0, 2 * HOUR])
+        if self.draw.random() < 0.2:
+            args["after"] = "swap"
+        return Event(self._near()[0], "world", kind, args)
+
+    def _picked(self, kind: str) -> Event:
+        return Event(self._near()[0], "world", kind, {"pick": self.draw.randrange(1000)})
+
+    def _silenced(self, kind: str) -> Event:
+        return Event(self._near()[0] - 60, "world", kind, {"whom": self.draw.choice(self.apps), "seconds": self.draw.choice([300.0, 3 * HOUR])})
+
+
+_FAULTS: dict[str, Callable[[Drawing, str], Event]] = {
+    "crash": Drawing._crash,
+    "cancel": Drawing._cancelled,
+    "stopped": Drawing._suspended,
+    "asleep": Drawing._suspended,
+    "failover": Drawing._struck,
+    "meta_deleted": Drawing._struck,
+    "meta_older": Drawing._struck,
+    "meta_foreign": Drawing._struck,
+    "restored": Drawing._struck,
+    "emptied": Drawing._struck,
+    "evicted": Drawing._picked,
+    "ttl_lost": Drawing._picked,
+    "tampered": Drawing._picked,
+    "forged": Drawing._picked,
+    "write_dropped": Drawing._cancelled,
+    "meta_silent": Drawing._silenced,
+}
+
+
+def plan_of(seed: int, *, only: frozenset[str] | None = None) -> Plan:
+    """Return the plan of *seed*; with *only* it has no other kinds of fault than these."""
+    return Drawing(seed, only).plan()
+
+
+def smaller(plan: Plan, still: Callable[[Plan], bool], *, tries: int = 400) -> tuple[Plan, int]:
+    """Leave out what *still* shows it without: events in halves, then one by one, then wrong clocks."""
+    used, chunk = 0, max(1, len(plan.events) // 2)
+    while used < tries:
+        start, changed = 0, False
+        while start < len(plan.events) and used < tries:
+            less = replace(plan, events=plan.events[:start] + plan.events[start + chunk :])
+            used += 1
+            if still(less):
+                plan, changed = less, True
+            else:
+                start += chunk
+        if chunk == 1 and not changed:
+            break
+        chunk = max(1, chunk // 2)
+    for calmer in _calmer(plan):
+        used += 1
+        less = replace(plan, **calmer)
+        if still(less):
+            plan = less
+    return _calm_clocks(plan, still, used)
+
+
+def _calmer(plan: Plan) -> list[dict[str, Any]]:
+    return [
+        {"weather": {}},
+        {"drifts": {}},
+        {"race": False},
+        {"doubled": False},
+        {"legacy": False, "foreign": False},
+        {"foreign": False},
+    ]
+
+
+def _calm_clocks(plan: Plan, still: Callable[[Plan], bool], used: int) -> tuple[Plan, int]:
+    for host in plan.skews:
+        used += 1
+        calm = replace(plan, skews={name: skew for name, skew in plan.skews.items() if name != host})
+        plan = calm if still(calm) else plan
+    return plan, used

@@ -1,0 +1,121 @@
+"""What a key may hold: every value that was put there and that no later acknowledged write has replaced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.simulation.loop import Process
+
+IN_FLIGHT = 60.0
+"""Seconds for which a write that failed may still arrive."""
+
+Value = int | None
+
+
+@dataclass(slots=True, eq=False)
+class Write:
+    """One put or delete, from the call to its answer; a failed one may have had its effect, or have it yet."""
+
+    key: str
+    value: Value
+    begun: float
+    process: Process | None = None
+    ttl: float | None = None
+    seals_expiry: bool = True
+    ended: float = inf
+    latest_expiry: float = inf
+    """By the wall clock of its writer."""
+    is_acknowledged: bool = False
+
+    def has_ended(self, wall: float) -> bool:
+        """Whether it must not be read any more where the wall clock says *wall*."""
+        return self.ttl is not None and self.seals_expiry and self.is_acknowledged and wall > self.latest_expiry + 1
+
+    def give_up(self, now: float) -> None:
+        self.ended = min(self.ended, now + IN_FLIGHT)
+
+
+@dataclass(slots=True)
+class Register:
+    """The writes of one key that may be the last one."""
+
+    possible: list[Write]
+    ever: dict[int, Write] = field(default_factory=dict)
+    all: list[Write] = field(default_factory=list)
+    is_unsure: bool = False
+    """The backend has lost or changed what was there, by no fault of a client."""
+
+    def begin(self, write: Write) -> None:
+        self.possible.append(write)
+        self.all.append(write)
+        if write.value is not None:
+            self.ever.setdefault(write.value, write)
+
+    def acknowledge(self, write: Write, now: float) -> None:
+        """Of those that ended before *write* began, none can be the last one any more."""
+        write.ended, write.is_acknowledged = now, True
+        self.possible = [other for other in self.possible if other.ended >= write.begun]
+        self.is_unsure = self.is_unsure and len(self.possible) > 1
+
+    def deleted_since(self, begun: float) -> bool:
+        """Whether a delete may have had its effect at *begun* or later."""
+        return any(write.value is None and write.ended >= begun for write in self.all)
+
+    def is_replaced(self, write: Write, begun: float) -> bool:
+        """Whether a later write was acknowledged before *begun*, and nobody has put the same value since."""
+        same = [other for other in self.all if other.value == write.value]
+        return all(
+            any(w.is_acknowledged and w.begun > other.ended and w.ended < begun for w in self.all)
+            for other in same
+        )
+
+    def allows(self, value: Value, now: float, *, clocks_agree: bool) -> bool:
+        """Whether *value* may be what lies there *now*."""
+        if self.is_unsure:
+            return value is None or value in self.ever
+        if value is not None:
+            return any(write.value == value for write in self.possible)
+        return any(_may_be_missing(write, now, clocks_agree=clocks_agree) for write in self.possible)
+
+
+def _may_be_missing(write: Write, now: float, *, clocks_agree: bool) -> bool:
+    if write.value is None:
+        return True
+    return write.ttl is not None and (not clocks_agree or now >= write.begun + write.ttl - 5)
+
+
+class Registers:
+    """Every key's."""
+
+    def __init__(self, *, clocks_agree: bool) -> None:
+        self.clocks_agree = clocks_agree
+        self._registers: dict[str, Register] = {}
+        self._open: set[Write] = set()
+
+    def __getitem__(self, key: str) -> Register:
+        if key not in self._registers:
+            self._registers[key] = Register([Write(key, None, -1.0, ended=-1.0)])
+        return self._registers[key]
+
+    def begin(self, write: Write) -> None:
+        self[write.key].begin(write)
+        self._open.add(write)
+
+    def acknowledge(self, write: Write, now: float, wall: float) -> None:
+        self._open.discard(write)
+        write.latest_expiry = wall + (write.ttl or 0.0)
+        self[write.key].acknowledge(write, now)
+
+    def fail(self, write: Write, now: float) -> None:
+        self._open.discard(write)
+        write.give_up(now)
+
+    def killed(self, process: Process, now: float) -> None:
+        for write in [write for write in self._open if write.process is process]:
+            self.fail(write, now)
+
+    def keys(self) -> list[str]:
+        return sorted(self._registers)
