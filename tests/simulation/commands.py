@@ -27,7 +27,7 @@ class Incomplete(Exception):  # noqa: N818 - it is no error, and no success
     """The command has said itself that something is left."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Operation:
     """One command under way."""
 
@@ -102,9 +102,13 @@ async def _rotate_root(op: Operation) -> str:
 async def _slot_add(op: Operation) -> str:
     vault, ways = await op.open(), op.world.ways
     way = ways.make(f"spare-{len(ways.spares())}")
-    await vault.slots.add(way.secret, label=way.label, kdf=seams.CHEAP)
-    ways.set(way, "opens")
-    op.oracle.judge_change(op.me, op.what, vault)
+    ways.begin(op.me)
+    try:
+        await vault.slots.add(way.secret, label=way.label, kdf=seams.CHEAP)
+        ways.set(way, "opens")
+        op.oracle.judge_change(op.me, op.what, vault)
+    finally:
+        ways.end(op.me)
     return way.label
 
 
@@ -113,18 +117,21 @@ async def _slot_remove(op: Operation) -> str:
     spares = ways.spares()
     if not spares:
         return "nothing to do"
+    ways.begin(op.me)
     ways.unsure(spares[-1])
-    await vault.slots.remove(spares[-1].label)
-    ways.set(spares[-1], "shut")
-    op.oracle.judge_change(op.me, op.what, vault)
-    ways.judge(f"after {op.what} of {op.me.name}")
+    try:
+        await vault.slots.remove(spares[-1].label)
+        ways.set(spares[-1], "shut")
+        op.oracle.judge_change(op.me, op.what, vault)
+        ways.judge(f"after {op.what} of {op.me.name}")
+    finally:
+        ways.end(op.me)
     return spares[-1].label
 
 
 async def _reencrypt(op: Operation) -> str:
     vault = await op.open()
-    view = op.oracle.view
-    active = 0 if view is None else view.active
+    active = vault.keyring.active_dek
     report = await seams.recode(op.driver, seams.reencryption(vault))
     _complete(report)
     op.oracle.judge_success(op.me, op.what, op.begun)
@@ -151,11 +158,13 @@ async def _retire(op: Operation) -> str:
 
 
 async def _import_keys(op: Operation) -> str:
-    await seams.import_keys(
+    done = await seams.import_keys(
         op.driver, [seams.OLD_LEGACY_KEY], secret=op.world.ways.current.secret, kdf=seams.CHEAP
     )
     view = op.oracle.view
-    if not op.oracle.is_excused(op.me) and (view is None or not view.legacy):
+    revision = 0 if done.vault is None else done.vault.revision
+    holds = view is not None and (bool(view.legacy) or view.meta.revision > revision)
+    if not op.oracle.is_excused(op.me) and not holds:
         op.oracle.find("false_import_keys", f"import_keys of {op.me.name} succeeded: no such key is stored")
     return "the old key is held"
 
@@ -183,7 +192,7 @@ async def _backup(op: Operation) -> str:
     report = await seams.backup(op.driver, path)
     if report.exit_code:
         raise Incomplete(f"failed={report.failed}")
-    op.world.judge_backup(op.me, path, before)
+    op.world.judge_backup(op, path, before)
     return f"{report.saved} entries"
 
 
@@ -196,6 +205,7 @@ async def _restore(op: Operation) -> str:
     writes = [Write(key, value, now, op.me, ttl, seals_expiry=False) for key, (value, ttl) in values.items()]
     for write in writes:
         registers.begin(write)
+    world.oracle.restoring.add(op.me)
     try:
         report = await seams.restore(path, op.driver, overwrite=op.what == "restore_over")
     finally:

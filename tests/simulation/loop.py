@@ -69,6 +69,7 @@ class Process:
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = self.context.run(self.loop.create_task, work)
         self.tasks.append(task)
+        task.add_done_callback(self.loop.look_at)
         return task
 
     def kill(self) -> None:
@@ -116,7 +117,8 @@ class SimLoop(asyncio.BaseEventLoop):
         self.now = 0.0
         self.steps = 0
         self.processes: list[Process] = []
-        self.complaints: list[str] = []
+        self.faults: list[BaseException] = []
+        """What ended a task that was to catch everything: an error of the simulation itself."""
         self._draw = Random(f"{seed}/order").random
         self._thread_draw = Random(f"{seed}/threads").random
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
@@ -126,7 +128,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self._world_context = copy_context()
         self.world = Process(self, "world", Host(self, "world"))
         self.world.context = self._world_context
-        self.set_exception_handler(lambda _, what: self.complaints.append(str(what.get("message"))))
+        self.set_exception_handler(lambda *_: None)
 
     def time(self) -> float:
         return self.now
@@ -205,6 +207,11 @@ class SimLoop(asyncio.BaseEventLoop):
         can_move = process.is_alive and not process.is_suspended and bool(process.queue)
         if can_move != (process in self._movers):
             (self._movers.append if can_move else self._movers.remove)(process)
+
+    def look_at(self, task: asyncio.Task[Any]) -> None:
+        """Keep what *task* ended with, if it was an error."""
+        if not task.cancelled() and task.exception() is not None:
+            self.faults.append(task.exception() or AssertionError())
 
     def _owner(self, handle: asyncio.Handle) -> Process:
         return handle._context.get(CURRENT) or self.world

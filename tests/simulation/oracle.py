@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation import seams
@@ -58,6 +59,9 @@ class Oracle:
     verdicts: list[tuple[str, str]] = field(default_factory=list)
     forged: set[bytes] = field(default_factory=set)
     """MACs that nobody who holds the root key has made."""
+
+    restoring: set[Process] = field(default_factory=set)
+    """Who runs a restore."""
 
     def __post_init__(self) -> None:
         self.registers = Registers(clocks_agree=self.clocks_agree)
@@ -119,7 +123,7 @@ class Oracle:
         elif name.startswith(COLLECTION):
             key = name[len(COLLECTION) :]
             if call is None:
-                self.registers[key].is_unsure = True
+                self.registers[key].struck_at = self.loop.now
             elif call.verb == "swap" and before is not None and raw is not None:
                 self._judge_swap(name, key, before, raw, call)
 
@@ -154,6 +158,8 @@ class Oracle:
         if seen.state == "lost" and was.state in {"opens", "old"} and not self.is_blind(call, name):
             text = f"{call.process.name} re-seals {key}: {seen.reason}; until then it was readable"
             self.find("swap_destroys", text, about=call.process.name)
+        if call.process in self.restoring:
+            return  # To bring back what was there before is what an operator asks for.
         if seen.state == "opens" and seen.value != was.value and was.state in {"opens", "old"}:
             self.find("swap_changes", f"{call.process.name} turns {key} from {was.value} into {seen.value}")
         if seen.state == was.state == "opens" and was.dek is not None and seen.expires != was.expires:
@@ -209,12 +215,13 @@ class Oracle:
         """Judge every key; while no fault has touched the vault meta, everything opens at any time."""
         for key in self.registers.keys():
             seen = self.judge_key(key, when)
-            if seen.state == "lost" and not self.struck and not self._is_of_a_fault(key):
+            if seen.state == "lost" and not self.struck and not self.is_of_a_fault(f"{COLLECTION}{key}"):
                 self.find("unreadable", f"{when}: {key}: {seen.reason}", about=key)
 
-    def _is_of_a_fault(self, key: str) -> bool:
-        author = self.authors.get(f"{COLLECTION}{key}")
-        return author is None or author.call is None
+    def is_of_a_fault(self, name: str, since: float = inf) -> bool:
+        """Whether the backend has laid *name* there as it is, or it is another one *since*."""
+        author = self.authors.get(name)
+        return author is None or author.call is None or author.at >= since
 
     def lost_since(self, begun: float) -> list[str]:
         """Return what does not open although it was there at *begun*, or was written knowingly since."""

@@ -45,8 +45,12 @@ class Register:
     possible: list[Write]
     ever: dict[int, Write] = field(default_factory=dict)
     all: list[Write] = field(default_factory=list)
-    is_unsure: bool = False
-    """The backend has lost or changed what was there, by no fault of a client."""
+    struck_at: float = -inf
+    """When the backend last lost or changed what was there, by no fault of a client."""
+
+    @property
+    def is_unsure(self) -> bool:
+        return self.struck_at > -inf
 
     def begin(self, write: Write) -> None:
         self.possible.append(write)
@@ -58,7 +62,8 @@ class Register:
         """Of those that ended before *write* began, none can be the last one any more."""
         write.ended, write.is_acknowledged = now, True
         self.possible = [other for other in self.possible if other.ended >= write.begun]
-        self.is_unsure = self.is_unsure and len(self.possible) > 1
+        if write.begun > self.struck_at:
+            self.struck_at = -inf
 
     def deleted_since(self, begun: float) -> bool:
         """Whether a delete may have had its effect at *begun* or later."""

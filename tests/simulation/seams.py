@@ -373,7 +373,7 @@ def _body(value: dict[str, Any], name: str, expires_at: Any = None) -> bytes:
 
 def foreign_meta(secret: Secret) -> bytes:
     """Return the meta of another vault that the same secret opens."""
-    draw = random.Random(1).randbytes
+    draw = random.Random(secret.reveal()).randbytes
     moment = _datetime.fromtimestamp(int(EPOCH), datetime_module.timezone.utc)
     root = RootKey.generate(draw(16), random=draw)
     slot = Keyslot.create(root, secret, CHEAP, label="primary", now=moment)

@@ -129,11 +129,13 @@ class World(Claims):
             asyncio.set_event_loop(None)
             remove_files()
             gc.enable()
+        if self.loop.faults:
+            raise self.loop.faults[0]
         self.counts["operations"] = self.server.operations
         data = sorted(self.server.data.items())
         digest = sha256(repr((self.story, data)).encode()).hexdigest()[:16]
         return Outcome(
-            self.plan.seed, self.oracle.verdicts, self.story, self.counts, self.loop.steps, digest
+            self.plan.seed, [*self.oracle.verdicts], [*self.story], self.counts, self.loop.steps, digest
         )
 
     async def _all(self) -> None:
