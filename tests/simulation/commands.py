@@ -201,16 +201,17 @@ async def _restore(op: Operation) -> str:
     if not world.backups:
         return "nothing to do"
     path, values = world.backups[-1]
-    now, registers = world.loop.now, world.oracle.registers
-    writes = [Write(key, value, now, op.me, ttl, seals_expiry=False) for key, (value, ttl) in values.items()]
-    for write in writes:
-        registers.begin(write)
+    registers, overwrites = world.oracle.registers, op.what == "restore_over"
+    writes = {
+        key: Write(key, value, world.loop.now, op.me, ttl, seals_expiry=False)
+        for key, (value, ttl) in values.items()
+    }
     world.oracle.restoring.add(op.me)
+    registers.begin_restore(writes, world.loop.now, overwrites=overwrites)
     try:
-        report = await seams.restore(path, op.driver, overwrite=op.what == "restore_over")
+        report = await seams.restore(path, op.driver, overwrite=overwrites)
     finally:
-        for write in writes:
-            registers.fail(write, world.loop.now)
+        registers.end_restore(writes, world.loop.now)
     if report.exit_code:
         raise Incomplete(f"failed={report.failed}")
     view = op.oracle.view

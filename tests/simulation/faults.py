@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation import seams
+from tests.simulation.loop import Process
 from tests.simulation.server import Aim
 from tests.simulation.store import without_expiry
 from tests.simulation.views import COLLECTION
@@ -12,7 +13,6 @@ from tests.simulation.views import COLLECTION
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.simulation.loop import Process
     from tests.simulation.plan import Event
     from tests.simulation.server import Call
     from tests.simulation.world import World
@@ -27,6 +27,7 @@ class Faults:
     def __init__(self, world: World) -> None:
         self._world = world
         self._server = world.server
+        self._foreign: dict[seams.Secret, bytes] = {}
 
     def strike(self, event: Event) -> None:
         args = dict(event.args)
@@ -104,7 +105,11 @@ class Faults:
             self._log("has an older vault meta")
 
     def _meta_foreign(self, args: dict[str, Any]) -> None:
-        self._server.strike(seams.META, (seams.foreign_meta(self._world.ways.current.secret), None))
+        secret = self._world.ways.current.secret
+        if secret not in self._foreign:
+            attacker = Process(self._world.loop, "attacker", self._world.loop.world.host)
+            self._foreign[secret] = attacker.context.run(seams.foreign_meta, secret)
+        self._server.strike(seams.META, (self._foreign[secret], None))
         self._log("has the vault meta of another vault")
 
     def _restored(self, args: dict[str, Any]) -> None:

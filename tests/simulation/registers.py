@@ -99,6 +99,7 @@ class Registers:
         self.clocks_agree = clocks_agree
         self._registers: dict[str, Register] = {}
         self._open: set[Write] = set()
+        self._restores: list[dict[str, Write]] = []
 
     def __getitem__(self, key: str) -> Register:
         if key not in self._registers:
@@ -108,6 +109,22 @@ class Registers:
     def begin(self, write: Write) -> None:
         self[write.key].begin(write)
         self._open.add(write)
+        if write.value is None:
+            for values in self._restores:
+                if write.key in values and values[write.key] not in self._open:
+                    self.begin(values[write.key])
+
+    def begin_restore(self, writes: dict[str, Write], now: float, *, overwrites: bool) -> None:
+        """What a backup holds may come back: over anything, or where nothing is, now or soon."""
+        self._restores.append(writes)
+        for key, write in writes.items():
+            if overwrites or self[key].allows(None, now + IN_FLIGHT, clocks_agree=self.clocks_agree):
+                self.begin(write)
+
+    def end_restore(self, writes: dict[str, Write], now: float) -> None:
+        self._restores.remove(writes)
+        for write in writes.values():
+            self.fail(write, now)
 
     def acknowledge(self, write: Write, now: float, wall: float) -> None:
         self._open.discard(write)
@@ -119,6 +136,7 @@ class Registers:
         write.give_up(now)
 
     def killed(self, process: Process, now: float) -> None:
+        self._restores = [r for r in self._restores if all(w.process is not process for w in r.values())]
         for write in [write for write in self._open if write.process is process]:
             self.fail(write, now)
 

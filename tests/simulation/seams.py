@@ -21,6 +21,7 @@ import warnings
 from base64 import b64encode
 from collections.abc import Callable, MutableMapping
 from functools import cache, lru_cache
+from importlib import import_module
 from typing import Any
 
 from tests.simulation.loop import CURRENT, EPOCH, Host, Process
@@ -148,6 +149,35 @@ __all__ = [
     "verify",
     "write_body",
 ]
+
+MODULES = {
+    "checkpoint": "kvseal.recode.checkpoint",
+    "changes": "kvseal.keys.changes",
+    "creation": "kvseal.metastore",
+    "engine": "kvseal.recode.engine",
+    "formats": "kvseal.recode.codecs",
+    "freshness": "kvseal.keys.freshness",
+    "meta": "kvseal.keys.meta",
+    "metastore": "kvseal.metastore",
+    "migration": "kvseal.recode.migrate",
+    "newest": "kvseal.seen",
+    "resealing": "kvseal.resealing",
+    "restoring": "kvseal.backup.restore",
+    "retirement": "kvseal.recode.retire",
+    "rotation": "kvseal.rotation",
+    "sealing": "kvseal.envelope.sealing",
+    "taking": "kvseal.backup.take",
+    "census": "kvseal.recode.verify",
+    "wrapper": "kvseal.wrapper",
+    "writing": "kvseal.recode.writing",
+}
+"""Where the bugs are planted: see `planted`."""
+
+
+def module(name: str) -> Any:
+    """Return a module of kvseal, of which a function may have the name."""
+    return import_module(MODULES[name])
+
 
 META_COLLECTION = "__vault_meta__"
 META = f"{META_COLLECTION}::__dek__"
