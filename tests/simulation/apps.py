@@ -77,9 +77,14 @@ class Apps:
         """Start *who* anew next time: its secret opens no vault any more."""
         self._running.pop(who, None)
 
+    def restart(self, who: str) -> None:
+        app = self._running.get(who)
+        if app is not None and app.process.is_alive:
+            self._world.kill(app.process, "is restarted")
+
     def use(self, event: Event) -> None:
-        if event.what == "deploy":
-            self.deploy(event.who)
+        if event.what in {"deploy", "restart"}:
+            getattr(self, event.what)(event.who)
             return
         app = self.running(event.who)
         app.process.spawn(Use(self._world, app, event).run())

@@ -81,6 +81,7 @@ class Claims:
             entries = [entry for batch in seams.BackupReader(file).batches() for entry in batch]
         meta = next((entry for entry in entries if seams.is_meta(entry)), None)
         view = None if meta is None else oracle.looker.view(seams.body_of(meta))
+        laid = {_value(body) for body in oracle.laid}
         for entry in entries:
             name = f"{entry.collection}::{entry.key}"
             if not name.startswith(COLLECTION):
@@ -88,7 +89,7 @@ class Claims:
             saved[name] = json.dumps(dict(entry.value or {}), sort_keys=True)
             seen = oracle.looker.look_at(name, seams.body_of(entry), view)
             values[entry.key] = (seen.value, self._ttl(entry))
-            if seen.state == "lost" and not oracle.struck and not oracle.is_of_a_fault(name, op.begun):
+            if seen.state == "lost" and not oracle.struck and saved[name] not in laid:
                 text = f"backup of {me.name} succeeded: the meta in it does not open {entry.key}: {seen.reason}"
                 oracle.find("false_backup", text)
         after = self.snapshot()

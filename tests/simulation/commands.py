@@ -67,7 +67,7 @@ async def _rotate(op: Operation) -> str:
     new = {"rotate": lambda: own, "rotate_back": ways.previous}.get(op.what, lambda: ways.make("primary"))()
     keep = op.args.get("keep", 600.0 if op.what == "rotate_back" else None)
     ways.begin(op.me)
-    ways.unsure(*{id(way): way for way in (own, new)}.values())
+    ways.unsure(*ways.primaries())
     try:
         if new is own:
             await vault.rotate(kdf=seams.CHEAP)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation import seams
@@ -72,6 +71,8 @@ class Oracle:
         """Which changes of the vault meta were faults."""
         self.authors: dict[str, Author] = {}
         self.bodies: dict[str, bytes] = {}
+        self.laid: set[bytes] = set()
+        """Bodies that no client has written."""
         self.legacy_end: float | None = None
         self._accepted: dict[Process, dict[tuple[bytes, int], bytes]] = defaultdict(dict)
         self._newest: dict[tuple[Process, bytes], int] = {}
@@ -123,6 +124,7 @@ class Oracle:
         elif name.startswith(COLLECTION):
             key = name[len(COLLECTION) :]
             if call is None:
+                self.laid.add(raw or b"")
                 self.registers[key].struck_at = self.loop.now
             elif call.verb == "swap" and before is not None and raw is not None:
                 self._judge_swap(name, key, before, raw, call)
@@ -218,10 +220,10 @@ class Oracle:
             if seen.state == "lost" and not self.struck and not self.is_of_a_fault(f"{COLLECTION}{key}"):
                 self.find("unreadable", f"{when}: {key}: {seen.reason}", about=key)
 
-    def is_of_a_fault(self, name: str, since: float = inf) -> bool:
-        """Whether the backend has laid *name* there as it is, or it is another one *since*."""
+    def is_of_a_fault(self, name: str) -> bool:
+        """Whether no client has laid *name* there as it is."""
         author = self.authors.get(name)
-        return author is None or author.call is None or author.at >= since
+        return author is None or author.call is None
 
     def lost_since(self, begun: float) -> list[str]:
         """Return what does not open although it was there at *begun*, or was written knowingly since."""

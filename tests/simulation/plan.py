@@ -18,6 +18,8 @@ HOUR = 3600.0
 HOURS = 8
 OPS = ("ops1", "ops2")
 OLD_APP = "old1"
+IDLE_APP = "idle1"
+"""Writes seldom: what it believes of the vault is as old as it may be."""
 KEYS = 6
 
 CALLS = ("wire", "slow")
@@ -57,6 +59,7 @@ _PLAYBOOKS: tuple[tuple[float, _Playbook], ...] = (
     (0.7, ("slot_add", "slot_remove")),
     (0.7, ("verify",)),
     (1, ("backup",)),
+    (1.5, ("backup", "rotate_dek", "reencrypt")),
 )
 _MIGRATIONS: tuple[tuple[float, _Playbook], ...] = (
     (2, ("import_keys", "deploy", "finalize")),
@@ -69,6 +72,7 @@ _RESTORES: tuple[tuple[float, _Playbook], ...] = (
     (1, ("backup", "restore_over")),
     (1, ("backup", "restore")),
 )
+_WALKS = ("reencrypt", "migrate", "finalize", "backup", "retire", "restore")
 # `hold` and `policy seal` will be further commands here, and in `commands.COMMANDS`.
 _TEMPOS = ((0.0, 0.3, 2.0), (1.0, 10.0, 60.0), (20.0, 600.0, 1.1 * HOUR), (1.1 * HOUR, 2 * HOUR))
 
@@ -122,6 +126,7 @@ class Drawing:
         self.on = self._kinds(frozenset(KINDS) if only is None else only)
         self.apps = ["app1", "app2", "app3"][: self.draw.randint(1, 3)]
         self.events: list[Event] = []
+        self.weather = self._weather()
         self.legacy = self.draw.random() < 0.35
         self.race = not self.legacy and self.draw.random() < 0.15
 
@@ -143,6 +148,8 @@ class Drawing:
             self._playbook(_RESTORES)
         for app in [*self.apps, *([OLD_APP] if self.legacy else [])]:
             self._load(app)
+        if draw.random() < 0.4:
+            self._storm()
         if self.race:
             self._race()
         self.events.sort(key=lambda event: event.at)
@@ -150,12 +157,12 @@ class Drawing:
             if kind in self.on:
                 self._faults(kind)
         self.events.sort(key=lambda event: event.at)
-        hosts = [*self.apps, *OPS, OLD_APP]
+        hosts = [*self.apps, *OPS, OLD_APP, IDLE_APP]
         return Plan(
             self.seed,
             {host: self._skew() for host in hosts},
             {host: draw.choice([0.0, 0.0, 1e-5, -1e-5]) for host in hosts},
-            self._weather(),
+            self.weather,
             legacy=self.legacy,
             foreign=self.legacy and draw.random() < 0.2,
             race=self.race,
@@ -178,7 +185,9 @@ class Drawing:
 
     def _playbook(self, books: tuple[tuple[float, _Playbook], ...]) -> None:
         draw = self.draw
-        at, who, tempo = draw.random() * HOURS * HOUR * 0.6, draw.choice(OPS), draw.choice(_TEMPOS)
+        begun = ended = at = draw.random() * HOURS * HOUR * 0.6
+        usual = self.weather["usual"]  # As fast as answers come, so that commands overlap.
+        who, tempo = draw.choice(OPS), draw.choice([*_TEMPOS, (usual, 4 * usual, 15 * usual)])
         steps = draw.choices([book for _, book in books], [weight for weight, _ in books])[0]
         for what in steps:
             who = who if draw.random() < 0.8 else draw.choice(OPS)
@@ -187,7 +196,29 @@ class Drawing:
             else:
                 args = {"keep": draw.choice([600.0, 2 * HOUR])} if what == "rotate_keep" else {}
                 self.events.append(Event(at, who, what, args))
+            ended = at
+            if what == "backup" and draw.random() < 0.5:
+                self._beside(at)
             at += draw.choice(tempo) * draw.uniform(0.5, 1.5)
+        if "retire" in steps and draw.random() < (0.9 if "meta_silent" in self.on else 0.5):
+            self._unaware(begun, ended)
+
+    def _beside(self, at: float) -> None:
+        """Let a new DEK be used while a backup is being taken: applications that start know it at once."""
+        draw, usual = self.draw, self.weather["usual"]
+        self.events.append(Event(max(0.0, at - draw.random() * 3 * usual), OPS[0], "rotate_dek"))
+        app = draw.choice(self.apps)
+        at += draw.random() * 5 * usual
+        self.events.append(Event(at, app, "restart"))
+        for _ in range(6):
+            self._use(app, at, what="put")
+
+    def _unaware(self, begun: float, ended: float) -> None:
+        """Let an application write before and after some commands, and do nothing in between."""
+        draw = self.draw
+        app = draw.choice([*self.apps, IDLE_APP, IDLE_APP, IDLE_APP])
+        self._use(app, max(0.0, begun - draw.random() * 20), what="put")
+        self._use(app, ended + draw.random() * 30, what="put")
 
     def _load(self, app: str) -> None:
         """Let *app* be busy at times: some bursts are beside a command, where writers and tools meet."""
@@ -201,9 +232,21 @@ class Drawing:
                 self._use(app, max(0.0, at))
                 at += draw.random() * gap * 2
 
-    def _use(self, app: str, at: float) -> None:
+    def _storm(self) -> None:
+        """Let applications write what a command that walks the store is just walking over."""
         draw = self.draw
-        what = draw.choices(["put", "get", "delete", "put_many", "get_many"], [6, 4, 0.5, 0.5, 0.3])[0]
+        walks = [event.at for event in self.events if event.what in _WALKS]
+        if not walks:
+            return
+        at, usual = draw.choice(walks), self.weather["usual"]
+        gap = draw.choice([usual / 4, usual, self.weather.get("slowest", usual) / 10])
+        for _ in range(draw.randint(8, 24)):
+            at += draw.random() * gap * 2
+            self._use(draw.choice(self.apps), at, what="put")
+
+    def _use(self, app: str, at: float, *, what: str = "") -> None:
+        draw = self.draw
+        what = what or draw.choices(["put", "get", "delete", "put_many", "get_many"], [6, 4, 0.5, 0.5, 0.3])[0]
         args: dict[str, Any] = {"keys": [self._key(app)]}
         if what.endswith("many"):
             args["keys"] = sorted({self._key(app) for _ in range(3)})
@@ -268,7 +311,14 @@ class Drawing:
         return Event(self._near()[0], "world", kind, {"pick": self.draw.randrange(1000)})
 
     def _silenced(self, kind: str) -> Event:
-        return Event(self._near()[0] - 60, "world", kind, {"whom": self.draw.choice(self.apps), "seconds": self.draw.choice([300.0, 3 * HOUR])})
+        draw = self.draw
+        at, seconds = self._near()[0] - 60, draw.choice([300.0, 3 * HOUR])
+        ends = [event.at for event in self.events if event.what == "retire"]
+        begins = [event.at for event in self.events if event.what == "rotate_dek"]
+        if ends and begins and draw.random() < 0.8:
+            at = max(0.0, draw.choice(begins) + draw.uniform(-1, 30))
+            seconds = max(60.0, draw.choice(ends) + 600 - at)
+        return Event(at, "world", kind, {"whom": draw.choice([draw.choice(self.apps), IDLE_APP, IDLE_APP]), "seconds": seconds})
 
 
 _FAULTS: dict[str, Callable[[Drawing, str], Event]] = {

@@ -141,6 +141,17 @@ def _keep(until: timedelta | None) -> Callable[[], Replacements]:
     return replacements
 
 
+def _older_believed() -> Replacements:
+    session = _module("session")
+
+    def take(self: Any, meta: Any, root: Any) -> None:
+        keyring = session.Keyring(meta, root)
+        self._meta = meta
+        self._use(keyring)
+
+    return [(_module("newest").Before, "check", _nothing), (session.KeyHolder, "_take", take)]
+
+
 def _restore_overwrites() -> Replacements:
     restoring = _module("restoring")
 
@@ -166,10 +177,8 @@ def _slot_kept() -> Replacements:
 
 
 def _names_unbound() -> Replacements:
-    associations = _module("sealing").Associations
-    real = associations.__call__ if "__call__" in vars(associations) else None
-    assert real is not None
-    return [(associations, "__call__", lambda self, *args, **kwargs: real(self, *args, **kwargs))]
+    sealing = _module("sealing")
+    return [(sealing, "name_field", lambda _: b""), (_module("aad"), "name_field", lambda _: b"")]
 
 
 def _check(module: str, name: str, *, owner: str = "", value: Any = _nothing) -> Callable[[], Replacements]:
@@ -290,7 +299,7 @@ BUGS: dict[str, Planted] = {
     ),
     "older-meta-believed": Planted(
         "a process goes back to an older vault meta",
-        _check("newest", "check", owner="Before"),
+        _older_believed,
         frozenset({"rollback"}),
         frozenset({"meta_older"}),
     ),

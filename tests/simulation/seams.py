@@ -165,6 +165,7 @@ MODULES = {
     "restoring": "kvseal.backup.restore",
     "retirement": "kvseal.recode.retire",
     "rotation": "kvseal.rotation",
+    "session": "kvseal.keyholder",
     "sealing": "kvseal.envelope.sealing",
     "taking": "kvseal.backup.take",
     "census": "kvseal.recode.verify",

@@ -45,15 +45,15 @@ class Ways:
 
     def previous(self) -> Way:
         """Return the primary way before this one, or a new one where there is none."""
-        older = [way for way in self._primaries() if way is not self.current and way.state != "maybe"]
+        older = [way for way in self.primaries() if way is not self.current and way.state != "maybe"]
         return older[-1] if older else self.make("primary")
 
-    def _primaries(self) -> list[Way]:
+    def primaries(self) -> list[Way]:
         return [way for way in self._ways if way.label == "primary"]
 
     def try_another(self) -> None:
         """Somebody was refused with the current secret: an interrupted rotation may have replaced it."""
-        others = [way for way in self._primaries() if way is not self.current and way.state == "maybe"]
+        others = [way for way in self.primaries() if way is not self.current and way.state == "maybe"]
         if self.current.state != "opens" and others:
             self.current = others[-1]
 
@@ -75,7 +75,7 @@ class Ways:
     def rotated(self, new: Way, keep: float | None, now: float) -> None:
         """*new* took the place of every other primary way, at once or after *keep* seconds."""
         self.current = new
-        for way in self._primaries():
+        for way in self.primaries():
             if way is new:
                 self._settle(way, "opens")
             elif keep is None:
