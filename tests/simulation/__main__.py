@@ -4,7 +4,9 @@ Run the simulation.
     python -m tests.simulation FIRST COUNT [only=KIND,...] [--jobs N] [--seconds S]
     python -m tests.simulation story SEED|FILE [only=...]
     python -m tests.simulation small SEED|FILE VERDICT [only=...] [--save FILE]
-    python -m tests.simulation planted NAME [--first SEED]
+    python -m tests.simulation planted NAME [--first SEED] [--story]
+    python -m tests.simulation plans
+    python -m tests.simulation digests FIRST COUNT [only=...]
 
 The first runs seeds and says what it has seen; it exits with 1 if a promise was broken.
 """
@@ -15,19 +17,24 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation import seams
 from tests.simulation.plan import KINDS, Plan, plan_of, smaller
-from tests.simulation.planted import BUGS
+from tests.simulation.planted import BUGS, Planted
 from tests.simulation.world import Outcome, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 clock = seams.real_clock
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
 
 
 def _seeds(args: argparse.Namespace) -> int:
@@ -39,13 +46,11 @@ def _seeds(args: argparse.Namespace) -> int:
         if args.seconds is not None and clock() - begun >= args.seconds:
             break
         seen.add(run(plan_of(seed, only=args.only)), clock() - begun)
-        if args.digests:
-            print(seed, seen.digest)
     seen.seconds = clock() - begun
     if args.json:
-        print(seen.as_json())
+        say(seen.as_json())
         return 0
-    print(seen.report())
+    say(seen.report())
     return 1 if seen.verdicts else 0
 
 
@@ -58,11 +63,9 @@ class Tally:
         self.counts: Counter[str] = Counter()
         self.verdicts: Counter[str] = Counter()
         self.first: dict[str, tuple[int, float, str]] = {}
-        self.digest = ""
 
     def add(self, outcome: Outcome, seconds: float) -> None:
         self.seeds += 1
-        self.digest = outcome.digest
         self.counts += outcome.counts
         self.counts["steps"] += outcome.steps
         for kind, text in outcome.verdicts:
@@ -91,7 +94,9 @@ class Tally:
             ", ".join(f"{name} {count:,}" for name, count in counts.items()),
         ]
         for kind, (seed, seconds, text) in sorted(self.first.items()):
-            lines.append(f"BROKEN {kind}: in {self.verdicts[kind]:,} seeds, first {seed} after {seconds} s: {text}")
+            lines.append(
+                f"BROKEN {kind}: in {self.verdicts[kind]:,} seeds, first {seed} after {seconds} s: {text}"
+            )
         return "\n".join(lines if self.verdicts else [*lines, "no promise was broken"])
 
 
@@ -115,7 +120,7 @@ def _share(args: argparse.Namespace) -> int:
         if worker.returncode:
             return worker.returncode
         seen.join(json.loads(out.splitlines()[-1]))
-    print(seen.report())
+    say(seen.report())
     return 1 if seen.verdicts else 0
 
 
@@ -128,17 +133,17 @@ def _plan(args: argparse.Namespace) -> Plan:
 def _story(plan: Plan) -> int:
     outcome = run(plan)
     skews = ", ".join(f"{host} {skew:+.0f} s" for host, skew in plan.skews.items() if abs(skew) > 1)
-    print("\n".join(outcome.story))
-    print(f"seed {plan.seed}, {len(plan.events)} events, clocks: {skews or 'right'}; {outcome.digest}")
+    say("\n".join(outcome.story))
+    say(f"seed {plan.seed}, {len(plan.events)} events, clocks: {skews or 'right'}; {outcome.digest}")
     for kind, text in outcome.verdicts:
-        print(f"BROKEN {kind}: {text}")
+        say(f"BROKEN {kind}: {text}")
     return 1 if outcome.verdicts else 0
 
 
 def _small(args: argparse.Namespace) -> int:
     plan, begun = _plan(args), clock()
     less, used = smaller(plan, lambda one: args.verdict in run(one).kinds)
-    print(f"{len(plan.events)} -> {len(less.events)} events in {used} runs, {clock() - begun:.1f} s")
+    say(f"{len(plan.events)} -> {len(less.events)} events in {used} runs, {clock() - begun:.1f} s")
     if args.save:
         Path(args.save).write_text(less.as_json(), encoding="utf-8")
     return _story(less)
@@ -146,20 +151,41 @@ def _small(args: argparse.Namespace) -> int:
 
 def _planted(args: argparse.Namespace) -> int:
     """Look for one planted bug, and say after how many seeds it was caught."""
-    bug, begun = BUGS[args.name], clock()
+    bug, begun = BUGS[args.name], time.process_time()
     for tried in range(bug.seeds):
         plan = plan_of(args.start + tried, only=bug.faults)
-        with bug.planted():
-            found = run(plan)
-        if found.kinds & bug.verdicts:
-            honest = run(plan).kinds & bug.verdicts
-            if not honest:
-                kind, text = next(one for one in found.verdicts if one[0] in bug.verdicts)
-                said = {"caught": True, "seeds": tried + 1, "seconds": round(clock() - begun, 1)}
-                print(json.dumps({**said, "verdict": kind, "text": text}))
-                return 0
-    print(json.dumps({"caught": False, "seeds": bug.seeds, "seconds": round(clock() - begun, 1)}))
+        found = _with(bug, plan)
+        if found.kinds & bug.verdicts and not run(plan).kinds & bug.verdicts:
+            said = {"caught": True, "seeds": tried + 1, "seconds": round(time.process_time() - begun, 1)}
+            said["verdict"] = next(text for kind, text in found.verdicts if kind in bug.verdicts)
+            if args.story:
+                less, _ = smaller(plan, lambda one: bool(_with(bug, one).kinds & bug.verdicts))
+                said |= {"events": len(less.events), "story": _with(bug, less).story}
+            say(json.dumps(said))
+            return 0
+    say(json.dumps({"caught": False, "seeds": bug.seeds}))
     return 1
+
+
+def _with(bug: Planted, plan: Plan) -> Outcome:
+    with bug.planted():
+        return run(plan)
+
+
+def _plans() -> int:
+    """Run every plan that is kept, and say which promises each one breaks."""
+    plans = sorted((Path(__file__).parent / "plans").glob("*.json"))
+    found = {path.stem: run(Plan.from_json(path.read_text(encoding="utf-8"))) for path in plans}
+    say(json.dumps({name: {"kinds": sorted(one.kinds), "story": one.story} for name, one in found.items()}))
+    return 0
+
+
+def _digests(args: argparse.Namespace) -> int:
+    """Print what every seed comes to, twice."""
+    seeds = range(args.first, args.first + args.count)
+    passes = [{seed: run(plan_of(seed, only=args.only)).digest for seed in seeds} for _ in range(2)]
+    say(json.dumps(passes))
+    return 0
 
 
 def _only(words: list[str]) -> Iterator[tuple[str, Any]]:
@@ -167,7 +193,9 @@ def _only(words: list[str]) -> Iterator[tuple[str, Any]]:
         if word.startswith("only="):
             kinds = frozenset(word[5:].split(",")) - {""}
             if kinds - set(KINDS):
-                sys.exit(f"no such kinds of fault: {', '.join(sorted(kinds - set(KINDS)))}; there are {', '.join(KINDS)}")
+                sys.exit(
+                    f"no such kinds of fault: {', '.join(sorted(kinds - set(KINDS)))}; there are {', '.join(KINDS)}"
+                )
             yield "only", kinds
 
 
@@ -178,8 +206,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--stride", type=int, default=1)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--digests", action="store_true")
     parser.add_argument("--save")
+    parser.add_argument("--story", action="store_true")
     parser.add_argument("--first", type=int, default=0, dest="start")
     return parser
 
@@ -189,17 +217,17 @@ def main() -> int:
     words = [word for word in args.words if not word.startswith("only=")]
     args.only = dict(_only(args.words)).get("only")
     seams.settled()
-    if words[0] == "story":
-        args.what = words[1]
-        return _story(_plan(args))
-    if words[0] == "small":
-        args.what, args.verdict = words[1:3]
-        return _small(args)
-    if words[0] == "planted":
-        args.name = words[1]
+    command, *rest = words
+    if command in {"story", "small"}:
+        args.what, args.verdict = rest[0], rest[-1]
+        return _story(_plan(args)) if command == "story" else _small(args)
+    if command == "planted":
+        args.name = rest[0]
         return _planted(args)
-    args.first, args.count = int(words[0]), int(words[1])
-    return _seeds(args)
+    if command == "plans":
+        return _plans()
+    args.first, args.count = map(int, words[-2:])
+    return _digests(args) if command == "digests" else _seeds(args)
 
 
 if __name__ == "__main__":

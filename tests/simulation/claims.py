@@ -35,11 +35,15 @@ class Claims:
             for name in oracle.looker.names():
                 seen = oracle.look(name)
                 if seen.dek is not None and seen.dek < active and oracle.authors[name].at < since:
-                    text = f"reencrypt of {me.name} succeeded: {name[len(COLLECTION) :]} is under DEK {seen.dek}"
+                    text = (
+                        f"reencrypt of {me.name} succeeded: {name[len(COLLECTION) :]} is under DEK {seen.dek}"
+                    )
                     oracle.find("false_reencrypt", text)
         ever = sum(name.startswith(COLLECTION) for name in oracle.authors)
         if report.scanned > 2 * ever:
-            oracle.find("false_report", f"reencrypt of {me.name} says it scanned {report.scanned} of {ever} records")
+            oracle.find(
+                "false_report", f"reencrypt of {me.name} says it scanned {report.scanned} of {ever} records"
+            )
 
     def judge_retired(self, me: Process, dek: int, begun: float) -> None:
         """After a DEK was retired nothing needs it that the scan could see."""
@@ -47,10 +51,14 @@ class Claims:
         lost = [
             name[len(COLLECTION) :]
             for name in oracle.looker.names()
-            if (seen := oracle.look(name)).state == "lost" and seen.dek == dek and oracle.authors[name].at < begun
+            if (seen := oracle.look(name)).state == "lost"
+            and seen.dek == dek
+            and oracle.authors[name].at < begun
         ]
         if lost and not oracle.is_excused(me):
-            oracle.find("false_retire", f"retire of {me.name} dropped DEK {dek}, which {', '.join(lost)} need")
+            oracle.find(
+                "false_retire", f"retire of {me.name} dropped DEK {dek}, which {', '.join(lost)} need"
+            )
         oracle.judge_all(f"after retire of {me.name}")
 
     def judge_migrated(self, me: Process, what: str) -> None:
@@ -90,7 +98,9 @@ class Claims:
             seen = oracle.looker.look_at(name, seams.body_of(entry), view)
             values[entry.key] = (seen.value, self._ttl(entry))
             if seen.state == "lost" and not oracle.struck and saved[name] not in laid:
-                text = f"backup of {me.name} succeeded: the meta in it does not open {entry.key}: {seen.reason}"
+                text = (
+                    f"backup of {me.name} succeeded: the meta in it does not open {entry.key}: {seen.reason}"
+                )
                 oracle.find("false_backup", text)
         after = self.snapshot()
         missing = [

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from tests.simulation import seams
 from tests.simulation.registers import Write
-from tests.simulation.store import SimDriver
 from tests.simulation.views import COLLECTION
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from tests.simulation.loop import Process
     from tests.simulation.oracle import Oracle
+    from tests.simulation.store import SimDriver
     from tests.simulation.world import World
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="kvseal-simulation-")

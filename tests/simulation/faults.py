@@ -41,7 +41,9 @@ class Faults:
         fault: Callable[[dict[str, Any]], None] = getattr(self, f"_{kind}")
         return fault
 
-    def _aim(self, verb: str, prefix: str, whom: str | None, action: Callable[[Call], None], **more: Any) -> None:
+    def _aim(
+        self, verb: str, prefix: str, whom: str | None, action: Callable[[Call], None], **more: Any
+    ) -> None:
         self._world.wire.aims.append(Aim(verb, prefix, whom, action, **more))
 
     def _log(self, text: str) -> None:

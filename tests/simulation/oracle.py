@@ -201,7 +201,9 @@ class Oracle:
             register = self.registers[key]
             if not register.allows(seen.value, self.loop.now, clocks_agree=self.clocks_agree):
                 may = sorted({str(write.value) for write in register.possible})
-                self.find("lost_update", f"{when}: {key} is {seen.value}, and may be {', '.join(may)}", about=key)
+                self.find(
+                    "lost_update", f"{when}: {key} is {seen.value}, and may be {', '.join(may)}", about=key
+                )
         return seen
 
     def judge_put(self, write: Write, me: Process) -> None:
@@ -211,11 +213,13 @@ class Oracle:
         if seen.state != "lost" or author is None or author.call is None:
             return
         if not self.is_blind(author.call, name):
-            self.find("lost_put", f"{me.name} was told that {write.key} is stored: {seen.reason}", about=me.name)
+            self.find(
+                "lost_put", f"{me.name} was told that {write.key} is stored: {seen.reason}", about=me.name
+            )
 
     def judge_all(self, when: str) -> None:
         """Judge every key; while no fault has touched the vault meta, everything opens at any time."""
-        for key in self.registers.keys():
+        for key in self.registers.names():
             seen = self.judge_key(key, when)
             if seen.state == "lost" and not self.struck and not self.is_of_a_fault(f"{COLLECTION}{key}"):
                 self.find("unreadable", f"{when}: {key}: {seen.reason}", about=key)
@@ -270,7 +274,9 @@ class Oracle:
             self.find("fork", f"{me.name} took a second meta of revision {meta.revision}", about=me.name)
         newest = self._newest.get((me, meta.vault_id), 0)
         if meta.revision < newest:
-            self.find("rollback", f"{me.name} went back from revision {newest} to {meta.revision}", about=me.name)
+            self.find(
+                "rollback", f"{me.name} went back from revision {newest} to {meta.revision}", about=me.name
+            )
         self._newest[me, meta.vault_id] = max(newest, meta.revision)
 
     def may_be_missing(self, key: str) -> bool:

@@ -200,7 +200,7 @@ class Drawing:
             if what == "backup" and draw.random() < 0.5:
                 self._beside(at)
             at += draw.choice(tempo) * draw.uniform(0.5, 1.5)
-        if "retire" in steps and draw.random() < (0.9 if "meta_silent" in self.on else 0.5):
+        if "retire" in steps and draw.random() < (0.9 if "meta_silent" in self.on else 0.7):
             self._unaware(begun, ended)
 
     def _beside(self, at: float) -> None:
@@ -217,8 +217,8 @@ class Drawing:
         """Let an application write before and after some commands, and do nothing in between."""
         draw = self.draw
         app = draw.choice([*self.apps, IDLE_APP, IDLE_APP, IDLE_APP])
-        self._use(app, max(0.0, begun - draw.random() * 20), what="put")
-        self._use(app, ended + draw.random() * 30, what="put")
+        self._use(app, max(0.0, begun - draw.random() * 10), what="put")
+        self._use(app, ended + draw.random() * 20, what="put")
 
     def _load(self, app: str) -> None:
         """Let *app* be busy at times: some bursts are beside a command, where writers and tools meet."""
@@ -246,7 +246,9 @@ class Drawing:
 
     def _use(self, app: str, at: float, *, what: str = "") -> None:
         draw = self.draw
-        what = what or draw.choices(["put", "get", "delete", "put_many", "get_many"], [6, 4, 0.5, 0.5, 0.3])[0]
+        what = (
+            what or draw.choices(["put", "get", "delete", "put_many", "get_many"], [6, 4, 0.5, 0.5, 0.3])[0]
+        )
         args: dict[str, Any] = {"keys": [self._key(app)]}
         if what.endswith("many"):
             args["keys"] = sorted({self._key(app) for _ in range(3)})
@@ -292,7 +294,9 @@ class Drawing:
 
     def _suspended(self, kind: str) -> Event:
         at, whom = self._near()
-        return Event(at, "world", kind, {"whom": whom, "seconds": self.draw.choice([20.0, 700.0, 2 * HOUR, 5 * HOUR])})
+        return Event(
+            at, "world", kind, {"whom": whom, "seconds": self.draw.choice([20.0, 700.0, 2 * HOUR, 5 * HOUR])}
+        )
 
     def _cancelled(self, kind: str) -> Event:
         at, whom = self._near()
@@ -318,7 +322,12 @@ class Drawing:
         if ends and begins and draw.random() < 0.8:
             at = max(0.0, draw.choice(begins) + draw.uniform(-1, 30))
             seconds = max(60.0, draw.choice(ends) + 600 - at)
-        return Event(at, "world", kind, {"whom": draw.choice([draw.choice(self.apps), IDLE_APP, IDLE_APP]), "seconds": seconds})
+        return Event(
+            at,
+            "world",
+            kind,
+            {"whom": draw.choice([draw.choice(self.apps), IDLE_APP, IDLE_APP]), "seconds": seconds},
+        )
 
 
 _FAULTS: dict[str, Callable[[Drawing, str], Event]] = {

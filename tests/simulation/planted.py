@@ -204,9 +204,7 @@ BUGS: dict[str, Planted] = {
         _check("retirement", "_check_grace"),
         _LOSS | {"false_retire"},
     ),
-    "no-refresh": Planted(
-        "a process never reads the vault meta again", _no_refresh, _LOSS, _CALM
-    ),
+    "no-refresh": Planted("a process never reads the vault meta again", _no_refresh, _LOSS, _CALM),
     "no-limit": Planted(
         "a process that hears nothing of the vault meta goes on sealing",
         _check("freshness", "check", owner="Freshness"),
@@ -244,7 +242,13 @@ BUGS: dict[str, Planted] = {
         "a change of the vault meta is believed as soon as it is acknowledged",
         _not_read_back,
         frozenset(
-            {"false_rotate", "false_rotate_dek", "false_rotate_secret", "false_rotate_keep", "false_rotate_root"}
+            {
+                "false_rotate",
+                "false_rotate_dek",
+                "false_rotate_secret",
+                "false_rotate_keep",
+                "false_rotate_root",
+            }
         ),
         frozenset({"write_dropped"}),
     ),

@@ -32,7 +32,12 @@ class Write:
 
     def has_ended(self, wall: float) -> bool:
         """Whether it must not be read any more where the wall clock says *wall*."""
-        return self.ttl is not None and self.seals_expiry and self.is_acknowledged and wall > self.latest_expiry + 1
+        return (
+            self.ttl is not None
+            and self.seals_expiry
+            and self.is_acknowledged
+            and wall > self.latest_expiry + 1
+        )
 
     def give_up(self, now: float) -> None:
         self.ended = min(self.ended, now + IN_FLIGHT)
@@ -140,5 +145,5 @@ class Registers:
         for write in [write for write in self._open if write.process is process]:
             self.fail(write, now)
 
-    def keys(self) -> list[str]:
+    def names(self) -> list[str]:
         return sorted(self._registers)

@@ -1,82 +1,27 @@
 """
 Everything of kvseal that the simulation names, and all that it replaces: move it here when kvseal moves.
 
-Import this first, and only in an interpreter of its own: the clocks and the randomness of the whole
-interpreter are replaced before kvseal is imported, because some of kvseal binds them at import.  Outside
-every simulated process they are the real ones.
+Import this first, and only in an interpreter of its own: it replaces the clocks, and then imports kvseal.
 """
-# ruff: noqa: E402
 
 from __future__ import annotations
 
 import asyncio
-import datetime as datetime_module
+import datetime as dt
 import gc
 import logging
-import os
 import random
-import sys
-import time
 import warnings
 from base64 import b64encode
-from collections.abc import Callable, MutableMapping
-from functools import cache, lru_cache
+from functools import cache
 from importlib import import_module
-from typing import Any
-
-from tests.simulation.loop import CURRENT, EPOCH, Host, Process
-
-_BILLION = 1_000_000_000
-_REAL = {name: getattr(time, name) for name in ("time", "monotonic", "perf_counter", "clock_gettime")}
-_urandom = os.urandom
-real_clock: Callable[[], float] = _REAL["perf_counter"]
-
-
-def _clock(name: str, ask: Callable[[Host], float]) -> Callable[[], float]:
-    real = _REAL[name]
-
-    def read() -> float:
-        process = CURRENT.get()
-        return real() if process is None else ask(process.host)
-
-    return read
-
-
-def _clock_gettime(clock: int) -> float:
-    process = CURRENT.get()
-    if process is None:
-        return _REAL["clock_gettime"](clock)
-    if clock == getattr(time, "CLOCK_BOOTTIME", -1):
-        return process.host.boottime()
-    return process.host.wall() if clock == time.CLOCK_REALTIME else process.host.monotonic()
-
-
-def _random_bytes(size: int) -> bytes:
-    process = CURRENT.get()
-    return _urandom(size) if process is None else process.random.randbytes(size)
-
-
-def _asleep(_: float) -> None:
-    msg = "time.sleep in a simulated process"
-    raise AssertionError(msg)
-
-
-def _nanoseconds(read: Callable[..., float]) -> Callable[..., int]:
-    return lambda *args: int(read(*args) * _BILLION)
-
-
-for _name, _ask in (("time", Host.wall), ("monotonic", Host.monotonic), ("perf_counter", Host.monotonic)):
-    setattr(time, _name, _clock(_name, _ask))
-    setattr(time, f"{_name}_ns", _nanoseconds(getattr(time, _name)))
-time.clock_gettime = _clock_gettime
-time.clock_gettime_ns = _nanoseconds(_clock_gettime)
-time.sleep = _asleep
-os.urandom = _random_bytes
-random._urandom = _random_bytes  # type: ignore[attr-defined]
-os.fsync = lambda _: None
+from typing import TYPE_CHECKING, Any
 
 from cryptography.fernet import Fernet
 from key_value.aio.wrappers.encryption.fernet import FernetEncryptionWrapper
+from tests.simulation import clocks
+from tests.simulation.clocks import PerProcess, real_clock
+from tests.simulation.loop import CURRENT, EPOCH, Process
 
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault, recode, verify
 from kvseal import seen as newest
@@ -97,8 +42,8 @@ from kvseal.errors import (
     StoreUnreachableError,
     WrongSecretError,
 )
-from kvseal.keys import unlock as unlocking
 from kvseal.keys import changes
+from kvseal.keys import unlock as unlocking
 from kvseal.keys.keyring import Keyring, LegacyKey
 from kvseal.keys.keyslot import Keyslot
 from kvseal.keys.meta import VaultMeta
@@ -110,6 +55,9 @@ from kvseal.recode import holder as lease_holder
 from kvseal.recode import import_keys, migrate, retire
 from kvseal.recode.checkpoint import plan_id
 from kvseal.recode.plan import PlaintextRule, reencryption
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "BackupReader",
@@ -142,6 +90,7 @@ __all__ = [
     "migrate",
     "patch_body",
     "read_body",
+    "real_clock",
     "recode",
     "reencryption",
     "restore",
@@ -192,42 +141,9 @@ OLD_LEGACY_KEY = LegacyKey(FERNET, parse_key(OLD_KEY))
 _MEMORY_CEILING = 2**20
 
 
-class _PerProcess(MutableMapping[Any, Any]):
-    """Stands for a dictionary in a module's globals: each simulated process has its own."""
-
-    def __init__(self, name: str, outside: Any) -> None:
-        self._name, self._outside = name, outside
-
-    def _mine(self) -> Any:
-        process = CURRENT.get()
-        if process is None:
-            return self._outside
-        if self._name not in process.state:
-            process.state[self._name] = type(self._outside)()
-        return process.state[self._name]
-
-    def __getitem__(self, key: Any) -> Any:
-        return self._mine()[key]
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self._mine()[key] = value
-
-    def __delitem__(self, key: Any) -> None:
-        del self._mine()[key]
-
-    def __iter__(self) -> Any:
-        return iter(self._mine())
-
-    def __len__(self) -> int:
-        return len(self._mine())
-
-    def copy(self) -> Any:
-        return self._mine().copy()
-
-
 def _per_process(module: Any, *names: str) -> None:
     for name in names:
-        setattr(module, name, _PerProcess(f"{module.__name__}.{name}", getattr(module, name)))
+        setattr(module, name, PerProcess(f"{module.__name__}.{name}", getattr(module, name)))
 
 
 class _InlineThread:
@@ -275,41 +191,8 @@ def _process() -> Process:
     return process
 
 
-class _SimDatetimeType(type):
-    def __instancecheck__(cls, instance: object) -> bool:
-        return isinstance(instance, _datetime)
-
-
-_datetime = datetime_module.datetime
-
-
-class _SimDatetime(_datetime, metaclass=_SimDatetimeType):
-    """`datetime` whose present is that of the simulated process; what it returns are plain datetimes."""
-
-    @classmethod
-    def now(cls, tz: Any = None) -> Any:
-        return _datetime.fromtimestamp(time.time(), tz)
-
-    @classmethod
-    def fromtimestamp(cls, *args: Any, **kwargs: Any) -> Any:
-        return _datetime.fromtimestamp(*args, **kwargs)
-
-    @classmethod
-    def fromisoformat(cls, text: str) -> Any:
-        return _datetime.fromisoformat(text)
-
-    @classmethod
-    def strptime(cls, text: str, form: str) -> Any:  # type: ignore[override]
-        return _strptime(text, form)
-
-
-_strptime = lru_cache(maxsize=65536)(_datetime.strptime)
-
-
 def _install() -> None:
-    for name, module in list(sys.modules.items()):
-        if name.startswith(("kvseal", "key_value")) and vars(module).get("datetime") is _datetime:
-            module.datetime = _SimDatetime  # type: ignore[attr-defined]
+    clocks.replace_datetime("kvseal", "key_value")
     _per_process(newest, "_revisions")
     _per_process(unlocking, "_held", "_running")
     unlocking.threading = _Threading()  # type: ignore[attr-defined, assignment]
@@ -347,12 +230,12 @@ def meta_value(raw: bytes) -> dict[str, Any] | None:
 
 def root_of(meta: VaultMeta, secret: Secret, now: float) -> Any:
     """Return the root key that *secret* opens in *meta* at the wall time *now*, or `None`."""
-    moment = _datetime.fromtimestamp(now, datetime_module.timezone.utc)
+    moment = dt.datetime.fromtimestamp(now, dt.timezone.utc)
     for slot in meta.slots:
         if slot.usable(moment):
             try:
                 return slot.open(secret, meta.vault_id, memory_ceiling=_MEMORY_CEILING)
-            except Exception:  # noqa: BLE001, S112 - a wrong secret has its own base class
+            except Exception:  # noqa: BLE001 - a wrong secret has a base class of its own
                 continue
     return None
 
@@ -405,7 +288,7 @@ def _body(value: dict[str, Any], name: str, expires_at: Any = None) -> bytes:
 def foreign_meta(secret: Secret) -> bytes:
     """Return the meta of another vault that the same secret opens."""
     draw = random.Random(secret.reveal()).randbytes
-    moment = _datetime.fromtimestamp(int(EPOCH), datetime_module.timezone.utc)
+    moment = dt.datetime.fromtimestamp(int(EPOCH), dt.timezone.utc)
     root = RootKey.generate(draw(16), random=draw)
     slot = Keyslot.create(root, secret, CHEAP, label="primary", now=moment)
     return _body(changes.first(root, slot, Policy(), now=moment).as_value(), META)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tests.simulation.loop import CURRENT
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from tests.simulation.loop import Process, SimLoop

@@ -5,12 +5,10 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from key_value.aio.stores.base import BaseStore
 from tests.simulation import seams
 from tests.simulation.loop import CURRENT, EPOCH
 from tests.simulation.server import KEEP
-
-# isort: split
-from key_value.aio.stores.base import BaseStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

@@ -108,8 +108,12 @@ class Ways:
             if state == "until" and abs(now - way.until) > self._slack:
                 state = "opens" if now < way.until else "shut"
             if state == "opens" and not opens[id(way)]:
-                self._oracle.find("locked_out", f"{when}: secret {number} has to open the vault, and does not")
+                self._oracle.find(
+                    "locked_out", f"{when}: secret {number} has to open the vault, and does not"
+                )
             if state == "shut" and opens[id(way)]:
-                self._oracle.find("shut_out_opens", f"{when}: secret {number} was shut out, and opens the vault")
+                self._oracle.find(
+                    "shut_out_opens", f"{when}: secret {number} was shut out, and opens the vault"
+                )
         if not any(opens.values()):
             self._oracle.find("locked_out", f"{when}: no secret opens the vault")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from key_value.aio.errors import BaseKeyValueError
 from tests.simulation import seams
 from tests.simulation.apps import Apps, Use
 from tests.simulation.claims import Claims
@@ -22,9 +23,6 @@ from tests.simulation.registers import Write
 from tests.simulation.server import Server, Weather, Wire
 from tests.simulation.store import SimDriver, SimStore
 from tests.simulation.ways import Ways
-
-# isort: split
-from key_value.aio.errors import BaseKeyValueError
 
 if TYPE_CHECKING:
     from tests.simulation.plan import Event, Plan
@@ -96,7 +94,9 @@ class World(Claims):
 
     def said(self, exc: BaseException) -> str:
         text = str(exc).splitlines()[0] if str(exc) else ""
-        return f"{type(exc).__name__}: {text[:120]}" if "kvseal-simulation-" not in text else type(exc).__name__
+        return (
+            f"{type(exc).__name__}: {text[:120]}" if "kvseal-simulation-" not in text else type(exc).__name__
+        )
 
     def host(self, name: str) -> Host:
         if name not in self.hosts:
