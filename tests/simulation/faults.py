@@ -27,7 +27,7 @@ class Faults:
     def __init__(self, world: World) -> None:
         self._world = world
         self._server = world.server
-        self._foreign: dict[seams.Secret, bytes] = {}
+        self._foreign: dict[bytes, bytes] = {}
 
     def strike(self, event: Event) -> None:
         args = dict(event.args)
@@ -108,10 +108,11 @@ class Faults:
 
     def _meta_foreign(self, args: dict[str, Any]) -> None:
         secret = self._world.ways.current.secret
-        if secret not in self._foreign:
-            attacker = Process(self._world.loop, "attacker", self._world.loop.world.host)
-            self._foreign[secret] = attacker.context.run(seams.foreign_meta, secret)
-        self._server.strike(seams.META, (self._foreign[secret], None))
+        name = secret.reveal()
+        if name not in self._foreign:
+            other = Process(self._world.loop, "other", self._world.loop.world.host)
+            self._foreign[name] = other.context.run(seams.foreign_meta, secret)
+        self._server.strike(seams.META, (self._foreign[name], None))
         self._log("has the vault meta of another vault")
 
     def _restored(self, args: dict[str, Any]) -> None:
