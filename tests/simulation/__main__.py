@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation import seams
-from tests.simulation.plan import KINDS, Plan, plan_of, smaller
+from tests.simulation.drawing import KINDS, plan_of
+from tests.simulation.plan import Plan, smaller
 from tests.simulation.planted import BUGS, Planted
 from tests.simulation.world import Outcome, run
 
