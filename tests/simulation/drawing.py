@@ -145,6 +145,8 @@ class Drawing:
             else:
                 args = {"keep": draw.choice([600.0, 2 * HOUR])} if what == "rotate_keep" else {}
                 self.events.append(Event(at, who, what, args))
+            if what == "import_keys":
+                self._read_and_write_old(at + draw.random() * 60)
             ended = at
             if what == "backup" and draw.random() < 0.5:
                 self._beside(at)
@@ -161,6 +163,16 @@ class Drawing:
         self.events.append(Event(at, app, "restart"))
         for _ in range(6):
             self._use(app, at, what="put")
+
+    def _read_and_write_old(self, at: float) -> None:
+        """Let old records be read, and so re-sealed, just when they are written."""
+        draw, usual = self.draw, self.weather["usual"]
+        for _ in range(draw.choice([0, 6])):
+            at += draw.random() * 5
+            args = {"keys": [f"old-{draw.randrange(KEYS)}"]}
+            self.events.append(Event(at, draw.choice(self.apps), "get", args))
+            when = at + draw.random() * 4 * usual
+            self.events.append(Event(when, draw.choice(self.apps), "put", args))
 
     def _unaware(self, begun: float, ended: float) -> None:
         """Let an application write before and after some commands, and do nothing in between."""
