@@ -145,6 +145,9 @@ class Drawing:
             else:
                 args = {"keep": draw.choice([600.0, 2 * HOUR])} if what == "rotate_keep" else {}
                 self.events.append(Event(at, who, what, args))
+            if what == "backup" and "restores" in self.on:
+                for _ in range(4):  # What a restore brings back.
+                    self._use(draw.choice(self.apps), at + 1 + draw.random() * tempo[0], what="delete")
             if what == "import_keys":
                 self._read_and_write_old(at + draw.random() * 60)
             ended = at

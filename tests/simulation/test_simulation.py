@@ -28,7 +28,7 @@ KNOWN_LOSSES = {
     "clock-ahead-finalize": "false_finalize",
     "clock-ahead-retire": "false_retire",
     "clock-behind-grace": "lost_put",
-    "doubled-reencrypt": "swap_destroys",
+    "doubled-reencrypt": "unreadable",
     "emptied-put": "lost_put",
     "failover-fork": "fork",
     "failover-put": "lost_put",
@@ -37,7 +37,7 @@ KNOWN_LOSSES = {
     "meta-deleted-reencrypt": "false_migrate",
     "meta-deleted-reseal": "swap_destroys",
     "meta-foreign-put": "lost_put",
-    "meta-older-success": "swap_destroys",
+    "meta-older-success": "false_reencrypt",
     "restore-over-readable": "swap_destroys",
     "restore-unreadable": "false_restore",
 }

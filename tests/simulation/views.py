@@ -24,6 +24,8 @@ class View:
     keyring: Any
     deks: dict[int, bytes]
     legacy: Any
+    keys: frozenset[tuple[int, bytes]]
+    """All DEKs: a record may be sealed twice, and need two of them."""
 
     @property
     def active(self) -> int:
@@ -73,7 +75,8 @@ class Looker:
                 root = seams.root_of(meta, secret, EPOCH)
                 if root is not None:
                     keyring = seams.keyring_of(meta, root)
-                    return View(meta, keyring, seams.deks_of(keyring), seams.legacy_codecs_of(keyring))
+                    deks, legacy = seams.deks_of(keyring), seams.legacy_codecs_of(keyring)
+                    return View(meta, keyring, deks, legacy, frozenset(deks.items()))
         except seams.KvsealError:
             return None
         return None
@@ -93,7 +96,7 @@ class Looker:
             dek, _ = seams.header_of(value)
         except seams.RecordError as exc:
             return Seen("lost", reason=type(exc).__name__)
-        key = None if view is None else (view.keyring.vault_id, view.deks.get(dek))
+        key = None if view is None else (view.keyring.vault_id, view.keys)
         known = self._seen.get((name, raw, key))
         if known is None:
             known = self._seen[name, raw, key] = self._sealed(name, value, dek, view)
