@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _SOON = 120.0
 """Seconds before its end in which an entry may be left out of a backup."""
 
+_PASSES = 3
+"""How often a recode may count a record that writers keep changing."""
+
 
 class Claims:
     """Part of the world: what it knows beyond the oracle."""
@@ -40,7 +43,7 @@ class Claims:
                     )
                     oracle.find("false_reencrypt", text)
         ever = sum(name.startswith(COLLECTION) for name in oracle.authors)
-        if report.scanned > 2 * ever:
+        if report.scanned > _PASSES * ever:
             oracle.find(
                 "false_report", f"reencrypt of {me.name} says it scanned {report.scanned} of {ever} records"
             )
@@ -96,7 +99,8 @@ class Claims:
                 continue
             saved[name] = json.dumps(dict(entry.value or {}), sort_keys=True)
             seen = oracle.looker.look_at(name, seams.body_of(entry), view)
-            values[entry.key] = (seen.value, self._ttl(entry))
+            ends = seen.expires is not None or entry.expires_at is not None
+            values[entry.key] = (seen.value, 0.0 if ends else None)
             if seen.state == "lost" and not oracle.struck and saved[name] not in laid:
                 text = (
                     f"backup of {me.name} succeeded: the meta in it does not open {entry.key}: {seen.reason}"
@@ -111,10 +115,6 @@ class Claims:
         if missing:
             oracle.find("false_backup", f"backup of {me.name} succeeded without {', '.join(missing)}")
         self.backups.append((path, values))
-
-    def _ttl(self, entry: Any) -> float | None:
-        """Return for how long *entry* lives at least; an old record has no other expiry than this."""
-        return None if entry.expires_at is None else 0.0
 
 
 def _value(body: bytes) -> str:

@@ -125,7 +125,7 @@ class Oracle:
             key = name[len(COLLECTION) :]
             if call is None:
                 self.laid.add(raw or b"")
-                self.registers[key].struck_at = self.loop.now
+                self.registers[key].strike(self.loop.now)
             elif call.verb == "swap" and before is not None and raw is not None:
                 self._judge_swap(name, key, before, raw, call)
 
@@ -288,7 +288,11 @@ class Oracle:
         """A read returns what lay there at some moment of it, and nothing that has ended."""
         register = self.registers[key]
         if value is None:
-            if not may_be_missing and not self.may_be_missing(key) and not register.deleted_since(begun):
+            if (
+                not may_be_missing
+                and not self.may_be_missing(key)
+                and not register.gone_since(begun, self.loop.now)
+            ):
                 self.find("missing_value", f"{me.name} reads nothing under {key}")
             return
         write = register.ever.get(value)

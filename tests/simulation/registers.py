@@ -53,6 +53,12 @@ class Register:
     struck_at: float = -inf
     """When the backend last lost or changed what was there, by no fault of a client."""
 
+    last_strike: float = -inf
+    """The same, and never forgotten: what was replaced before may have come back then."""
+
+    def strike(self, now: float) -> None:
+        self.struck_at = self.last_strike = now
+
     @property
     def is_unsure(self) -> bool:
         return self.struck_at > -inf
@@ -70,15 +76,25 @@ class Register:
         if write.begun > self.struck_at:
             self.struck_at = -inf
 
-    def deleted_since(self, begun: float) -> bool:
-        """Whether a delete may have had its effect at *begun* or later."""
-        return any(write.value is None and write.ended >= begun for write in self.all)
+    def gone_since(self, begun: float, now: float) -> bool:
+        """Whether what lay there at *begun* or later may have been deleted, or has ended by *now*."""
+        return any(
+            write.ended >= begun
+            if write.value is None
+            else write.ttl is not None
+            and now >= write.begun + write.ttl - 5
+            and not self.is_replaced(write, begun)
+            for write in self.all
+        )
 
     def is_replaced(self, write: Write, begun: float) -> bool:
         """Whether a later write was acknowledged before *begun*, and nobody has put the same value since."""
         same = [other for other in self.all if other.value == write.value]
         return all(
-            any(w.is_acknowledged and w.begun > other.ended and w.ended < begun for w in self.all)
+            any(
+                w.is_acknowledged and w.begun > max(other.ended, self.last_strike) and w.ended < begun
+                for w in self.all
+            )
             for other in same
         )
 

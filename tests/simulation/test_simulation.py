@@ -30,6 +30,7 @@ KNOWN_LOSSES = {
     "clock-behind-grace": "lost_put",
     "doubled-reencrypt": "unreadable",
     "emptied-put": "lost_put",
+    "expired-read": "expired_value",
     "failover-fork": "fork",
     "failover-put": "lost_put",
     "forged-meta-put": "lost_put",
@@ -55,6 +56,7 @@ WITH_LOSSES = {
     "restored",
     "restores",
     "skew",
+    "ttl_lost",
 }
 """Kinds of fault that break a promise until kvseal is mended."""
 
