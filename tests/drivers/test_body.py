@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from key_value.aio._utils.managed_entry import ManagedEntry
 from key_value.aio._utils.serialization import BasicSerializationAdapter
-from tests.drivers.contract import CREATED, FUTURE, VALUES
+from tests.drivers.entries import CREATED, FUTURE, VALUES
 from tests.strategies import json_objects
 
 from kvseal.drivers.body import UnreadableBodyError, flat_text, patch_body, read_body, write_body

@@ -17,7 +17,8 @@ from key_value.aio.errors import (
 )
 from key_value.aio.stores.simple import SimpleStore
 from key_value.aio.wrappers.prefix_collections import PrefixCollectionsWrapper
-from tests.drivers.contract import FUTURE, PAST, SMALL, Backend, DriverContract, entry, fetched, scanned
+from tests.drivers.contract import DriverContract
+from tests.drivers.entries import FUTURE, PAST, SMALL, Backend, entry, fetched, scanned
 from tests.fakes import BareStore
 
 from kvseal.drivers import driver_for, generic

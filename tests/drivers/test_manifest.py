@@ -15,7 +15,8 @@ from key_value.aio.stores.filetree import (
     FileTreeV1KeySanitizationStrategy,
 )
 from key_value.aio.stores.memory import MemoryStore
-from tests.drivers.contract import ODD_NAMES, SMALL, Backend, DriverContract, fetched, scanned
+from tests.drivers.contract import DriverContract
+from tests.drivers.entries import ODD_NAMES, SMALL, Backend, fetched, scanned
 
 from kvseal.drivers import base, driver_for, driver_from_url
 from kvseal.drivers.base import Driver

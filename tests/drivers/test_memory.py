@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from key_value.aio.stores.memory import MemoryStore
 from key_value.aio.stores.memory.store import MemoryCacheEntry
-from tests.drivers.contract import FUTURE, SMALL, Backend, DriverContract, entry, fetched, scanned
+from tests.drivers.contract import DriverContract
+from tests.drivers.entries import FUTURE, SMALL, Backend, entry, fetched, scanned
 
 from kvseal.drivers import base, driver_for
 from kvseal.drivers.base import Replacement

@@ -18,7 +18,7 @@ from key_value.aio.stores.filetree import FileTreeStore
 from key_value.aio.stores.memory import MemoryStore
 from key_value.aio.stores.postgresql import PostgreSQLStore
 from key_value.aio.stores.rocksdb import RocksDBStore
-from tests.drivers.contract import entry, fetched
+from tests.drivers.entries import entry, fetched
 from tests.drivers.postgresql.server import Server, running
 from tests.servers import RedisServer
 

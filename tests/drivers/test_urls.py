@@ -11,7 +11,8 @@ from key_value.aio.stores.memory import MemoryStore
 from key_value.aio.stores.null import NullStore
 from key_value.aio.wrappers.prefix_keys import PrefixKeysWrapper
 from key_value.aio.wrappers.statistics import StatisticsWrapper
-from tests.drivers.contract import SMALL, Backend, DriverContract, entry, fetched
+from tests.drivers.contract import DriverContract
+from tests.drivers.entries import SMALL, Backend, entry, fetched
 
 from kvseal.drivers import driver_for, driver_from_url, strip_password
 from kvseal.drivers.backends import SCHEMES

@@ -8,17 +8,8 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.drivers.contract import (
-    FUTURE,
-    LARGE,
-    PAST,
-    SMALL,
-    entry,
-    fetched,
-    fill,
-    scanned,
-)
 from tests.drivers.disk.caches import NAMELESS, body, insert, run_sql, value_files
+from tests.drivers.entries import FUTURE, LARGE, PAST, SMALL, entry, fetched, fill, scanned
 
 from kvseal.drivers import base
 from kvseal.drivers.base import PAGE_SIZE, Replacement

@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING
 
 import diskcache
 import pytest
-from tests.drivers.contract import (
-    Backend,
-    DriverContract,
-)
+from tests.drivers.contract import DriverContract
 from tests.drivers.disk.caches import insert, store_over
+from tests.drivers.entries import Backend
 
 from kvseal.drivers import driver_from_url
 from kvseal.drivers.base import PAGE_SIZE

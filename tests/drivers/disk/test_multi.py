@@ -16,17 +16,8 @@ from typing import TYPE_CHECKING, Any
 import diskcache
 import pytest
 from key_value.aio.stores.disk import DiskStore, MultiDiskStore
-from tests.drivers.contract import (
-    LARGE,
-    PAST,
-    SMALL,
-    Backend,
-    DriverContract,
-    entry,
-    fetched,
-    fill,
-    scanned,
-)
+from tests.drivers.contract import DriverContract
+from tests.drivers.entries import LARGE, PAST, SMALL, Backend, entry, fetched, fill, scanned
 
 from kvseal.drivers import base, driver_for, driver_from_url
 from kvseal.drivers.base import PAGE_SIZE, Count, Replacement

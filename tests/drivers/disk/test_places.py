@@ -13,15 +13,8 @@ from typing import TYPE_CHECKING, Any
 import diskcache
 import pytest
 from key_value.aio.stores.disk import DiskStore
-from tests.drivers.contract import (
-    LARGE,
-    SMALL,
-    entry,
-    fetched,
-    fill,
-    scanned,
-)
 from tests.drivers.disk.caches import run_sql, store_over, value_files
+from tests.drivers.entries import LARGE, SMALL, entry, fetched, fill, scanned
 
 from kvseal.drivers import base, driver_for, driver_from_url
 from kvseal.drivers.base import Count, Replacement

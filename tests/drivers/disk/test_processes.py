@@ -10,13 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from key_value.aio.stores.disk import DiskStore
-from tests.drivers.contract import (
-    LARGE,
-    entry,
-    fetched,
-    scanned,
-)
 from tests.drivers.disk.caches import python
+from tests.drivers.entries import LARGE, entry, fetched, scanned
 
 from kvseal.drivers import driver_for
 

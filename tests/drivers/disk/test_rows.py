@@ -7,16 +7,8 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.drivers.contract import (
-    FUTURE,
-    LARGE,
-    PAST,
-    SMALL,
-    entry,
-    fetched,
-    scanned,
-)
 from tests.drivers.disk.caches import NAMELESS, body, insert, run_sql, value_files
+from tests.drivers.entries import FUTURE, LARGE, PAST, SMALL, entry, fetched, scanned
 
 from kvseal.drivers import base
 from kvseal.drivers.base import Entry, Replacement

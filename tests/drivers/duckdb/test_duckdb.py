@@ -16,8 +16,8 @@ import duckdb
 import pytest
 from key_value.aio.stores.disk import DiskStore
 from key_value.aio.stores.duckdb import DuckDBStore
-from tests.drivers import contract
-from tests.drivers.contract import FUTURE, SMALL, Backend, DriverContract, entry, fetched, scanned
+from tests.drivers.contract import DriverContract
+from tests.drivers.entries import FUTURE, SMALL, VALUES, Backend, entry, fetched, fill, scanned
 
 from kvseal import Secret, Vault
 from kvseal.drivers import base, driver_for, driver_from_url
@@ -103,7 +103,7 @@ class TestDuckDBDriver(DriverContract):
         await driver.close()
         connection.close()
 
-    @pytest.mark.parametrize("value", [v for v in contract.VALUES if v.id != "nested"])
+    @pytest.mark.parametrize("value", [v for v in VALUES if v.id != "nested"])
     async def test_driver_reads_what_the_store_put(self, backend: Backend, value: dict[str, Any]) -> None:
         """A value that the store put is what the driver reads, but for those that DuckDB itself refuses."""
         await super().test_driver_reads_what_the_store_put(backend, value)
@@ -314,7 +314,7 @@ class TestTables:
 
     async def test_pages_are_bounded_by_bytes(self, store: DuckDBStore, driver: DuckDBDriver) -> None:
         """A page of large values ends early, and a scan of many small ones is in order."""
-        await contract.fill(store, PAGE_SIZE + 1)
+        await fill(store, PAGE_SIZE + 1)
         for n in range(10):
             await driver.put_if_absent(entry(f"z{n}", value={"large": "x" * 2**20}))
 

@@ -10,10 +10,8 @@ from key_value.aio.stores.filetree import (
     FileTreeStore,
 )
 from key_value.aio.stores.filetree import store as upstream
-from tests.drivers.contract import (
-    Backend,
-    DriverContract,
-)
+from tests.drivers.contract import DriverContract
+from tests.drivers.entries import Backend
 from tests.drivers.filetree.trees import TOO_LONG_OR_NO_FILE, trust, v1_store, write_in_one_thread
 
 from kvseal.drivers import driver_from_url

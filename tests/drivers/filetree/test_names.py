@@ -13,14 +13,7 @@ from key_value.aio._utils.sanitization import AlwaysHashStrategy
 from key_value.aio.stores.filetree import (
     FileTreeStore,
 )
-from tests.drivers.contract import (
-    ODD_NAMES,
-    PAST,
-    SMALL,
-    entry,
-    fetched,
-    scanned,
-)
+from tests.drivers.entries import ODD_NAMES, PAST, SMALL, entry, fetched, scanned
 from tests.drivers.filetree.trees import v1_store
 
 from kvseal.drivers import abilities, base, driver_for, driver_from_url

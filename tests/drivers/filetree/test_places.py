@@ -15,14 +15,7 @@ from key_value.aio._utils.serialization import BasicSerializationAdapter
 from key_value.aio.stores.filetree import (
     FileTreeStore,
 )
-from tests.drivers.contract import (
-    FUTURE,
-    SMALL,
-    entry,
-    fetched,
-    numbers,
-    scanned,
-)
+from tests.drivers.entries import FUTURE, SMALL, entry, fetched, numbers, scanned
 from tests.drivers.filetree.trees import temporaries, v1_store, value_of
 
 from kvseal.drivers import abilities, base, driver_for, driver_from_url

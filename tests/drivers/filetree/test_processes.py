@@ -6,13 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from tests.drivers.contract import (
-    SMALL,
-    entry,
-    fetched,
-    numbers,
-    scanned,
-)
+from tests.drivers.entries import SMALL, entry, fetched, numbers, scanned
 from tests.drivers.filetree.trees import ended, put_raw, python, temporaries, value_of
 
 from kvseal.drivers.base import Replacement

@@ -11,13 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.drivers.contract import (
-    PAST,
-    SMALL,
-    entry,
-    fetched,
-    scanned,
-)
+from tests.drivers.entries import PAST, SMALL, entry, fetched, scanned
 from tests.drivers.filetree.trees import PLAIN, put_raw, temporaries, value_of
 
 from kvseal.drivers import base

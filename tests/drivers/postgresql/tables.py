@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 from key_value.aio.stores.postgresql import PostgreSQLStore
-from tests.drivers import contract
+from tests.drivers.entries import VALUES
 
 if TYPE_CHECKING:
     from tests.drivers.postgresql.server import Server
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 HOLDABLE = [
     pytest.param({"ключ": "värde \u2028 🔑"}, id="unicode") if value.id == "unicode" else value
-    for value in contract.VALUES
+    for value in VALUES
 ]
 
 

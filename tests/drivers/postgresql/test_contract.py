@@ -6,12 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.drivers import contract
-from tests.drivers.contract import (
-    Backend,
-    DriverContract,
-    entry,
-)
+from tests.drivers.contract import DriverContract
+from tests.drivers.entries import VALUES, Backend, entry
 from tests.drivers.postgresql.tables import HOLDABLE, BulkStore, pool_with_codec
 
 from kvseal.drivers import driver_for
@@ -83,7 +79,7 @@ class TestFromPool(PostgreSQLContract):
             store = BulkStore(pool=pool)
             yield Backend(store, driver_for(store))
 
-    @pytest.mark.parametrize("value", contract.VALUES)
+    @pytest.mark.parametrize("value", VALUES)
     async def test_store_reads_what_the_driver_put(self, backend: Backend, value: dict[str, Any]) -> None:
         """A value that the driver stored is what the store's `get` returns, with NUL characters, too."""
         await DriverContract.test_store_reads_what_the_driver_put(self, backend, value)

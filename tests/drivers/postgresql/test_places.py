@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 from key_value.aio.stores.postgresql import PostgreSQLStore
-from tests.drivers.contract import (
-    SMALL,
-    entry,
-    fetched,
-    scanned,
-)
+from tests.drivers.entries import SMALL, entry, fetched, scanned
 from tests.drivers.postgresql.tables import PASSWORD
 
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault

@@ -6,11 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.drivers.contract import (
-    fill,
-    numbers,
-    scanned,
-)
+from tests.drivers.entries import fill, numbers, scanned
 from tests.drivers.postgresql.tables import insert, python
 
 from kvseal.drivers.base import PAGE_SIZE, Driver, Entry

@@ -9,15 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from key_value.aio.stores.postgresql import PostgreSQLStore
-from tests.drivers.contract import (
-    PAST,
-    SMALL,
-    entry,
-    fetched,
-    fill,
-    numbers,
-    scanned,
-)
+from tests.drivers.entries import PAST, SMALL, entry, fetched, fill, numbers, scanned
 from tests.drivers.postgresql.tables import python
 
 from kvseal.drivers import driver_for, driver_from_url

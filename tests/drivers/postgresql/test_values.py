@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from key_value.aio.stores.postgresql import PostgreSQLStore
-from tests.drivers.contract import (
-    CREATED,
-    PAST,
-    SMALL,
-    entry,
-    fetched,
-    scanned,
-)
+from tests.drivers.entries import CREATED, PAST, SMALL, entry, fetched, scanned
 from tests.drivers.postgresql.tables import TYPED, insert, pool_with_codec, row
 
 from kvseal.drivers import base

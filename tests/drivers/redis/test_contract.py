@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.drivers.contract import (
-    Backend,
-    DriverContract,
-)
+from tests.drivers.contract import DriverContract
+from tests.drivers.entries import Backend
 
 from kvseal.drivers import driver_from_url
 from kvseal.drivers.base import PAGE_SIZE

@@ -7,15 +7,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.drivers.contract import (
-    FUTURE,
-    LARGE,
-    PAST,
-    SMALL,
-    entry,
-    fetched,
-    scanned,
-)
+from tests.drivers.entries import FUTURE, LARGE, PAST, SMALL, entry, fetched, scanned
 from tests.drivers.redis.databases import NAMELESS
 
 from kvseal.drivers import base

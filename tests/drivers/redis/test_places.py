@@ -17,12 +17,7 @@ from cryptography.x509.oid import NameOID
 from key_value.aio.stores.redis import RedisStore
 from redis.asyncio import Connection, ConnectionPool, Redis
 from redis.asyncio.sentinel import Sentinel
-from tests.drivers.contract import (
-    SMALL,
-    entry,
-    fetched,
-    scanned,
-)
+from tests.drivers.entries import SMALL, entry, fetched, scanned
 from tests.drivers.redis.databases import PASSWORD
 from tests.servers import RedisServer, free_port
 

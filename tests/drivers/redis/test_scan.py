@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 from key_value.aio.stores.redis import RedisStore
-from tests.drivers.contract import (
-    SMALL,
-    entry,
-    fetched,
-    fill,
-    numbers,
-    scanned,
-)
+from tests.drivers.entries import SMALL, entry, fetched, fill, numbers, scanned
 from tests.drivers.redis.databases import NAMELESS, PASSWORD
 
 from kvseal.drivers import driver_from_url

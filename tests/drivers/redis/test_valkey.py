@@ -14,7 +14,8 @@ from glide import (
     ServerCredentials,
 )
 from key_value.aio.stores.valkey import ValkeyStore
-from tests.drivers.contract import SMALL, Backend, DriverContract, entry, fetched
+from tests.drivers.contract import DriverContract
+from tests.drivers.entries import SMALL, Backend, entry, fetched
 
 from kvseal.drivers import base, driver_for, driver_from_url
 from kvseal.drivers.base import PAGE_SIZE

@@ -18,17 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from key_value.aio.stores.rocksdb import RocksDBStore
 from rocksdict import DbClosedError, Options, Rdict
-from tests.drivers.contract import (
-    FUTURE,
-    LARGE,
-    SMALL,
-    Backend,
-    DriverContract,
-    entry,
-    fetched,
-    fill,
-    scanned,
-)
+from tests.drivers.contract import DriverContract
+from tests.drivers.entries import FUTURE, LARGE, SMALL, Backend, entry, fetched, fill, scanned
 
 from kvseal.drivers import abilities, base, driver_for, driver_from_url
 from kvseal.drivers.base import PAGE_SIZE, Count, Replacement
