@@ -42,8 +42,8 @@ from kvseal.errors import (
     VaultNotFoundError,
     WrongSecretError,
 )
-from kvseal.keys.meta import KEY
 from kvseal.keys.meta import META_COLLECTION as META
+from kvseal.keys.meta import META_KEY
 from kvseal.recoding.lease_holder import LeaseHolder
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Stage:
         await self.command.begin(self.world.store)
         self._beginning = await stored(self.world.driver)
         self.world.original = await entries_of(self.world.driver)
-        self.world.meta = await self.world.driver.get(META, KEY)
+        self.world.meta = await self.world.driver.get(META, META_KEY)
 
     async def again(self) -> None:
         """Go back to the beginning."""

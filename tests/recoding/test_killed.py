@@ -19,7 +19,7 @@ import pytest
 from redis.asyncio import Redis
 from tests.backends import UNSTABLE, Place, place
 from tests.processes import NEW
-from tests.recoding.mortal import META_COLLECTION
+from tests.recoding.mortal import COLLECTION
 from tests.recoding.worlds import damage, old
 
 from kvseal import EnvelopeEncryptionWrapper, Vault
@@ -75,8 +75,8 @@ async def fill(where: Place, keys: list[str]) -> None:
         app = old(store)
         for number, key in enumerate(keys):
             ttl = None if number % 3 else 100_000.25 + number
-            await app.put(key, value_of(key), collection=META_COLLECTION, ttl=ttl)
-        await damage(store, DAMAGED, collection=META_COLLECTION)
+            await app.put(key, value_of(key), collection=COLLECTION, ttl=ttl)
+        await damage(store, DAMAGED, collection=COLLECTION)
 
 
 def value_of(key: str) -> dict[str, Any]:
@@ -100,7 +100,7 @@ async def entries(where: Place, keys: list[str]) -> dict[str, Entry]:
         every = [entry for page in pages for entry in page.entries if entry.collection != META]
         named = {entry.key: entry for entry in every}
         # Where a file tree hashes names, a scan gives none back.
-        found = {key: named.get(key) or await driver.get(META_COLLECTION, key) for key in keys}
+        found = {key: named.get(key) or await driver.get(COLLECTION, key) for key in keys}
     assert [] == [key for key, entry in found.items() if entry is None]
     assert len(keys) == len(every)
     return {key: entry for key, entry in found.items() if entry is not None}
@@ -193,8 +193,8 @@ async def check_end(where: Place, lines: list[str], before: dict[str, Entry]) ->
     counters = [report[name] for name in ("changed", "already", "skipped", "failed")]
     async with where.opened() as store:
         kv = EnvelopeEncryptionWrapper(store, secret=NEW, create=False)
-        values = await kv.get_many(good, collection=META_COLLECTION)
-        damaged = await store.get(DAMAGED, collection=META_COLLECTION)
+        values = await kv.get_many(good, collection=COLLECTION)
+        damaged = await store.get(DAMAGED, collection=COLLECTION)
         vault = await Vault.open(store, secret=NEW)
         left = await open_recode(vault)
         await vault.close()
