@@ -210,6 +210,7 @@ def test_table_of_schemes(scheme: str) -> None:
     assert callable(import_module(SCHEMES[scheme]).from_location)
 
 
+@pytest.mark.processes
 def test_import_needs_no_extra() -> None:
     """`kvseal.drivers` can be imported, and refuses in its own words, with no backend's library installed."""
     script = """

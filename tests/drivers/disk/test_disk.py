@@ -851,6 +851,7 @@ class TestErrors:
 class TestProcesses:
     """Several processes on one directory, some of which die."""
 
+    @pytest.mark.processes
     async def test_put_if_absent_race(self, store: DiskStore, driver: DiskDriver, directory: Path) -> None:
         """Of several processes that put the same name at once, exactly one succeeds, for every name."""
         script = """
@@ -885,6 +886,7 @@ asyncio.run(main())
         for name, numbers in zip(("a", "b"), won, strict=True):
             assert all([(await store.get(f"key-{n}", collection="coll")) == {"by": name} for n in numbers])
 
+    @pytest.mark.processes
     async def test_kill_in_the_middle_of_replace_many(
         self, store: DiskStore, driver: DiskDriver, directory: Path
     ) -> None:
@@ -937,6 +939,7 @@ asyncio.run(main())
             values = await store.get_many([f"key-{n}" for n in range(count)], collection="coll")
             assert [e.value for e in found] == values
 
+    @pytest.mark.processes
     @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
     async def test_fork(self, driver: DiskDriver) -> None:
         """A forked child works on connections of its own, and the parent's stay good."""

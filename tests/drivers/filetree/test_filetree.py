@@ -502,6 +502,7 @@ class TestSwaps:
 class TestProcesses:
     """Other processes: some write without end, some die."""
 
+    @pytest.mark.processes
     async def test_live_writers(
         self,
         store: FileTreeStore,
@@ -582,6 +583,7 @@ asyncio.run(main())
         assert written[0] % 1_000_000 == found.created_at.microsecond
         assert written[0] > 100
 
+    @pytest.mark.processes
     async def test_swappers_take_turns(self, driver: FileTreeDriver, directory: Path) -> None:
         """Of processes and threads that count one entry up, each success is counted."""
         script = """
@@ -605,6 +607,7 @@ asyncio.run(main())
         assert [("", 0)] * 3 == [ended(counter) for counter in counters]
         assert {"n": 150} == value_of(directory)
 
+    @pytest.mark.processes
     async def test_kill_in_the_middle_of_replace_many(self, driver: FileTreeDriver, directory: Path) -> None:
         """However a process dies, each entry is old or new and readable, and the next run finishes and cleans up."""
         script = """
@@ -648,6 +651,7 @@ asyncio.run(main())
             assert new == sum((e.value or {}).get("by") == name for e in found)
             assert [] == temporaries(directory)
 
+    @pytest.mark.processes
     async def test_put_if_absent_race(
         self, driver: FileTreeDriver, store: FileTreeStore, directory: Path
     ) -> None:

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-pytest_plugins = ["tests.drivers.redis.server"]
+pytestmark = pytest.mark.servers
 
 NAMELESS = b'{"created_at": "2023-01-01T00:00:00+00:00", "value": {"n": 1}, "version": 1}'
 PASSWORD = "hunter2"
