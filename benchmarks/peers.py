@@ -26,10 +26,11 @@ from key_value.aio.stores.memory import MemoryStore
 from key_value.aio.wrappers.encryption.base import BaseEncryptionWrapper
 from key_value.aio.wrappers.encryption.fernet import FernetEncryptionWrapper
 from pybase64 import b64decode, b64encode_as_string
+from tests.envelope.associated import associated_data
 from tink import aead
 
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret
-from kvseal.envelope.record import FIXED_SIZE, NONCE_END, Header, associated_data
+from kvseal.envelope.record import FIXED_SIZE, NONCE_END, Header
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence

@@ -19,8 +19,7 @@ from key_value.aio.stores.memory import MemoryStore
 from key_value.aio.stores.postgresql import PostgreSQLStore
 from key_value.aio.stores.redis import RedisStore
 from redis.asyncio import Redis
-from tests.drivers.postgresql.server import running
-from tests.servers import RedisServer
+from tests.servers import database
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -77,13 +76,13 @@ class Place:
 
 
 def place(kind: str, request: pytest.FixtureRequest, directory: Path) -> Iterator[Place]:
-    """Yield an empty store of *kind*, on a server of its own if it needs one."""
+    """Yield an empty store of *kind*, in a database of its own on a shared server if it needs one."""
     if kind == "redis":
-        with RedisServer(directory) as server:
-            yield Place(kind, server.url)
+        with request.getfixturevalue("shared_redis").database() as url:
+            yield Place(kind, url)
     elif kind == "postgresql":
-        with running() as server:
-            yield Place(kind, server.url())
+        with database(request.getfixturevalue("shared_postgresql")) as url:
+            yield Place(kind, url)
     else:
         (directory / "store").mkdir()
         yield Place(kind, str(directory / "store"))

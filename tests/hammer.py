@@ -1,29 +1,28 @@
 """
-Applications that never rest: what each has written and read, in tasks or as `python -m tests.hammer`.
+Applications that never rest: what each has written and read, in tasks or in processes of their own.
 
-Every key has one writer, whose values count up, so "the latest write" is a number that somebody
-knows: its writer finds exactly what it put or deleted, at once and once more before it writes there
-again, and nobody ever reads an older number after a newer one.
+Every key has one writer, whose values count up, so the writer knows "the latest write" as a number: it finds
+exactly what it put or deleted, at once and once more before it writes there again, and no reader ever
+reads an older number after a newer one.
 
-As a process it takes its `Job` as an argument, starts at once, and then obeys lines: `finish`
-waits until all writes are done, `read KEY` prints what a read gives, and the end of the input
-or `stop` ends it with its `Board` on standard output.
+A process starts its `Job` at once, and then obeys what comes through its pipe: `finish` waits until all writes
+are done, `read KEY` answers what a read gives, and `stop`, or the end of the pipe, ends it with its `Board`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import sys
+import multiprocessing
 import warnings
 from collections import Counter
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import count, cycle
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from tests.backends import Place
-from tests.processes import NEW
+from tests.processes import NEW, forking
 from tests.recoding.worlds import old
 
 from kvseal import EnvelopeEncryptionWrapper
@@ -32,6 +31,8 @@ from kvseal.records.legacy_window import MAX_AGE, LegacyWindow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import ForkServerProcess
 
 COLLECTION = "c"
 TASKS = 2
@@ -211,44 +212,50 @@ def new(store: Any) -> EnvelopeEncryptionWrapper:
     return kv
 
 
-async def main(job: Job) -> None:
+def deploy(job: Job, pipe: Connection) -> None:
     """Be the application of *job* in a process of its own."""
+    warnings.filterwarnings("ignore", "A configured store is unstable")
+    asyncio.run(_obey(job, pipe))
+
+
+async def _obey(job: Job, pipe: Connection) -> None:
     async with Place(**job.place).opened() as store:
         application = Application(job, store)
         await application.start()
-        say("started")
-        while (line := await asyncio.to_thread(sys.stdin.readline)) not in {"", "stop\n"}:
+        pipe.send("started")
+        while (line := await asyncio.to_thread(_received, pipe)) != "stop":
             verb, *names = line.split()
             if verb == "finish":
                 await application.finish()
-                say("finished")
+                pipe.send("finished")
             else:
-                say(await application.outcome(names[0]))
-        say(json.dumps(asdict(await application.stop())))
+                pipe.send(await application.outcome(names[0]))
+        pipe.send(await application.stop())
 
 
-def say(line: str) -> None:
-    """Print *line* at once."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+def _received(pipe: Connection) -> str:
+    try:
+        line: str = pipe.recv()
+    except EOFError:
+        return "stop"
+    return line
 
 
 class Deployed:
     """An application in a process of its own, as its parent sees it."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: ForkServerProcess, pipe: Connection) -> None:
         self._process = process
+        self._pipe = pipe
 
     @classmethod
-    async def start(cls, job: Job) -> Deployed:
-        """Start the process of *job*."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.hammer", json.dumps(asdict(job))),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=2**24,
-        )
-        return cls(process)
+    def start(cls, job: Job) -> Deployed:
+        """Fork the process of *job*, which has imported everything."""
+        ours, theirs = multiprocessing.Pipe()
+        process = forking().Process(target=deploy, args=(job, theirs), daemon=True)
+        process.start()
+        theirs.close()
+        return cls(process, ours)
 
     async def started(self) -> None:
         """Wait until it writes."""
@@ -256,34 +263,35 @@ class Deployed:
 
     async def finish(self) -> None:
         """Wait until all is written."""
-        assert "finished" == await self._told("finish")
+        assert "finished" == await self._asked("finish")
 
     async def outcome(self, key: str) -> str:
         """Return what it reads at *key*."""
-        return await self._told(f"read {key}")
+        outcome: str = await self._asked(f"read {key}")
+        return outcome
 
     async def stop(self) -> Board:
         """End it, and return what it knows."""
-        board = Board(**json.loads(await self._told("stop")))
-        assert 0 == await self._process.wait()
+        board: Board = await self._asked("stop")
+        await asyncio.to_thread(self._process.join)
+        assert 0 == self._process.exitcode
         return board
 
     async def kill(self) -> None:
         """End it in any case."""
-        with suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.communicate()
+        self._process.kill()
+        await asyncio.to_thread(self._process.join)
+        self._pipe.close()
 
-    async def _told(self, line: str) -> str:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{line}\n".encode())
+    async def _asked(self, line: str) -> Any:
+        self._pipe.send(line)
         return await self._answer()
 
-    async def _answer(self) -> str:
-        assert self._process.stdout is not None
-        line = await self._process.stdout.readline()
-        assert line, "the application died; its error is above"
-        return line.decode().strip()
+    async def _answer(self) -> Any:
+        try:
+            return await asyncio.to_thread(self._pipe.recv)
+        except EOFError:
+            pytest.fail("the application died; its error is above")
 
 
 def summed(boards: Sequence[Board]) -> dict[str, Any]:
@@ -299,8 +307,3 @@ def summed(boards: Sequence[Board]) -> dict[str, Any]:
         "lost": [line for board in boards for line in board.lost],
         **resealed,
     }
-
-
-if __name__ == "__main__":
-    warnings.filterwarnings("ignore", "A configured store is unstable")
-    asyncio.run(main(Job(**json.loads(sys.argv[1]))))

@@ -48,9 +48,9 @@ PATIENCE = 60
 
 
 def forking() -> ForkServerContext:
-    """Return what forks processes that have imported this module, and all it imports, already."""
+    """Return what forks processes that have imported this module, the hammer, and all these import, already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, "tests.hammer"])
     return context
 
 

@@ -1,24 +1,32 @@
 """
 Real servers for tests: each on a free port of this machine, in a directory of its own, stopped by its pid.
 
+Most tests share one server of a kind with all tests of their process, and have a database of it for themselves.
 Without the server's program a test is skipped, but where `CI` is set it fails: there the
 program is there to be tested with.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
 import subprocess
+from contextlib import contextmanager
+from itertools import count
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 import redis
+from tests.drivers.postgresql.server import running
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.drivers.postgresql.server import Server
     from typing_extensions import Self
 
 _ATTEMPTS = 5
@@ -33,6 +41,8 @@ class RedisServer:
         self._options = options
         self._tls = tls
         self._process: subprocess.Popen[str] | None = None
+        # Database 0 is for tests that empty the whole server; a server has 16.
+        self._free = set(range(1, 16))
 
     @property
     def url(self) -> str:
@@ -72,6 +82,16 @@ class RedisServer:
         self.stop()
         assert self._try()
 
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """Yield the URL of an empty database that no other test has meanwhile."""
+        number = self._free.pop()
+        url = f"{self.url.rpartition('/')[0]}/{number}"
+        with redis.Redis.from_url(url) as client:
+            client.flushdb()
+        yield url
+        self._free.add(number)
+
     def client(self, **options: object) -> redis.Redis:
         """Return a blocking client, to look at the server from outside."""
         return redis.Redis.from_url(self.url, **options)
@@ -94,6 +114,45 @@ class RedisServer:
         return False
 
 
+@pytest.fixture
+def redis_url(shared_redis: RedisServer) -> Iterator[str]:
+    """Yield the URL of an empty database."""
+    with shared_redis.database() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def shared_postgresql() -> Iterator[Server]:
+    """Yield one PostgreSQL server for all tests of this process."""
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql_url(shared_postgresql: Server) -> Iterator[str]:
+    """Yield the URL of an empty database."""
+    with database(shared_postgresql) as url:
+        yield url
+
+
+_numbers = count()
+
+
+@contextmanager
+def database(server: Server) -> Iterator[str]:
+    """Yield the URL of an empty database of *server*, which is dropped afterwards."""
+    name = f"test_{next(_numbers)}"
+
+    async def administer(statement: str) -> None:
+        con = await asyncpg.connect(server.url())
+        await con.execute(statement)
+        await con.close()
+
+    asyncio.run(administer(f"CREATE DATABASE {name}"))
+    yield server.url(database=name)
+    asyncio.run(administer(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
 def required(program: str) -> str:
     """Return the path of *program*, or skip the test; in CI, fail it."""
     path = shutil.which(program)
@@ -105,7 +164,7 @@ def required(program: str) -> str:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a port that no process listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

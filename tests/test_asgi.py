@@ -240,6 +240,7 @@ async def test_unknown_protocol(vault: Vault) -> None:
         await talk(health_app(vault), "telepathy")
 
 
+@pytest.mark.processes
 def test_needs_no_framework() -> None:
     """The application is imported and answers where no framework is installed."""
     blocked = ["starlette", "fastapi", "uvicorn", "opentelemetry", "httpx"]
@@ -252,6 +253,7 @@ def test_needs_no_framework() -> None:
     assert ("1\n", "") == (done.stdout, done.stderr)
 
 
+@pytest.mark.servers
 async def test_a_real_server(vault: Vault) -> None:
     """A real server, uvicorn, serves it on a port of its own, lifespan included."""
     import uvicorn

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +18,6 @@ from key_value.aio.stores.disk import DiskStore
 from key_value.aio.stores.postgresql import PostgreSQLStore
 from key_value.aio.stores.redis import RedisStore
 from key_value.aio.wrappers.encryption import FernetEncryptionWrapper
-from tests.drivers.postgresql.server import running
-from tests.servers import RedisServer
 
 from kvseal import EnvelopeEncryptionWrapper, Vault
 from kvseal.errors import VaultMetaLostError, WrongSecretError
@@ -27,7 +25,7 @@ from kvseal.keys.meta import META_COLLECTION, META_KEY
 from kvseal.vault.pin import Pin
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
@@ -62,33 +60,20 @@ def run(language: str, text: str, directory: Path, environment: dict[str, str]) 
 
 
 def reader(tmp_path: Path, fernet_key: bytes) -> dict[str, str]:
-    """Return the environment of somebody who has just installed kvseal."""
+    """Return the environment of a reader who has just installed kvseal."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     home = tmp_path / "home"
     home.mkdir()
     return {"PATH": path, "HOME": str(home), "OLD_FERNET_KEY": fernet_key.decode(), "LANG": "C.UTF-8"}
 
 
-async def add_legacy_records(directory: Path, fernet_key: bytes) -> None:
+async def add_legacy_records(story: Story) -> None:
     """Let the old application write two records."""
-    store = DiskStore(directory=directory)
-    old = FernetEncryptionWrapper(key_value=store, fernet=Fernet(fernet_key))
+    store = DiskStore(directory=story.work / "kv")
+    old = FernetEncryptionWrapper(key_value=store, fernet=Fernet(story.environment["OLD_FERNET_KEY"]))
     await old.put("legacy-1", {"access_token": "one"}, collection="sessions", ttl=3600)
     await old.put("legacy-2", {"access_token": "two"}, collection="sessions")
     await store.close()
-
-
-@contextmanager
-def servers(directory: Path) -> Iterator[dict[str, str]]:
-    """Yield the URLs of servers by the variables that the page gives them; only outside CI may one be missing."""
-    directory.mkdir()
-    with ExitStack() as stack:
-        urls = {}
-        with suppress(pytest.skip.Exception):
-            urls["REDIS_URL"] = stack.enter_context(RedisServer(directory)).url
-        with suppress(pytest.skip.Exception):
-            urls["DATABASE_URL"] = stack.enter_context(running()).url()
-        yield urls
 
 
 @dataclass
@@ -100,10 +85,10 @@ class Story:
     seen: dict[str, bytes] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, tmp_path: Path, key: bytes) -> Story:
+    def begin(cls, tmp_path: Path) -> Story:
         """Return an old application's surroundings."""
         (tmp_path / "work").mkdir()
-        return cls(tmp_path / "work", reader(tmp_path, key))
+        return cls(tmp_path / "work", reader(tmp_path, Fernet.generate_key()))
 
     @asynccontextmanager
     async def disk(self, name: str) -> AsyncIterator[DiskStore]:
@@ -174,13 +159,11 @@ async def unchanged(story: Story) -> None:
 async def moved(story: Story) -> None:
     """The other backends read the same, with expiries of their own, and the old store does too."""
     await unchanged(story)
-    if "REDIS_URL" in story.environment:
-        async with RedisStore(url=story.environment["REDIS_URL"]) as store:
-            await story.expect(store, "master.key")
-            assert 0 < await store._client.pttl("sessions::legacy-1") <= 3_600_000
-    if "DATABASE_URL" in story.environment:
-        async with PostgreSQLStore(url=story.environment["DATABASE_URL"]) as store:
-            await story.expect(store, "master.key")
+    async with RedisStore(url=story.environment["REDIS_URL"]) as store:
+        await story.expect(store, "master.key")
+        assert 0 < await store._client.pttl("sessions::legacy-1") <= 3_600_000
+    async with PostgreSQLStore(url=story.environment["DATABASE_URL"]) as store:
+        await story.expect(store, "master.key")
 
 
 async def recovered(story: Story) -> None:
@@ -224,71 +207,133 @@ async def sealed_anew(story: Story) -> None:
     }
 
 
-BEFORE: dict[str, Step] = {"The vault meta is lost": lose_meta, "After a leak": notice}
-AFTER: dict[str, Step] = {
-    "Back up and restore": restored,
-    "The vault meta is lost": unchanged,
-    "Move to another backend": moved,
-    "The master secret is lost": recovered,
-    "Rotate the secret": rotated,
-    "Replace the root key": root_replaced,
-    "After a leak": sealed_anew,
-    "Policy, pins and idle processes": limited,
-}
-
-
 async def nothing(_: Story) -> None:
     """Do nothing."""
 
 
-async def follow(page: str, tmp_path: Path, urls: Mapping[str, str] | None = None) -> str:
-    """Run the blocks of *page* in order, in an old application's surroundings, and return what they print."""
-    key = Fernet.generate_key()
-    story = Story.begin(tmp_path, key)
-    story.environment |= urls or {}
+@dataclass(frozen=True)
+class Runbook:
+    """A section of a page: the sections that a reader has followed before, and what is looked at around it."""
+
+    builds_on: tuple[str, ...] = ()
+    says: tuple[str, ...] = ()
+    before: Step = nothing
+    after: Step = nothing
+
+
+IMPORT = "Import a Fernet vault"
+IMPORTED = ("Start", IMPORT)
+MOVE = "Move to another backend"
+RECOVERY = "A recovery key, and other ways in"
+
+RUNBOOKS = {
+    "Start": Runbook(),
+    IMPORT: Runbook(("Start",), after=unchanged),
+    "Import a Fernet vault while users are online": Runbook(IMPORTED, after=unchanged),
+    "Large stores": Runbook(IMPORTED, after=unchanged),
+    "The way back": Runbook(IMPORTED, after=unchanged),
+    "Back up and restore": Runbook(
+        IMPORTED, ("restore: 3 entries, 3 restored", "verify: 2 records"), after=restored
+    ),
+    "The vault meta is lost": Runbook(
+        (*IMPORTED, "Back up and restore"), ("restore: 1 entry, 1 restored",), lose_meta, unchanged
+    ),
+    MOVE: Runbook(IMPORTED, after=moved),
+    RECOVERY: Runbook(IMPORTED, after=unchanged),
+    "The master secret is lost": Runbook((*IMPORTED, RECOVERY), after=recovered),
+    "Rotate the secret": Runbook(IMPORTED, after=rotated),
+    "Choose the Argon2id cost": Runbook(),
+    "Replace the root key": Runbook((*IMPORTED, RECOVERY, "Rotate the secret"), after=root_replaced),
+    "After a leak": Runbook(
+        (*IMPORTED, RECOVERY, "Rotate the secret", "Replace the root key"),
+        ("DEK 1 is retired: none of", "purge: no overwritten record is left"),
+        notice,
+        sealed_anew,
+    ),
+    "Policy, pins and idle processes": Runbook(
+        (*IMPORTED, "Rotate the secret", "After a leak"), after=limited
+    ),
+    "Watch it": Runbook(says=("'state': 'ok'", '"event": "vault.create", "outcome": "success"')),
+    "Stores": Runbook(IMPORTED, after=unchanged),
+    "Overwritten ciphertext": Runbook(IMPORTED, ("purge: no overwritten record is left",), after=unchanged),
+}
+"""By the headings of the operations page, in its order."""
+
+
+async def follow(story: Story, blocks: list[tuple[str, str]]) -> str:
+    """Run the blocks of one section in order, and return what they print."""
     printed = []
-    for heading, blocks in sections(page):
-        await BEFORE.get(heading, nothing)(story)
-        for language, text in blocks:
-            if "migrate-from-fernet" in text:
-                await add_legacy_records(story.work / "kv", key)
-            if all(name in story.environment for name in re.findall(r"\$(\w+_URL)", text)):
-                printed.append(run(language, text, story.work, story.environment))
-        await AFTER.get(heading, nothing)(story)
+    for language, text in blocks:
+        if "migrate-from-fernet" in text:
+            await add_legacy_records(story)
+        printed.append(run(language, text, story.work, story.environment))
     return "".join(printed)
 
 
+@pytest.mark.processes
 async def test_readme(tmp_path: Path) -> None:
-    """The README's examples work in the order in which they stand."""
-    printed = await follow("README.md", tmp_path)
+    """The README's examples work in the order in which they stand, with the installed program."""
+    story = Story.begin(tmp_path)
+
+    printed = "".join([await follow(story, blocks) for _, blocks in sections("README.md")])
 
     assert "{'access_token': '…'}" in printed
     assert "verify: 3 records" in printed
 
 
-@pytest.mark.timeout(900)  # It starts some seventy processes.
+@pytest.fixture
+def story(tmp_path: Path, quick_vaultctl: Path) -> Story:
+    """Return an old application's surroundings, with the quick program."""
+    story = Story.begin(tmp_path)
+    story.environment["PATH"] = f"{quick_vaultctl}{os.pathsep}{story.environment['PATH']}"
+    return story
+
+
 @pytest.mark.filterwarnings("ignore:A configured store is unstable:UserWarning")
-async def test_operations(tmp_path: Path) -> None:
-    """The runbooks work in the order in which they stand, and come out as they say."""
-    with servers(tmp_path / "servers") as urls:
-        printed = await follow("docs/operations.md", tmp_path, urls)
-
-    assert "restore: 3 entries, 3 restored" in printed
-    assert "restore: 1 entry, 1 restored" in printed
-    assert "verify: 2 records" in printed
-    assert "DEK 1 is retired: none of" in printed
-    assert "'state': 'ok'" in printed
-    assert '"event": "vault.create", "outcome": "success"' in printed
-    assert "purge: no overwritten record is left" in printed
+@pytest.mark.parametrize("heading", [name for name in RUNBOOKS if name != MOVE])
+async def test_operations(heading: str, story: Story) -> None:
+    """A runbook works after those that it builds on, and comes out as it says."""
+    await check_runbook(heading, story)
 
 
-def test_every_look_has_its_section() -> None:
-    """A runbook that gets another name does not lose what is looked at before and after it."""
-    headings = {heading for heading, _ in sections("docs/operations.md")}
+@pytest.mark.filterwarnings("ignore:A configured store is unstable:UserWarning")
+async def test_move_to_another_backend(story: Story, redis_url: str, postgresql_url: str) -> None:
+    """The runbook that moves a vault to a server works with a real Redis and a real PostgreSQL."""
+    story.environment |= {"REDIS_URL": redis_url, "DATABASE_URL": postgresql_url}
 
-    assert set() == (BEFORE.keys() | AFTER.keys()) - headings
+    await check_runbook(MOVE, story)
 
 
+async def check_runbook(heading: str, story: Story) -> None:
+    """Run the section *heading* after those that it builds on, and look at what came of it."""
+    runbook, blocks = RUNBOOKS[heading], dict(sections("docs/operations.md"))
+    for earlier in runbook.builds_on:
+        await follow(story, blocks[earlier])
+
+    await runbook.before(story)
+    printed = await follow(story, blocks[heading])
+    await runbook.after(story)
+
+    assert [] == [text for text in runbook.says if text not in printed]
+
+
+def test_every_runbook_is_followed() -> None:
+    """The table has a row for each section of the operations page with something to run, in the page's order."""
+    headings = [heading for heading, blocks in sections("docs/operations.md") if blocks]
+
+    assert headings == [*RUNBOOKS]
+
+
+def test_runbooks_build_on_earlier_ones() -> None:
+    """Nobody has to read ahead: a section builds on what stands above it, and so do those that it builds on."""
+    headings = [*RUNBOOKS]
+
+    for number, (heading, runbook) in enumerate(RUNBOOKS.items()):
+        earlier = [name for name in headings[:number] if name in runbook.builds_on]
+        assert (heading, (*earlier,)) == (heading, runbook.builds_on)
+
+
+@pytest.mark.processes
 def test_numbers() -> None:
     """Every figure in the README and in the results page is that of the committed results."""
     done = subprocess.run(

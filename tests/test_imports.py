@@ -57,6 +57,7 @@ def test_public_names_are_documented(name: str) -> None:
     assert getattr(kvseal, name).__doc__
 
 
+@pytest.mark.processes
 def test_import_needs_no_extra() -> None:
     """`import kvseal` and the command's module work with none of the optional libraries installed."""
     script = BLOCKED.format(blocked=EXTRAS)
@@ -66,6 +67,7 @@ def test_import_needs_no_extra() -> None:
     )
 
 
+@pytest.mark.processes
 def test_import_loads_no_extra() -> None:
     """`import kvseal` does not load an optional library that happens to be installed."""
     script = f"import sys, kvseal\nprint(sorted(set(sys.modules) & set({EXTRAS!r})))"
@@ -73,6 +75,7 @@ def test_import_loads_no_extra() -> None:
     assert "[]\n" == run(script)
 
 
+@pytest.mark.processes
 def test_memory_store_without_extras() -> None:
     """A value is sealed and opened where no optional library is installed."""
     script = BLOCKED.format(blocked=[name for name in EXTRAS if name != "cachetools"])
@@ -92,6 +95,7 @@ asyncio.run(main())
     assert "{'a': 1}\n" == run(script)
 
 
+@pytest.mark.processes
 def test_import_touches_nothing(tmp_path: object) -> None:
     """Importing reads no secret and writes no file: it works where no home directory is to be had."""
     script = "import os\nos.environ.clear()\nimport kvseal, threading\nprint(threading.active_count())"

@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -439,7 +438,7 @@ async def test_ambiguous_names_are_sealed_when_they_are_read(
     assert value == await kv.get(key, collection=collection)
 
 
-def test_runbook(folder: str, tmp_path: Path) -> None:
+def test_runbook(folder: str, tmp_path: Path, quick_vaultctl: Path) -> None:
     """The commands of the runbook do what the test does through the library, and exit as it says."""
     page = (ROOT / folder / "README.md").read_text(encoding="utf-8")
     lost = any(expected.is_lost for expected in expectations(folder))
@@ -449,7 +448,7 @@ def test_runbook(folder: str, tmp_path: Path) -> None:
     assert commands
     for name, *arguments in commands:
         done = subprocess.run(
-            [Path(sys.executable).parent / name, *arguments, "--no-input"],
+            [quick_vaultctl / name, *arguments, "--no-input"],
             cwd=copy,
             capture_output=True,
             text=True,

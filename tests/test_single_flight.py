@@ -178,6 +178,7 @@ def test_threads_with_loops_of_their_own_share_one_run() -> None:
     assert 1 == len(runs)
 
 
+@pytest.mark.processes
 def test_forked_child_does_not_wait_for_its_parent() -> None:
     """A child that is forked during a run runs it itself."""
     script = """

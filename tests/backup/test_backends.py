@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from key_value.aio.stores.memory import MemoryStore
 from tests.backup.made import CREATED, FUTURE, LARGE, entry, everything, put_all
-from tests.drivers.postgresql.server import Server, running
 
 from kvseal import Argon2idParams, Secret, Vault
 from kvseal.backup import backup, restore
@@ -15,14 +14,13 @@ from kvseal.drivers import driver_for, driver_from_url
 from kvseal.records.by_name import get_record, put_record
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
+    from tests.drivers.postgresql.server import Server
     from tests.servers import RedisServer
 
     from kvseal.drivers.base import Driver
-
-pytest_plugins = ["tests.drivers.redis.server"]
 
 KINDS = ["memory", "disk", "filetree", "filetree v1", "redis", "postgresql"]
 PLAINTEXT = [
@@ -30,13 +28,6 @@ PLAINTEXT = [
     entry("large", LARGE, created_at=CREATED),
     entry("timeless", {"ключ": "värde 🔑"}, created_at=None),
 ]
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    """Yield a PostgreSQL server for all tests of this process."""
-    with running() as server:
-        yield server
 
 
 @pytest.fixture
@@ -53,7 +44,7 @@ async def opened(
             redis: RedisServer = request.getfixturevalue("redis_server")
             url = f"redis://127.0.0.1:{redis.port}/{number}"
         elif kind == "postgresql":
-            server: Server = request.getfixturevalue("server")
+            server: Server = request.getfixturevalue("shared_postgresql")
             url = server.url(query=f"?table=backup_{number}")
         else:
             names = {"disk": "", "filetree": "?names=plain", "filetree v1": "?names=v1"}[kind]
@@ -148,6 +139,7 @@ async def test_the_backends_own_expiry(opened: Any, tmp_path: Path, redis_server
     client.close()
 
 
+@pytest.mark.servers
 async def test_a_location_without_its_password(opened: Any, tmp_path: Path, server: Server) -> None:
     """The header says where the backup comes from, and nothing secret."""
     import zstandard
@@ -162,6 +154,7 @@ async def test_a_location_without_its_password(opened: Any, tmp_path: Path, serv
     assert b"127.0.0.1" in text
 
 
+@pytest.mark.servers
 async def test_what_the_backend_cannot_hold(opened: Any, tmp_path: Path) -> None:
     """A value that PostgreSQL cannot hold is named; the others are restored."""
     source, target = await opened("disk", 1), await opened("postgresql", 2)

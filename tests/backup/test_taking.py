@@ -69,6 +69,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("entries", "room"), [(2, 100), (20, 8192), (200, 8192)])
 def test_a_disk_that_is_full(path: Path, entries: int, room: int) -> None:
     """

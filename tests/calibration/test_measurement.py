@@ -25,6 +25,7 @@ MIB = 2**20
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux")
 
 
+@pytest.mark.processes
 def test_the_median_of_the_runs() -> None:
     """As many runs as were asked for are behind the warm-up, and their median is what counts."""
     found = measure(LEAST, runs=4)
@@ -33,11 +34,13 @@ def test_the_median_of_the_runs() -> None:
     assert min(found.runs) <= found.median <= max(found.runs)
 
 
+@pytest.mark.processes
 def test_a_slow_warm_up_is_enough() -> None:
     """A cost that takes too long is not derived again."""
     assert 1 == len(measure(LEAST, runs=4, enough_ms=0).runs)
 
 
+@pytest.mark.processes
 @linux
 def test_the_peak_is_that_of_the_derivation() -> None:
     """It holds what Argon2id was told to, and nothing that the process held that measures."""
@@ -52,6 +55,7 @@ def test_the_peak_is_that_of_the_derivation() -> None:
     assert large.rise < large.peak
 
 
+@pytest.mark.processes
 @linux
 def test_memory_that_cannot_be_had() -> None:
     """In a process with a limit, a cost above it is a measurement that failed, and one below it is none."""
@@ -75,6 +79,7 @@ def clock_that(tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(measurement, "_CHILD", path)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("script", "failure"),
     [
@@ -98,6 +103,7 @@ def test_a_process_that_dies(
     assert Comparison(missing=failure) == compare(LEAST, runs=3)
 
 
+@pytest.mark.processes
 def test_a_process_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is given up, and ended."""
     clock_that(tmp_path, "import signal; signal.pause()", monkeypatch)
@@ -106,6 +112,7 @@ def test_a_process_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "not done within" in measure(LEAST, runs=3).failure
 
 
+@pytest.mark.processes
 def test_no_secret_goes_to_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the environment it gets what a Python needs, and no variable that could hold a secret."""
     monkeypatch.setenv("KVSEAL_MASTER_KEY", "must not be seen")
@@ -122,6 +129,7 @@ def test_no_secret_goes_to_the_process(tmp_path: Path, monkeypatch: pytest.Monke
     assert ["1", "8", "1", "3", "inf", "measure"] == arguments[1:]
 
 
+@pytest.mark.processes
 def test_the_working_directory_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A module that lies in the current directory is not imported in place of the real one."""
     (tmp_path / "argon2.py").write_text("raise SystemExit('not this one')")
@@ -130,6 +138,7 @@ def test_the_working_directory_runs_nothing(tmp_path: Path, monkeypatch: pytest.
     assert "" == measure(LEAST, runs=3).failure
 
 
+@pytest.mark.processes
 def test_the_comparison_is_of_the_same_output() -> None:
     """Both derive the same bytes, and the ratio is of the two medians."""
     found = compare(LEAST, runs=3)
@@ -164,6 +173,7 @@ def test_the_spread_is_of_the_middle_half(runs: tuple[float, ...], median: float
     assert (median, spread) == (found.median, found.spread)
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_interrupted_it_leaves_no_process(tmp_path: Path) -> None:
     """Ctrl-C ends the process that measures too."""

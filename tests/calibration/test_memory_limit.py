@@ -234,6 +234,7 @@ def test_usable_cpus(
     assert cpus == usable_cpus(root=root, affinity=8)
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux enforces RLIMIT_AS")
 def test_rlimit_as_truly_set() -> None:
     """In a process with a limit, what may be used is that limit less what is mapped, and it can truly be had."""

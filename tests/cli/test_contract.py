@@ -386,7 +386,7 @@ class TestJson:
             ("migrate-from-fernet --fernet-key env:OLD --yes", True),
             ("migrate-from-fernet --fernet-key env:OLD --check", True),
             ("keygen", True),
-            ("completion bash", True),
+            pytest.param("completion bash", True, marks=pytest.mark.processes),
             ("help exit-codes", True),
             ("help rotate", True),
         ],
@@ -731,6 +731,7 @@ def test_notes_are_not_for_quiet_runs(migrated: Terminalless) -> None:
     assert quiet.out
 
 
+@pytest.mark.processes
 def test_completion_knows_every_command(vaultctl: Terminalless) -> None:
     """The scripts name the variable that makes vaultctl complete; the shells are those promised."""
     for shell in ("bash", "zsh", "fish"):

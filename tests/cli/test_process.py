@@ -95,6 +95,7 @@ class Person:
         return False
 
 
+@pytest.mark.processes
 def test_a_secret_is_typed_twice_for_a_new_vault(vaultctl: Terminalless) -> None:
     """Creation asks twice and off the screen, opening once; two different entries create nothing."""
     kinds = {"init": ["init", "--create-store", "--secret", "prompt:", "--argon2", "1,8,1"]}
@@ -127,6 +128,7 @@ def test_a_secret_is_typed_twice_for_a_new_vault(vaultctl: Terminalless) -> None
     assert not re.search(r"\x1b\[(?:[\d;]*;)?(?:[34][0-8]|9[0-7])m", person.screen)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("at", ["secret", "confirmation", "value"])
 def test_ctrl_c_at_a_question(vaultctl: Terminalless, at: str) -> None:
     """One Ctrl-C ends a command that waits for a person, with 130 and the terminal's echo back."""
@@ -147,6 +149,7 @@ def test_ctrl_c_at_a_question(vaultctl: Terminalless, at: str) -> None:
     assert "Traceback" not in person.screen
 
 
+@pytest.mark.processes
 def test_a_person_says_yes_and_no(vaultctl: Terminalless) -> None:
     """A confirmation at a terminal: anything but yes leaves things as they are."""
     old_store(Path("kv"), {"a": {"t": PLAINTEXT}})
@@ -168,6 +171,7 @@ def write_locked(directory: Path) -> Iterator[None]:
         con.execute("ROLLBACK")
 
 
+@pytest.mark.processes
 def test_sigint_and_again(vaultctl: Terminalless) -> None:
     """An interrupted migration exits with 130 after the batch in flight; the same command finishes it."""
     Path("slow.py").write_text(SLOW_STORE)
@@ -194,6 +198,7 @@ def test_sigint_and_again(vaultctl: Terminalless) -> None:
     assert (20, 0) == (again.lines[-1]["formats"]["kvseal"], again.code)
 
 
+@pytest.mark.processes
 def test_whoever_reads_has_gone(vaultctl: Terminalless) -> None:
     """`vaultctl list | head -1` ends without a traceback and without a complaint of Python's."""
     old_store(Path("kv"), {f"{number}" * 50: {"v": number} for number in range(1000)})
@@ -208,6 +213,7 @@ def test_whoever_reads_has_gone(vaultctl: Terminalless) -> None:
     assert (1, "") == (running.returncode, err)
 
 
+@pytest.mark.processes
 def test_streams_of_a_real_process(vaultctl: Terminalless, monkeypatch: pytest.MonkeyPatch) -> None:
     """A generated secret goes into a file for its owner alone; where it is, is told on stderr."""
     monkeypatch.delenv("KVSEAL_MASTER_KEY")
@@ -226,6 +232,7 @@ def test_streams_of_a_real_process(vaultctl: Terminalless, monkeypatch: pytest.M
     assert 0 == vaultctl("verify").code
 
 
+@pytest.mark.processes
 def test_importing_is_quick_enough() -> None:
     """No backend's library and nothing of the tests is imported before it is needed."""
     code = "import sys, kvseal.cli.app; print([m for m in ('diskcache', 'keyring', 'hypothesis') if m in sys.modules])"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from functools import partial
 from os import urandom
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from kvseal import Vault
 from kvseal.backup import backup
 from kvseal.cli.output import Output
 from kvseal.cli.settings import Settings
-from kvseal.cli.vault.slot import _add_recovery
+from kvseal.cli.vault.slot import _handed_over
 from kvseal.keys.keyring import LegacyKey
 from kvseal.legacy import AUTHSOME, AUTHSOME_FLAT
 from kvseal.recoding import (
@@ -92,7 +93,8 @@ class Printer(Output):
 async def recovery_key_added(driver: Driver, directory: Path) -> None:
     """Do what `slot add --recovery` does, with nobody to type the key back."""
     vault = await Vault.open(driver, secret=OLD)
-    await _add_recovery(Printer(directory), Settings(no_input=True), vault, "recovery", CHEAP)
+    hand_over = partial(_handed_over, Printer(directory), Settings(no_input=True))
+    await vault.slots.add_recovery(hand_over, kdf=CHEAP)
 
 
 async def reencrypted(driver: Driver, _: Path) -> Any:

@@ -250,6 +250,7 @@ SECRETS = {
 }
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "every", [False, pytest.param(True, marks=[pytest.mark.long])], ids=["writes", "every operation"]
 )

@@ -264,6 +264,7 @@ class TestFileTree:
         assert planned.done == purged.done == ("temporary files of dead writers removed: 3",)
 
 
+@pytest.mark.servers
 class TestRedis:
     """The server's own files, written anew by the server."""
 

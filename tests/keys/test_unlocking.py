@@ -323,6 +323,7 @@ async def test_thread_that_cannot_be_started(slots: list[Keyslot], monkeypatch: 
     assert ROOT.reveal() == (await root_of(slots)).reveal()
 
 
+@pytest.mark.processes
 def test_forked_child_derives_for_itself() -> None:
     """A child that is forked during a derivation does not wait for a thread that it does not have."""
     script = """

@@ -288,6 +288,7 @@ value = asyncio.run(main())
 """
 
 
+@pytest.mark.processes
 def test_without_opentelemetry() -> None:
     """Where OpenTelemetry is not installed, everything works and nothing is loaded."""
     blocked = "import sys, importlib.abc\n"
@@ -300,6 +301,7 @@ def test_without_opentelemetry() -> None:
     assert "{'a': 1} []\n" == run(blocked + USE + found)
 
 
+@pytest.mark.processes
 def test_the_global_provider() -> None:
     """Opening a vault offers the counters to the global provider, even one that is set afterwards."""
     script = (

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from kvseal.drivers.base import Driver, Entry
 
-pytestmark = pytest.mark.filterwarnings(UNSTABLE)
+pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings(UNSTABLE)]
 
 KINDS = ("disk", "redis", "postgresql", "filetree", "filetree-v1")
 ROOT = Path(__file__).parents[2]

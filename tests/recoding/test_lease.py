@@ -181,6 +181,7 @@ class TestLease:
 
         lease.check()
 
+    @pytest.mark.processes
     async def test_a_holder_that_is_gone(self, vault: Vault, clock: Clock) -> None:
         """On the same machine, a run that was killed holds up nobody; one that goes on does."""
         script = (

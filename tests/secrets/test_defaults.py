@@ -242,6 +242,7 @@ def test_generated_secret_is_read_back() -> None:
         generate_default_secret()
 
 
+@pytest.mark.processes
 def test_eight_processes_generate_one_secret() -> None:
     """Of eight processes that start at once, one generates, and all return the same secret."""
     script = """

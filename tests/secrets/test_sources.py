@@ -264,11 +264,13 @@ def test_cred_that_is_missing(name: str, tmp_path: Path, monkeypatch: pytest.Mon
         resolve(f"cred:{name}")
 
 
+@pytest.mark.processes
 def test_cmd() -> None:
     """`cmd:` takes what a command prints, without the line break at its end."""
     assert Secret(b"hunter2") == resolve(f"cmd:{sys.executable} -c \"print('hunter2')\"")
 
 
+@pytest.mark.processes
 def test_cmd_is_not_run_by_a_shell(tmp_path: Path) -> None:
     """Nothing in a command is expanded or redirected."""
     target = tmp_path / "target"
@@ -277,12 +279,14 @@ def test_cmd_is_not_run_by_a_shell(tmp_path: Path) -> None:
     assert not target.exists()
 
 
+@pytest.mark.processes
 def test_cmd_has_no_input() -> None:
     """A command reads nothing from the terminal."""
     with pytest.raises(EmptySecretError):
         resolve("cmd:cat")
 
 
+@pytest.mark.processes
 def test_cmd_that_fails() -> None:
     """What a failing command printed is not used, and its exit status is named."""
     with pytest.raises(SecretNotFoundError, match="exited with 3") as caught:
@@ -290,6 +294,7 @@ def test_cmd_that_fails() -> None:
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.processes
 def test_cmd_that_does_not_exist() -> None:
     """A command that is not installed is `SecretNotFoundError`; it may be a secret, so it is not named."""
     with pytest.raises(SecretNotFoundError, match="FileNotFoundError") as caught:
@@ -309,6 +314,7 @@ def test_cmd_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("command", [" ", "echo 'open", "#"], ids=["blank", "open-quotation", "comment"])
 def test_cmd_that_is_none(command: str) -> None:
     """A command that is empty or cannot be split is an error of kvseal's own."""
@@ -316,6 +322,7 @@ def test_cmd_that_is_none(command: str) -> None:
         resolve(f"cmd:{command}")
 
 
+@pytest.mark.processes
 def test_cmd_with_a_nul() -> None:
     """A command that no system can run is an error of kvseal's own."""
     with pytest.raises(SecretNotFoundError):
@@ -414,6 +421,7 @@ def on_a_terminal(script: str, typed: list[bytes]) -> tuple[int, str]:
     return process.wait(), screen.decode()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("script", "typed", "expected", "asked"),
     [
@@ -431,6 +439,7 @@ def test_prompt(script: str, typed: list[bytes], expected: int, asked: list[str]
     assert "hunter" not in screen
 
 
+@pytest.mark.processes
 def test_prompt_without_a_terminal() -> None:
     """Where nobody can type, the prompt is refused rather than read from a pipe."""
     done = subprocess.run(

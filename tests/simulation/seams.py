@@ -19,6 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography.fernet import Fernet
 from key_value.aio.wrappers.encryption.fernet import FernetEncryptionWrapper
+from kvseal.recode import holder as lease_holder
+from kvseal.recode import import_keys, migrate, retire
+from kvseal.recode.checkpoint import plan_id
+from kvseal.recode.plan import PlaintextRule, reencryption
 from tests.simulation import clocks
 from tests.simulation.clocks import PerProcess, real_clock
 from tests.simulation.loop import CURRENT, EPOCH, Process
@@ -51,10 +55,6 @@ from kvseal.keys.policy import Policy
 from kvseal.keys.rootkey import RootKey
 from kvseal.legacy import FERNET, codecs_for
 from kvseal.legacy.fernet import parse_key
-from kvseal.recode import holder as lease_holder
-from kvseal.recode import import_keys, migrate, retire
-from kvseal.recode.checkpoint import plan_id
-from kvseal.recode.plan import PlaintextRule, reencryption
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -349,6 +349,7 @@ async def test_a_change_keeps_the_entry_without_expiry(
     await vault.close()
 
 
+@pytest.mark.processes
 def test_forked_child_does_not_wait_for_the_parents_lock() -> None:
     """A fork while another thread remembers a revision leaves the child able to open a vault."""
     script = """

@@ -383,6 +383,7 @@ def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]
     )
 
 
+@pytest.mark.processes
 async def test_rolled_back_between_processes(tmp_path: Path, pin: Path) -> None:
     """A restarted process refuses the store that somebody put back, and believes it without the pin."""
     directory = tmp_path / "store"
@@ -422,6 +423,7 @@ for revision in map(int, sys.argv[2:]):
 """
 
 
+@pytest.mark.processes
 def test_processes_that_pin_at_once(pin: Path) -> None:
     """However many processes write, with whatever they have seen, the pin never falls."""
     writers = [
@@ -460,6 +462,7 @@ setattr(module, step, dying)
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("step", "call", "revision"),
     [("unlink", 1, 1), ("open", 4, 1), ("fsync", 1, 1), ("replace", 1, 1), ("fsync", 2, 2)],

@@ -139,6 +139,7 @@ def somewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]
         yield Place("redis", server.url)
 
 
+@pytest.mark.servers
 @pytest.mark.filterwarnings(UNSTABLE)
 @pytest.mark.parametrize(
     "rounds", [ROUNDS, pytest.param(LONG, marks=[pytest.mark.long, pytest.mark.timeout(3600)])]

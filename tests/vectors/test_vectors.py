@@ -67,6 +67,7 @@ def test_generator_writes_what_is_committed(name: str, vectors: Any) -> None:
     assert (HERE / name).read_text(encoding="ascii") == text_of(vectors())
 
 
+@pytest.mark.processes
 def test_independent_implementation_agrees() -> None:
     """The verifier, run as people run it, opens and refuses every vector as expected."""
     done = subprocess.run([sys.executable, VERIFIER], capture_output=True, text=True, check=False)

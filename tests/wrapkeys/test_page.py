@@ -18,12 +18,12 @@ PAGE = Path(__file__).parents[2] / "docs" / "key-services.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def test_page(transit: TransitServer, tmp_path: Path) -> None:
+def test_page(transit: TransitServer, tmp_path: Path, quick_vaultctl: Path) -> None:
     """The page works as it stands, with the policy that it asks for."""
     transit.keys["transit", "kvseal"] = TransitKeyRing()
     transit.tokens["hvs.app"] = {f"transit/{verb}/kvseal": {"update"} for verb in ("encrypt", "decrypt")}
     (tmp_path / "agent-token").write_text("hvs.app\n")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{quick_vaultctl}{os.pathsep}{os.environ['PATH']}"
     environment = {"PATH": path, "HOME": str(tmp_path), "LANG": "C.UTF-8"}
     environment |= {"VAULT_ADDR": transit.url, "VAULT_TOKEN": "hvs.app"}
     printed = []

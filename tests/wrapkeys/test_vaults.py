@@ -44,6 +44,7 @@ def reference(request: pytest.FixtureRequest) -> str:
     return f"aws-kms:{kms.new_key()}"
 
 
+@pytest.mark.servers
 async def test_a_vault_of_a_service(reference: str, store: MemoryStore) -> None:
     """It is created and opened by reference, its records are sealed, and its one slot names the key."""
     vault = await Vault.create(store, secret=reference)
@@ -58,6 +59,7 @@ async def test_a_vault_of_a_service(reference: str, store: MemoryStore) -> None:
     assert "hvs." not in str(await raw_meta(store))
 
 
+@pytest.mark.servers
 async def test_key_objects(transit: TransitServer, kms: KmsServer, store: MemoryStore) -> None:
     """Objects serve as references do, both services side by side."""
     aws = AwsKmsKey(kms.new_key())
@@ -68,6 +70,7 @@ async def test_key_objects(transit: TransitServer, kms: KmsServer, store: Memory
     assert ["transit", "aws-kms"] == [slot.kind for slot in vault.slots.list()]
 
 
+@pytest.mark.servers
 async def test_from_a_secret_to_a_service_and_back(
     reference: str, store: MemoryStore, secret: Secret
 ) -> None:
@@ -87,6 +90,7 @@ async def test_from_a_secret_to_a_service_and_back(
     assert {"v": 1} == await wrapped(await Vault.open(store, secret=secret)).get("k")
 
 
+@pytest.mark.servers
 async def test_a_rotation_to_the_same_key(transit: TransitServer, store: MemoryStore) -> None:
     """After the service has rotated its key, a rotation wraps under the newest version."""
     vault = await Vault.create(store, secret="transit:transit/kv")
@@ -100,6 +104,7 @@ async def test_a_rotation_to_the_same_key(transit: TransitServer, store: MemoryS
     assert slot.id == (await vault.slots.verify("transit:transit/kv")).id
 
 
+@pytest.mark.servers
 async def test_both_for_a_time(reference: str, store: MemoryStore, secret: Secret) -> None:
     """`keep_old_for` lets the secret open for so long beside the service."""
     vault = await Vault.create(store, secret=secret, kdf=CHEAP)
@@ -127,6 +132,7 @@ async def test_an_interrupted_rotation_goes_on(store: MemoryStore, secret: Secre
     assert [("local", "primary")] == [(slot.kind, slot.label) for slot in vault.slots.list()]
 
 
+@pytest.mark.servers
 async def test_once_per_process(transit: TransitServer, store: MemoryStore) -> None:
     """Fifty wrappers that start at once, and ten thousand operations, ask the service once."""
     await Vault.create(store, secret="transit:transit/kv")
@@ -144,6 +150,7 @@ async def test_once_per_process(transit: TransitServer, store: MemoryStore) -> N
     assert 1 == counters.unwrappings.number - unwrappings
 
 
+@pytest.mark.servers
 async def test_the_service_goes_away(transit: TransitServer, store: MemoryStore) -> None:
     """Open vaults go on, nobody else opens one, and what was refused or away is told apart by its exit code."""
     vault = await Vault.create(store, secret="transit:transit/kv")
@@ -165,6 +172,7 @@ async def test_the_service_goes_away(transit: TransitServer, store: MemoryStore)
     assert {"v": 1} == await kv.get("k")
 
 
+@pytest.mark.servers
 async def test_a_slot_of_another_vault(reference: str, store: MemoryStore) -> None:
     """Pasted beside its own vault's name, a slot of another vault of the same key does not unwrap."""
     other = MemoryStore()

@@ -206,6 +206,7 @@ def test_interrupted(vault: Terminalless, known: Callable[..., Machine], stops_a
     assert [(1, 8, 1)] == cost(vault)
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_interrupted_at_a_terminal(vaultctl: Terminalless) -> None:
     """A person who presses Ctrl-C while this machine is measured sees the table of what was."""
@@ -302,6 +303,7 @@ def within(limit: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux enforces RLIMIT_AS")
 def test_a_real_limit_is_honoured(vaultctl: Terminalless) -> None:
     """Under a real RLIMIT_AS the whole program measures this machine below it, and below it alone."""
@@ -315,6 +317,7 @@ def test_a_real_limit_is_honoured(vaultctl: Terminalless) -> None:
     assert [] == [line for line in lines if line["m"] * 1024 >= 2 * GIB or line["failure"]]
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux enforces RLIMIT_AS")
 def test_less_than_the_floor(vaultctl: Terminalless) -> None:
     """Where a quarter of a real limit is less than the floor, that is said, and nothing is measured."""

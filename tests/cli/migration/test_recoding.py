@@ -377,6 +377,7 @@ def test_a_store_is_not_copied_onto_itself(old: Terminalless, there: str) -> Non
 class TestAuthsome:
     """The same folders with options instead of recipes."""
 
+    @pytest.mark.processes
     def test_workers(self, vaultctl: Terminalless, frozen: Callable[[str], Path]) -> None:
         """A recipe with several workers works here, too."""
         recipe = frozen("0009-authsome-0.5-envelope") / "recipe.toml"

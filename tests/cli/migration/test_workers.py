@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = [
+    pytest.mark.processes,
     pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="signals and process descriptors of Linux"),
     pytest.mark.filterwarnings(UNSTABLE),
 ]

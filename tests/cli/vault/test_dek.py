@@ -45,6 +45,7 @@ def test_the_life_of_a_dek(vault: Terminalless) -> None:
     assert 0 == vault("verify").code
 
 
+@pytest.mark.processes
 def test_workers(vault: Terminalless) -> None:
     """Two processes re-seal two parts, and one report comes out."""
     vault("rotate --dek")

@@ -37,6 +37,7 @@ def printed(person: Person) -> str:
     return next(line for line in person.screen.splitlines() if line.startswith("KVSEALR1-"))
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(os.name != "posix", reason="terminals of POSIX")
 def test_a_recovery_key_is_typed_back(vault: Terminalless, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked for off the screen, in any spelling, and only then lasts; it truly opens the vault."""
@@ -53,6 +54,7 @@ def test_a_recovery_key_is_typed_back(vault: Terminalless, monkeypatch: pytest.M
     assert ["recovery"] == [slot["label"] for slot in line["slots"]]
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(os.name != "posix", reason="terminals of POSIX")
 def test_a_typing_error_is_located_and_may_be_mended(vault: Terminalless) -> None:
     """Who mistypes is told the group, and asked again."""
@@ -68,6 +70,7 @@ def test_a_typing_error_is_located_and_may_be_mended(vault: Terminalless) -> Non
     assert [("primary", True), ("recovery", True)] == labels(vault)
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(os.name != "posix", reason="terminals of POSIX")
 def test_a_recovery_key_that_nobody_can_type_is_none(vault: Terminalless) -> None:
     """After three other answers the slot is gone, and the command has failed."""
@@ -81,6 +84,7 @@ def test_a_recovery_key_that_nobody_can_type_is_none(vault: Terminalless) -> Non
     assert [("primary", True)] == labels(vault)
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(os.name != "posix", reason="terminals of POSIX")
 def test_interrupted_before_the_key_is_typed(vault: Terminalless) -> None:
     """A slot whose key nobody has confirmed does not last, even if nobody is left to remove it."""

@@ -344,6 +344,7 @@ class TestLocations:
         with pytest.raises(StoreError, match="closed"):
             await driver.count()
 
+    @pytest.mark.processes
     async def test_open_elsewhere(self, store: DuckDBStore, path: Path) -> None:
         """A database that a process has open is unreachable by URL, which says how to go on."""
         await store.put("key", SMALL, collection="coll")
@@ -367,6 +368,7 @@ except StoreUnreachableError as exc:
             assert "await kvseal.recoding" in hint
             assert "stop the application" in hint
 
+    @pytest.mark.processes
     async def test_closed_by_the_application(
         self, store: DuckDBStore, driver: DuckDBDriver, path: Path
     ) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tests.servers import RedisServer
 
-pytest_plugins = ["tests.drivers.redis.server"]
+pytestmark = pytest.mark.servers
 
 PASSWORD = "hunter2"
 

@@ -104,6 +104,7 @@ class TestLocations:
         assert [LARGE, {"n": 0}] == await again.get_many(["key", "other"], collection="coll")
         await again.close()
 
+    @pytest.mark.processes
     async def test_open_elsewhere(self, store: RocksDBStore, path: Path) -> None:
         """A database that a process has open is unreachable for another, which says how to go on."""
         await store.put("key", SMALL, collection="coll")
@@ -126,6 +127,7 @@ except StoreUnreachableError as exc:
         with pytest.raises(StoreUnreachableError, match="lock"):
             await driver_from_url(f"rocksdb:{path}")
 
+    @pytest.mark.processes
     async def test_closed_database_is_free(self, store: RocksDBStore, path: Path) -> None:
         """Once the application has closed its store, a driver of it does not keep the database open."""
         driver = driver_for(store)
@@ -138,6 +140,7 @@ except StoreUnreachableError as exc:
         with pytest.raises(StoreUnreachableError, match="has closed the database"):
             await driver.get("coll", "key")
 
+    @pytest.mark.processes
     async def test_close_frees_the_database(self, store: RocksDBStore, path: Path) -> None:
         """A driver that was found from a URL leaves the database to others when it is closed."""
         store._db.close()
@@ -457,6 +460,7 @@ class TestWriters:
 
         assert ["write 3", "sync", "write 1", "sync", "write 1", "sync"] == calls
 
+    @pytest.mark.processes
     async def test_killed_writer(self, path: Path) -> None:
         """What was acknowledged is there after the process was killed."""
         script = """
