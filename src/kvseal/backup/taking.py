@@ -85,7 +85,8 @@ class _Backup:
         with writing(self.path):
             writer = BackupWriter(file, header)
         await self._add(writer, [] if meta is None else [meta])
-        async for page in self.driver.scan():
+        # Expired ones too: whether an entry has expired, the host that restores it decides.
+        async for page in self.driver.scan(expired=True):
             # The other reserved entry is the checkpoint of a recode, which is valid for this store only.
             await self._add(writer, [entry for entry in page.entries if entry.collection != META_COLLECTION])
         await self._refuse_changed(meta)

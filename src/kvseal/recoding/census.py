@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kvseal import clock
+from kvseal.drivers.base import has_expired
 from kvseal.drivers.reach import recodable_driver
 from kvseal.errors import LegacyRecordError, PlaintextRecordError, RecordError, UnknownDEKError
 from kvseal.keys.meta import META_COLLECTION
@@ -48,6 +49,8 @@ class Census:
     failed: int = 0
     pending: int = 0
     """Entries that a plan has not recoded yet, if the census was taken for a plan."""
+    expired: Counter[str] = field(default_factory=Counter)
+    """Entries by format that have expired by this host's clock, and that the backend still holds."""
     unknown_dek: bool = False
 
     @property
@@ -61,6 +64,7 @@ class Census:
         self.deks += page.deks
         self.failed += page.failed
         self.pending += page.pending
+        self.expired += page.expired
         self.unknown_dek |= page.unknown_dek
         self.failures += page.failures[: FAILURES_KEPT - len(self.failures)]
 
@@ -95,6 +99,7 @@ async def verify(
         failures=tuple(census.failures),
         formats=dict(census.formats),
         deks=dict(census.deks),
+        expired=dict(census.expired),
     )
 
 
@@ -122,12 +127,13 @@ async def take_census(
     """
     Count every entry of *partition*; the first of *readers* that recognises an entry opens it.
 
-    Only entries that *opens* selects are opened.  Entries that *pends* selects count as pending.  A page
-    with records of an unknown DEK is examined again after *refresh*, because another process may have
-    rotated the DEK meanwhile.
+    Entries that have expired by this host's clock are counted apart: that clock may be wrong, and then they
+    are read again.  Only entries that *opens* selects are opened.  Entries that *pends* selects count as
+    pending.  A page with records of an unknown DEK is examined again after *refresh*, because another
+    process may have rotated the DEK meanwhile.
     """
     census, started = Census(), clock.monotonic()
-    async for page in driver.scan(partition=partition):
+    async for page in driver.scan(partition=partition, expired=True):
         if pace is not None:
             await pace.take(len(page.entries))
         found = await asyncio.to_thread(_census_of, page.entries, readers, opens, pends)
@@ -168,6 +174,9 @@ def _census_of(
             continue
         reader = classify(entry, readers)
         name = format_of(reader)
+        if has_expired(entry.expires_at):
+            census.expired[name] += 1
+            continue
         census.formats[name] += 1
         census.pending += pends(entry)
         if name == KVSEAL:

@@ -231,4 +231,5 @@ def _report(plan: Plan, tally: Tally, census: Census | None, *, in_place: bool, 
         formats=None if census is None else dict(census.formats),
         deks=None if census is None else dict(census.deks),
         pending=_left_over(census, tally) if census is not None and in_place else 0,
+        expired=None if census is None else dict(census.expired),
     )

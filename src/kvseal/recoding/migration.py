@@ -334,7 +334,8 @@ def _is_complete(report: Report, request: _Request, vault: Vault) -> bool:
     # Wrappers that read plaintext until now could not read it any more.
     if request.plaintext is PlaintextRule.SKIP and not vault.keyring.policy.read_plaintext:
         left.add("plaintext")
-    return not report.failed and set(report.formats or {}) <= {KVSEAL, *left}
+    stored = {*(report.formats or {}), *(report.expired or {})}
+    return not report.failed and stored <= {KVSEAL, *left}
 
 
 def _throwaway_target() -> SealedTarget:

@@ -22,7 +22,8 @@ class Report:
     `conflicts` counts swaps that a live writer won; those entries were read and decided again.
     `formats`, `deks` and `pending` are counts of the verify pass: records by format, sealed records
     by the DEK that they need, and records that other processes wrote meanwhile and that are not
-    converted yet.  With `dry_run` nothing was written, and `changed` counts what would be changed.
+    converted yet.  `expired` counts by format what has expired by this host's clock and is still stored.
+    With `dry_run` nothing was written, and `changed` counts what would be changed.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -40,6 +41,7 @@ class Report:
     formats: dict[str, int] | None = None
     deks: dict[int, int] | None = None
     pending: int = 0
+    expired: dict[str, int] | None = None
 
     @property
     def exit_code(self) -> int:
@@ -71,6 +73,8 @@ class Report:
             summary["dry_run"] = True
         if self.pending:
             summary["pending"] = self.pending
+        if self.expired:
+            summary["expired"] = self.expired
         if self.formats is not None:
             summary["formats"] = self.formats
         if self.deks is not None:

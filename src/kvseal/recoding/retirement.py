@@ -23,6 +23,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from kvseal import clock
+from kvseal.drivers.base import has_expired
 from kvseal.drivers.reach import recodable_driver
 from kvseal.envelope.stored import is_sealed
 from kvseal.errors import DEKNeededError, LeaseHeldError, RecordError, VaultError
@@ -59,6 +60,8 @@ class Needs:
     plaintext: int = 0
     opaque: int = 0
     """Entries whose header cannot be read."""
+    expired: Counter[int] = field(default_factory=Counter)
+    """Of the DEKs, what entries name that have expired by this host's clock."""
     examples: list[Failure] = field(default_factory=list)
     """The first of these entries."""
 
@@ -70,6 +73,7 @@ class Needs:
     def add(self, page: Needs) -> None:
         """Add the needs of one more page."""
         self.deks += page.deks
+        self.expired += page.expired
         self.plaintext += page.plaintext
         self.opaque += page.opaque
         self.examples += page.examples[: FAILURES_KEPT - len(self.examples)]
@@ -153,7 +157,7 @@ async def retire(
 async def take_needs(driver: Driver, *, listener: Listener = ignore) -> Needs:
     """Read every entry of *driver*; report entries that cannot be counted to *listener*."""
     needs, started = Needs(), clock.monotonic()
-    async for page in driver.scan():
+    async for page in driver.scan(expired=True):
         found = await asyncio.to_thread(_needs_of, page.entries)
         for failure in found.examples:
             listener(failure)
@@ -174,7 +178,9 @@ def _needs_of(entries: Sequence[Entry]) -> Needs:
             needs.plaintext += 1
             continue
         try:
-            needs.deks[_named(entry)] += 1
+            number = _named(entry)
+            needs.deks[number] += 1
+            needs.expired[number] += has_expired(entry.expires_at)
         except RecordError as exc:
             needs.opaque += 1
             needs.examples.append(Failure(entry.collection, entry.key, exc.message or type(exc).__name__))
@@ -231,6 +237,13 @@ def _check_sight(driver: Driver) -> None:
 
 def _check_needs(needs: Needs, number: int, location: str) -> None:
     count = needs.deks[number]
+    if count and count == needs.expired[number]:
+        msg = (
+            f"{count:,} entries that have expired by this host's clock are still stored, and use DEK {number}"
+        )
+        raise DEKNeededError(
+            msg, hint="check the clock, and remove them with the store's own cull(); then run this again"
+        )
     if count:
         msg = f"{count:,} record{' still uses' if count == 1 else 's still use'} DEK {number}"
         raise DEKNeededError(

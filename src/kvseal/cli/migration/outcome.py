@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from kvseal.cli.migration.recoding import LEFT_OVER, exit_code
 from kvseal.errors import ExitCode
 from kvseal.recoding.engine import WHOLE
+from kvseal.recoding.formats import KVSEAL
 
 if TYPE_CHECKING:
     from kvseal.cli.migration.recoding import Recoding
@@ -57,10 +58,21 @@ def _tell_next(output: Output, done: Migration, report: Report, options: Recodin
             f"part {index + 1} of {count} is done; next: the other parts, then this without --partition"
         )
     elif options.finalize and not done.finalized:
-        output.note("not finalized: another process wrote old records meanwhile; stop it, and run this again")
+        output.note(_not_finalized(report))
     elif done.finalized:
         output.note("finalized: nothing old is left, old reads have ended and the old keys are dropped")
     elif done.vault is not None and done.vault.legacy:
         output.note("next: run this with --finalize to end old reads and drop the old keys")
     else:
         output.note("next: vaultctl verify, then deploy EnvelopeEncryptionWrapper and retire the old key")
+
+
+def _not_finalized(report: Report) -> str:
+    """Name what still needs the old keys."""
+    old = sum(count for name, count in (report.expired or {}).items() if name != KVSEAL)
+    if old and set(report.formats or {}) <= {KVSEAL}:
+        return (
+            f"not finalized: the store still has {old:,} old records that have expired by this host's clock;"
+            " check the clock, remove them with the store's own cull(), and run this again"
+        )
+    return "not finalized: another process wrote old records meanwhile; stop it, and run this again"
