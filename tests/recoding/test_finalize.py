@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.fakes import HookedDriver
 from tests.recoding.worlds import KEY, OTHER_KEY, damage, fernet, fill, formats_of, old
 
-from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
+from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault, clock
 from kvseal.drivers import driver_for
 from kvseal.errors import (
     LegacyRecordError,
@@ -51,6 +52,20 @@ async def imported(store: Any, **options: Any) -> Migration:
 async def finalized(store: Any, **options: Any) -> Migration:
     """Migrate with what the vault holds, and finalize."""
     return await migrate(store, secret=SECRET, finalize=True, **options)
+
+
+async def test_a_clock_that_is_ahead(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old records that have expired by this host's clock alone keep the old keys: they are read again."""
+    await old(store).put("k", {"v": 1}, collection="c", ttl=12 * 3600)
+    await imported(store)
+    tomorrow = clock.utc_now() + timedelta(days=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("kvseal.clock.utc_now", lambda: tomorrow)
+        done = await finalized(store)
+
+    assert done.report is not None
+    assert (False, {"fernet": 1}) == (done.finalized, done.report.expired)
+    assert {"v": 1} == await new(store).get("k", collection="c")
 
 
 async def test_three_steps(store: MemoryStore) -> None:

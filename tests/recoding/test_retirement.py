@@ -12,7 +12,7 @@ from tests.drivers.test_wrapper_orders import HIDING
 from tests.fakes import HookedDriver, dump
 from tests.recoding.worlds import damage, entries_of, fill, plant
 
-from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
+from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault, clock
 from kvseal.drivers import driver_for
 from kvseal.drivers.base import Entry, Page
 from kvseal.drivers.delegate import DelegatingDriver
@@ -283,6 +283,20 @@ async def test_grace(store: MemoryStore) -> None:
         await retire(store, vault, 1)
 
     assert "run it again after" in raised.value.hint
+
+
+async def test_a_clock_that_is_ahead(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has expired by this host's clock alone is read again tomorrow, so its DEK stays."""
+    vault = await Vault.create(store, secret=SECRET, kdf=CHEAP)
+    await wrapped(vault).put("k", {"v": 1}, ttl=12 * 3600)
+    await vault.rotate_dek()
+    tomorrow = clock.utc_now() + timedelta(days=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("kvseal.clock.utc_now", lambda: tomorrow)
+        with pytest.raises(DEKNeededError, match="1 entries that have expired by this host's clock"):
+            await retire(store, vault, 1, grace=timedelta(0))
+
+    assert {"v": 1} == await wrapped(vault).get("k")
 
 
 async def test_grace_counts_from_the_next_dek(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
