@@ -11,6 +11,7 @@ from tests.backends import KINDS, UNSTABLE, Place, place
 from tests.drivers.test_wrapper_orders import HIDING
 from tests.fakes import HookedDriver, dump
 from tests.recoding.worlds import damage, entries_of, fill, plant
+from tests.wrapping import wrapped
 
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault, clock
 from kvseal.drivers import driver_for
