@@ -546,6 +546,7 @@ asyncio.run(main())
         assert min(swapped, conflicts) > 100
         assert [] == temporaries(directory)
 
+    @pytest.mark.exhaustive
     async def test_live_writer_at_every_exchange(
         self, driver: FileTreeDriver, directory: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -1116,6 +1117,7 @@ class TestPlaces:
 class TestScan:
     """What is particular to scans of folders."""
 
+    @pytest.mark.exhaustive
     async def test_more_than_10_000(
         self, store: FileTreeStore, driver: FileTreeDriver, directory: Path
     ) -> None:
