@@ -7,13 +7,19 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 SECONDS ?= 3600
+# The tests that need no server, no process and no network, and do not search at length.
+QUICK := not servers and not processes and not exhaustive and not long
 
-.PHONY: help test test-long test-simulation lint format demo bench bench-quick wheel constraints clean
+.PHONY: help check quick test test-long test-simulation smoke lint format hooks demo bench bench-quick wheel constraints clean
 
 help:
+	@echo "make check        the quick part, in a minute: format, lint, types, import rules, tests without servers"
 	@echo "make test         everything CI checks: format, lint, types, import rules, tests"
 	@echo "make test-long    the on-demand checks too, such as the million-step vector"
 	@echo "make test-simulation  kvseal in a simulated world, for SECONDS=3600, with a story for what it loses"
+	@echo "make smoke        the quick tests on the oldest and the newest Python and py-key-value-aio"
+	@echo "make format       format the code, and mend what ruff can mend"
+	@echo "make hooks        run make check before each commit"
 	@echo "make demo         a Fernet vault migrated, rotated and verified in a minute"
 	@echo "make bench        all benchmarks, written to benchmarks/results/"
 	@echo "make bench-quick  the ratios that CI guards"
@@ -36,6 +42,13 @@ format: $(VENV)/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Lint and tests beside each other: mypy keeps one core busy, and pytest ends on both.
+check: $(VENV)/ready
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint quick
+
+quick: $(VENV)/ready
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "$(QUICK)"
+
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
@@ -45,6 +58,13 @@ test-long: $(VENV)/ready
 # Each time other seeds; a seed that breaks a promise is printed, and told by: python -m tests.simulation story SEED
 test-simulation: $(VENV)/ready
 	PYTHONPATH=src:. $(BIN)/python -m tests.simulation $$(date +%s) 100000000 --jobs 2 --seconds $(SECONDS)
+
+# The sessions of noxfile.py, whose files are on the disk: make test has them in memory.
+smoke: $(VENV)/ready
+	PYTEST_DEBUG_TEMPROOT=$${TMPDIR:-/tmp} $(BIN)/nox --session smoke
+
+hooks: $(VENV)/ready
+	$(BIN)/pre-commit install
 
 demo:
 	$(PYTHON) -m venv .demo/venv
@@ -81,4 +101,4 @@ constraints:
 	build/constraints-venv/bin/python -m pip freeze --exclude-editable --exclude pip > constraints.txt
 
 clean:
-	rm -rf $(VENV) .demo build dist
+	rm -rf $(VENV) .nox .demo build dist

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import shutil
@@ -33,6 +34,12 @@ if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ENOUGH:
 # A slow machine is no wrong result.
 settings.register_profile("kvseal", deadline=None)
 settings.load_profile("kvseal")
+
+
+def pytest_collection_finish() -> None:
+    """Take what eight thousand collected tests consist of out of every later garbage collection: a tenth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

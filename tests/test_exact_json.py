@@ -112,6 +112,7 @@ lossy = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.exhaustive
 @given(value=json_objects)
 @example(value={"a": True, "b": 1, "c": 1.0, "d": -0.0, "e": 0})
 @example(value={"a": None, "b": float("nan"), "c": [float("inf"), -float("inf")]})
@@ -285,6 +286,7 @@ def test_integer_of_too_many_digits_is_refused() -> None:
         payload.encode({"a": 10**5000})
 
 
+@pytest.mark.exhaustive
 @given(value=json_values, ascii_only=st.booleans(), indent=st.none() | st.integers(0, 2))
 @example(value=[2**64, 2.0**64, -(2**63) - 1], ascii_only=True, indent=None)
 @example(value=2.0**70, ascii_only=True, indent=None)

@@ -111,6 +111,7 @@ def test_no_backup(content: bytes) -> None:
 class TestTooMuch:
     """A hostile file costs a reader no more memory than an honest one may."""
 
+    @pytest.mark.exhaustive
     def test_a_line_without_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A line is refused when it becomes too long, not when it ends."""
         monkeypatch.setattr(module, "MAX_LINE", 2**20)

@@ -36,6 +36,7 @@ def changed(fields: dict[str, Any], **changes: Any) -> bytes:
     return json.dumps({name: value for name, value in fields.items() if value is not ...}).encode()
 
 
+@pytest.mark.exhaustive
 @given(any_text, any_text, json_objects, times, times)
 def test_an_entry_comes_back(
     collection: str, key: str, value: dict[str, Any], created_at: datetime | None, expires_at: datetime | None

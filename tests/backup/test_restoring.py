@@ -515,6 +515,7 @@ class TestInterrupted:
             await restore(saved, HookedDriver(driver_for(store), around))
 
 
+@pytest.mark.exhaustive
 async def test_ten_thousand_entries(tmp_path: Path) -> None:
     """More entries than any `keys()` of the stores lists come back, a few of them in flight at a time."""
     source, target = MemoryStore(), MemoryStore()
@@ -543,6 +544,7 @@ times = st.none() | st.datetimes(timezones=st.just(CREATED.tzinfo))
 later = st.none() | st.datetimes(min_value=FUTURE.replace(tzinfo=None), timezones=st.just(FUTURE.tzinfo))
 
 
+@pytest.mark.exhaustive
 @settings(max_examples=60)
 @given(st.dictionaries(st.tuples(any_text, any_text), st.tuples(json_objects, times, later), max_size=5))
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, made: Any) -> None:

@@ -83,6 +83,7 @@ def test_the_choice_is_allowed_whatever_the_machine(machine: Machine, goal: Cost
         assert params.memory_cost * params.time_cost >= FLOOR.memory_cost * FLOOR.time_cost
 
 
+@pytest.mark.exhaustive
 @given(machine=machines, goal=st.one_of(goals, weak_goals))
 def test_within_the_band_wherever_a_cost_is(machine: Machine, goal: CostGoal) -> None:
     """If any cost that may be chosen takes what is wanted, one that does is chosen, and called steady."""

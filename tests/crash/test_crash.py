@@ -213,6 +213,7 @@ async def test_the_table_is_complete(name: str, in_memory: Callable[[str], Stage
     assert "page" in steps or steps == operations
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("name", COMMANDS)
 async def test_death(name: str, after: bool, stage: Callable[[str], Stage], where: Place) -> None:
@@ -235,6 +236,7 @@ def fail() -> NoReturn:
     raise StoreUnreachableError(msg)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("die", [cancel, fail])
 @pytest.mark.parametrize("name", COMMANDS)
 async def test_other_ends(name: str, die: Callable[[], NoReturn], in_memory: Callable[[str], Stage]) -> None:

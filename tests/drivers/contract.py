@@ -211,6 +211,7 @@ class DriverContract:
 
     # Scans
 
+    @pytest.mark.exhaustive
     async def test_scan_is_complete(self, backend: Backend) -> None:
         """A scan goes past the 10,000 keys at which the stores' own enumeration ends, in bounded pages."""
         await fill(backend.store, self.many)
@@ -221,6 +222,7 @@ class DriverContract:
         assert max(map(len, pages)) <= PAGE_SIZE
         assert len(pages) >= self.many // PAGE_SIZE
 
+    @pytest.mark.exhaustive
     async def test_scan_beside_writers(self, backend: Backend) -> None:
         """
         Entries that are rewritten while a scan runs, or that newcomers jostle, are seen nevertheless.
@@ -243,6 +245,7 @@ class DriverContract:
         assert set(range(count)) <= numbers(seen).keys()
         assert rounds < 10
 
+    @pytest.mark.exhaustive
     async def test_scan_resumes_behind_a_cursor(self, backend: Backend) -> None:
         """A scan that goes on behind any page's cursor sees what the pages before it did not have."""
         count = 4 * PAGE_SIZE - 1

@@ -72,6 +72,7 @@ def test_unreadable(text: bytes) -> None:
         read_body(text)
 
 
+@pytest.mark.exhaustive
 @given(names=st.tuples(st.text(), st.text()), old=json_objects, new=json_objects)
 def test_patch_is_what_the_store_would_write(
     names: tuple[str, str], old: dict[str, Any], new: dict[str, Any]
@@ -108,6 +109,7 @@ def test_patch_changes_the_value_alone(text: str) -> None:
     assert {**json.loads(text), "value": {"new": "v"}} == json.loads(patched)
 
 
+@pytest.mark.exhaustive
 @given(st.dictionaries(st.text(), st.one_of(st.text(), st.integers(), st.booleans(), st.floats(), st.none())))
 def test_text_of_flat_values(value: dict[str, Any]) -> None:
     """The quick way to write a flat value writes what `json` does, to the character, or leaves it to it."""

@@ -104,6 +104,7 @@ def test_shape(made: Made) -> None:
     assert ["readable", "active"] == [dek["state"] for dek in value["deks"]]
 
 
+@pytest.mark.exhaustive
 def test_every_flipped_bit_is_found(made: Made) -> None:
     """Any one bit flipped in the stored JSON text is no JSON, the same mapping, or an error on the way to the keys."""
     text = json.dumps(made.value, ensure_ascii=False).encode()
@@ -410,6 +411,7 @@ def test_hostile_memory_cost(made: Made) -> None:
         open_value(value)
 
 
+@pytest.mark.exhaustive
 @given(value=st.dictionaries(st.sampled_from(["kvseal", "slots", "deks", "mac", "policy", "x"]), json_values))
 def test_anything_else_is_malformed(value: dict[str, Any]) -> None:
     """Whatever JSON is there in the place of a meta is an error of the vault, never another one."""

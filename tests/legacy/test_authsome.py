@@ -142,6 +142,7 @@ def test_envelope() -> None:
     assert VALUE == AuthsomeCodec([FLAT_KEY, DEK]).open(envelope())
 
 
+@pytest.mark.exhaustive
 @given(value=st.dictionaries(utf8_text, json_values, max_size=4))
 def test_values_come_back_exactly(value: dict[str, Any]) -> None:
     """Whatever the wrapper of py-key-value could put comes back, large integers and NaN too."""

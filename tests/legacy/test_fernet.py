@@ -150,6 +150,7 @@ def test_token_that_holds_no_object(plaintext: bytes) -> None:
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.exhaustive
 @given(value=st.dictionaries(utf8_text, json_values, max_size=4))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_values_come_back_exactly(value: dict[str, Any]) -> None:

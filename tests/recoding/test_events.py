@@ -6,6 +6,7 @@ import gc
 import threading
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from key_value.aio.stores.memory import MemoryStore
 from tests.recoding.worlds import counts, fernet, fill, plant
 
@@ -170,6 +171,7 @@ class Endless(MemoryDriver):
             self.most_alive = max(self.most_alive, alive)
 
 
+@pytest.mark.exhaustive
 async def test_only_the_pages_in_flight_are_held() -> None:
     """However long the store, no more than a handful of pages is in memory."""
     driver = Endless(40)

@@ -92,6 +92,7 @@ async def check_values_survive(values: list[dict[str, Any]], source: AnyStore, t
     assert all(map(same, before, after))
 
 
+@pytest.mark.exhaustive
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(values=st.lists(json_objects, max_size=6), copies=st.booleans())
 def test_values_survive_in_memory(values: list[dict[str, Any]], copies: bool) -> None:
@@ -553,6 +554,7 @@ async def check_adds_up(due: Due) -> None:
     await check_second_run(store, due, first)
 
 
+@pytest.mark.exhaustive
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(kinds=st.lists(st.sampled_from(KINDS), max_size=9), rule=st.sampled_from(PlaintextRule))
 def test_every_report_adds_up(kinds: list[str], rule: PlaintextRule) -> None:

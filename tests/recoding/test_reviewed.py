@@ -35,6 +35,7 @@ SECRET = Secret(b"the secret of the new vault")
 CHEAP = Argon2idParams(time_cost=1, memory_cost=8, parallelism=1)
 
 
+@pytest.mark.exhaustive
 async def test_a_copy_that_was_interrupted(store: MemoryStore) -> None:
     """What was written behind the first run's back, or lost in the copy, is found by the second run."""
     copy = MemoryStore()

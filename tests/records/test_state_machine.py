@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -220,7 +221,7 @@ _SETTINGS = settings(
     max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 
-TestWrappedMemoryStore = WrappedMemoryStore.TestCase
+TestWrappedMemoryStore = pytest.mark.exhaustive(WrappedMemoryStore.TestCase)
 TestWrappedMemoryStore.settings = _SETTINGS
-TestWrappedDiskStore = WrappedDiskStore.TestCase
+TestWrappedDiskStore = pytest.mark.exhaustive(WrappedDiskStore.TestCase)
 TestWrappedDiskStore.settings = settings(_SETTINGS, max_examples=15)

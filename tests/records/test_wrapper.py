@@ -69,6 +69,7 @@ async def stored(store: MemoryStore, key: str) -> Stored:
     return value
 
 
+@pytest.mark.exhaustive
 @given(json_objects)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_json_object_comes_back_exactly(value: Stored) -> None:

@@ -390,6 +390,7 @@ STEPS = {
 }
 
 
+@pytest.mark.exhaustive
 @given(st.lists(st.sampled_from(list(STEPS)), min_size=4, max_size=30))
 @settings(max_examples=150)
 def test_nothing_is_lost_in_any_order(steps: list[str]) -> None:

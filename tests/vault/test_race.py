@@ -101,6 +101,7 @@ def test_threads_that_generate_share_one_secret(tmp_path: Path) -> None:
     store._cache.close()
 
 
+@pytest.mark.exhaustive
 @given(st.lists(st.sampled_from("abc"), min_size=20, max_size=20))
 @settings(max_examples=60, deadline=None)
 def test_creation_in_any_order(schedule: list[str]) -> None:

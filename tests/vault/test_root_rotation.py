@@ -621,6 +621,7 @@ CHANGES: dict[str, Callable[[Vault], Any]] = {
 }
 
 
+@pytest.mark.exhaustive
 @given(
     st.lists(st.sampled_from("ab"), min_size=12, max_size=12),
     st.sampled_from(

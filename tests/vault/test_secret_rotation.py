@@ -324,6 +324,7 @@ def ends(change: str) -> Secret | None:
     return {"rotate to one secret": NEW, "rotate to another": THIRD}.get(change)
 
 
+@pytest.mark.exhaustive
 @given(
     st.lists(st.sampled_from("ab"), min_size=12, max_size=12),
     st.sampled_from([(one, other) for one, other in permutations(CHANGES, 2)]),

@@ -455,6 +455,7 @@ CONCURRENT: dict[str, Callable[[Vault], Awaitable[object]]] = {
 }
 
 
+@pytest.mark.exhaustive
 @given(
     st.lists(st.sampled_from("ab"), min_size=8, max_size=8),
     st.tuples(st.sampled_from(sorted(CONCURRENT)), st.sampled_from(sorted(CONCURRENT))),
@@ -485,6 +486,7 @@ async def concurrently(schedule: list[str], names: tuple[str, str]) -> None:
     assert not can[0] or ("remove one" not in won and "rotate" not in won)
 
 
+@pytest.mark.exhaustive
 @given(
     st.lists(st.sampled_from("ab"), min_size=12, max_size=12),
     st.tuples(st.sampled_from([None, DAY]), st.sampled_from([None, DAY])),
