@@ -64,6 +64,7 @@ from kvseal.drivers.duckdb.rows import (
 )
 from kvseal.drivers.duckdb.table import Table
 from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
+from kvseal.errors.operating_system import reason_of
 
 # Behind kvseal's own modules, which say in their words that the library is missing.
 import duckdb  # isort: skip
@@ -318,7 +319,7 @@ async def from_location(location: str, *, create: bool = False) -> DuckDBDriver:
     try:
         connection = await asyncio.to_thread(create_file if create else open_file, path)
     except OSError as exc:
-        msg = f"cannot open the DuckDB store at {path}: {exc.strerror}"
+        msg = f"cannot open the DuckDB store at {path}: {reason_of(exc)}"
         raise StoreUnreachableError(msg, hint="check the path and its permissions") from exc
     shown = f"duckdb:{path}?table={table}"
     driver = DuckDBDriver(Connections(connection, location=shown, owned=True), location=shown, table=table)

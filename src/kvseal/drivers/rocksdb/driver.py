@@ -44,6 +44,7 @@ from kvseal.drivers.chain import DEFAULT_COLLECTION
 from kvseal.drivers.joined import JOINED, SEPARATOR, entry_of, has_expired, names_to_write, problem_entry
 from kvseal.drivers.rocksdb.handle import Handle, NotBytesError, close, create, open_existing
 from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
+from kvseal.errors.operating_system import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -209,7 +210,7 @@ async def from_location(location: str, *, create: bool = False) -> RocksDBDriver
     try:
         return RocksDBDriver(await asyncio.to_thread(_open, path, is_new=create), owns=True)
     except OSError as exc:
-        msg = f"cannot open the RocksDB store at {path}: {exc.strerror}"
+        msg = f"cannot open the RocksDB store at {path}: {reason_of(exc)}"
         if isinstance(exc, FileExistsError | NotADirectoryError):
             raise StoreNotFoundError(msg, hint="name a directory") from exc
         raise StoreUnreachableError(msg, hint="check the path and its permissions") from exc
