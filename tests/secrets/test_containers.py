@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from tests.privileges import NOBODY, as_user, file_size_limit, needs_root, remou
 from kvseal.errors import ExposedSecretFileError, SecretError, UsageError
 from kvseal.secrets.generation import generate_default_secret
 from kvseal.secrets.key_file import TRUST_VARIABLE, write_key_file
-from kvseal.secrets.sources import resolve
+from kvseal.secrets.sources import SOURCES, resolve
+from kvseal.wrapkeys import SCHEMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -221,3 +223,12 @@ def test_no_message_ends_in_an_empty_reason(
 
     assert not str(caught.value).endswith((": ", ":", "None"))
     assert caught.value.hint
+
+
+def test_the_page_has_every_scheme() -> None:
+    """The table of `docs/containers.md` lists each scheme that there is, and no other."""
+    page = (Path(__file__).parents[2] / "docs" / "containers.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z-]+):[A-Z]", page, re.MULTILINE)
+
+    assert sorted([*SOURCES, "prompt", *SCHEMES]) == sorted(rows)
+    assert f"{TRUST_VARIABLE}=1" in page
