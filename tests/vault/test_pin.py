@@ -15,6 +15,7 @@ import pytest
 from key_value.aio.stores.disk import DiskStore
 from key_value.aio.stores.memory import MemoryStore
 from tests.fakes import HookedDriver, put_raw_meta, raw_meta
+from tests.privileges import file_size_limit
 
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.drivers import driver_for
@@ -305,6 +306,16 @@ async def test_a_running_process_goes_on(
     lock.rmdir()
     assert not await running.refresh()
     assert 3 == pinned_in(pin).revision
+
+
+async def test_a_disk_that_takes_no_more_is_an_error(store: MemoryStore, pin: Path) -> None:
+    """Where an empty file can be made but not be written, no vault is created without its pin."""
+    with file_size_limit(0), pytest.raises(PinNotWrittenError, match="File too large") as caught:
+        await Vault.create(store, secret=SECRET, kdf=CHEAP, pin=pin)
+
+    assert "ulimit -f" in caught.value.hint
+    assert Pin(pin).load() is None
+    assert await store.get(META_KEY, collection=META_COLLECTION) is None
 
 
 async def test_a_pinned_vault_is_not_created_anew(store: MemoryStore, pin: Path) -> None:

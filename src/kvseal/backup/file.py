@@ -22,6 +22,7 @@ from zstandard import FLUSH_FRAME, ZstdCompressor, ZstdDecompressor, ZstdError
 
 from kvseal.backup.lines import MAX_LINE, Header, Trailer, entry_line, parse_line
 from kvseal.errors import BackupFileError, MalformedBackupError, TruncatedBackupError
+from kvseal.errors.operating_system import reason_of
 from kvseal.keys.meta import META_COLLECTION, META_KEY
 
 if TYPE_CHECKING:
@@ -279,10 +280,10 @@ def _exists(path: Path) -> BackupFileError:
 
 
 def _unwritable(path: Path, error: OSError) -> BackupFileError:
-    msg = f"the backup {path} cannot be written: {error.strerror or error}"
+    msg = f"the backup {path} cannot be written: {reason_of(error)}"
     return BackupFileError(msg, hint="check the directory, its free space and its permissions")
 
 
 def _unreadable(error: OSError) -> BackupFileError:
-    msg = f"the backup cannot be read: {error.strerror or error}"
+    msg = f"the backup cannot be read: {reason_of(error)}"
     return BackupFileError(msg, hint="check its name, its permissions and the disk that it is on")

@@ -16,6 +16,7 @@ from kvseal.drivers.backends import backend_of_url
 from kvseal.drivers.manifest import Manifest, NamedDriver
 from kvseal.errors import StoreNotFoundError, UsageError, VaultNotFoundError
 from kvseal.secrets.given import secret_for_opening
+from kvseal.secrets.key_file import expanded
 from kvseal.secrets.sources import check_unlocker, resolve, resolve_unlocker
 from kvseal.vault.vault import Vault
 
@@ -156,5 +157,5 @@ async def _opened(url: str, *, create: bool, offline_names: Manifest | None) -> 
 
 def _is_free(url: str) -> bool:
     """Whether a store could be created at the place that *url* names and that holds none."""
-    path = Path(url.partition(":")[2]).expanduser()
+    path = expanded(url.partition(":")[2])
     return not path.exists() or (path.is_dir() and not any(path.iterdir()))

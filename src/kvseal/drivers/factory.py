@@ -16,6 +16,7 @@ from kvseal import drivers
 from kvseal.drivers import generic
 from kvseal.drivers.delegate import DelegatingDriver
 from kvseal.errors import UnsupportedStackError, UnsupportedStoreError
+from kvseal.errors.operating_system import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -97,5 +98,5 @@ def _factory(location: str) -> Any:
     try:
         return getattr(import_module(module_name), name)
     except (ImportError, AttributeError) as exc:
-        msg = f"python:{location} cannot be loaded: {exc}"
+        msg = f"python:{location} cannot be loaded: {reason_of(exc)}"
         raise UnsupportedStoreError(msg, hint="write python:module:factory") from exc

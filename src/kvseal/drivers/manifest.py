@@ -23,6 +23,7 @@ from kvseal.drivers.abilities import place, proves
 from kvseal.drivers.base import Page
 from kvseal.drivers.delegate import DelegatingDriver
 from kvseal.errors import ManifestError
+from kvseal.errors.operating_system import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable, Iterable, Iterator, Mapping
@@ -71,7 +72,7 @@ class Manifest:
                     if names is not None:
                         yield names
         except OSError as exc:
-            msg = f"the manifest {self.path} cannot be read: {exc.strerror}"
+            msg = f"the manifest {self.path} cannot be read: {reason_of(exc)}"
             raise ManifestError(msg, hint="check the path and its permissions") from exc
 
     def _names(self, line: bytes, number: int) -> Names | None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from platformdirs import user_data_dir
 
 from kvseal.errors import StoreNotFoundError, StoreUnreachableError
+from kvseal.errors.operating_system import reason_of
 from kvseal.legacy.fastmcp import fingerprint
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def existing(places: Sequence[Place]) -> tuple[Place, ...]:
         folders = tuple(dict.fromkeys(place.folder for place in places))
         there = sorted(name for folder in folders for name in _fingerprints(folder))
     except OSError as exc:
-        msg = f"cannot look for FastMCP's stores: {exc}"
+        msg = f"cannot look for FastMCP's stores: {reason_of(exc)}"
         raise StoreUnreachableError(msg, hint="check the permissions there") from exc
     where = " or ".join(str(folder) for folder in folders)
     if not there:

@@ -8,6 +8,7 @@ keyring, the key file in the user's data directory.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from platformdirs import user_data_path
@@ -18,8 +19,6 @@ from kvseal.secrets.sources import resolve, secret_from
 from kvseal.secrets.system_keyring import has_keyring, read_keyring
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from kvseal.secrets.secret import Secret
 
 VARIABLE: Final = "KVSEAL_MASTER_KEY"
@@ -37,7 +36,11 @@ def default_key_file() -> Path:
     Raises:
         SecretNotFoundError: this user has no home directory, as an arbitrary uid in a container has none.
     """
-    directory = user_data_path("kvseal", appauthor=False)
+    try:
+        directory = user_data_path("kvseal", appauthor=False)
+    except RuntimeError:
+        # Older releases of platformdirs return a path that begins with ~.
+        directory = Path("~")
     if not directory.is_absolute():
         msg = "this user has no home directory, so there is no place for a generated secret"
         raise SecretNotFoundError(msg, hint=NAME_ONE)

@@ -53,17 +53,19 @@ def write_keyring(service: str, user: str, value: bytes) -> None:
 
 
 def _library() -> Any:
-    """Return the keyring library, which loads the configured backend when it is imported."""
+    """Return the keyring library with its backend loaded, which it does on import or on first use."""
     if find_spec("keyring") is None:
         msg = "keyring references need the keyring extra"
         raise SecretNotFoundError(msg, hint="pip install 'kvseal[keyring]'")
     try:
-        return import_module("keyring")
+        library = import_module("keyring")
+        library.get_keyring()
     except Exception as exc:  # noqa: BLE001 - whatever its configuration, or an import of a backend, raises
         msg = f"the configured keyring backend cannot be loaded ({type(exc).__name__})"
         raise SecretNotFoundError(
             msg, hint="install it, or set PYTHON_KEYRING_BACKEND=keyring.backends.null.Keyring for no keyring"
         ) from None
+    return library
 
 
 def _placeholder(name: str) -> type:

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 from kvseal import clock
 from kvseal.concurrency import after_fork
 from kvseal.drivers.base import PAGE_BYTES, closed
+from kvseal.drivers.disk.read_only import open_mode
 from kvseal.drivers.disk.rows import Row
 from kvseal.errors import StoreNotFoundError, StoreUnreachableError
+from kvseal.errors.operating_system import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -55,7 +57,7 @@ class CacheDB:
         self.path = directory / FILE_NAME
         self._reader = _Connection(self.path, "PRAGMA query_only=ON", busy_timeout)
         # What is acknowledged is on the disk, because the value it replaces is gone.
-        self._writer = _Connection(self.path, "PRAGMA synchronous=FULL", busy_timeout)
+        self._writer = _Connection(self.path, "PRAGMA synchronous=FULL", busy_timeout, writes=True)
 
     def settings(self) -> dict[str, Any]:
         """Return diskcache's settings and counters."""
@@ -182,8 +184,9 @@ class CacheDB:
 class _Connection:
     """One SQLite connection for one thread at a time, opened when it is first used."""
 
-    def __init__(self, path: Path, pragma: str, busy_timeout: float) -> None:
+    def __init__(self, path: Path, pragma: str, busy_timeout: float, *, writes: bool = False) -> None:
         self._path = path
+        self._writes = writes
         self._pragma = pragma
         self._busy_timeout = busy_timeout
         self._lock = threading.Lock()
@@ -220,8 +223,8 @@ class _Connection:
     def _opened(self) -> sqlite3.Connection:
         _refuse_missing(self._path)
         con = sqlite3.connect(
-            # Without `mode=rw` SQLite would create the file; the URI keeps `?` and `%` of a path literal.
-            f"{self._path.absolute().as_uri()}?mode=rw",
+            # The URI keeps `?` and `%` of a path literal.
+            f"{self._path.absolute().as_uri()}?{open_mode(self._path, writes=self._writes)}",
             uri=True,
             timeout=self._busy_timeout,
             isolation_level=None,
@@ -269,7 +272,7 @@ def _refuse_missing(path: Path) -> None:
             return
         kind = "no cache.db in it" if path.parent.is_dir() else "no such directory"
     except OSError as exc:
-        msg = f"cannot look at {path}: {exc.strerror}"
+        msg = f"cannot look at {path}: {reason_of(exc)}"
         raise StoreUnreachableError(msg) from exc
     msg = f"no disk store at {path.parent}: {kind}"
     raise StoreNotFoundError(msg, hint="check the path; nothing was created")

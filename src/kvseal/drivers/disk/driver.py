@@ -48,6 +48,7 @@ from kvseal.drivers.disk.value_files import UnsafeFileNameError, ValueFiles
 from kvseal.drivers.disk.writes import Placed, delete, insert, update
 from kvseal.drivers.joined import JOINED, NameRule, patched, written
 from kvseal.errors import StoreNotFoundError, UnsupportedStoreError
+from kvseal.errors.operating_system import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -275,7 +276,7 @@ def _create(directory: Path) -> None:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as exc:
-        msg = f"a disk store cannot be created at {directory}: {exc.strerror}"
+        msg = f"a disk store cannot be created at {directory}: {reason_of(exc)}"
         raise StoreNotFoundError(msg, hint="name a directory that can be made") from exc
     store = DiskStore(directory=directory)
     store._cache.close()  # noqa: SLF001 - DiskStore.close() closes nothing before its first use

@@ -39,6 +39,7 @@ from kvseal.drivers.disk.database import FILE_NAME, CacheDB
 from kvseal.drivers.disk.multi_folders import Folders, OpenFolders, folder_of
 from kvseal.drivers.disk.purge import purged
 from kvseal.errors import StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
+from kvseal.errors.operating_system import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -177,7 +178,7 @@ async def from_url(url: StoreUrl, *, create: bool) -> MultiDiskDriver:
             await asyncio.to_thread(base.mkdir, mode=0o700, parents=True, exist_ok=True)
         evicts = await asyncio.to_thread(_examine, folders, create=create)
     except OSError as exc:
-        msg = f"cannot look at {base}: {exc.strerror}"
+        msg = f"cannot look at {base}: {reason_of(exc)}"
         raise StoreUnreachableError(msg, hint="check the path and its permissions") from exc
     return MultiDiskDriver(folders, evicts=evicts)
 

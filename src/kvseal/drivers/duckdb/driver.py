@@ -66,6 +66,7 @@ from kvseal.drivers.duckdb.rows import (
 )
 from kvseal.drivers.duckdb.table import Table
 from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
+from kvseal.errors.operating_system import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -310,7 +311,7 @@ async def from_url(url: StoreUrl, *, create: bool) -> DuckDBDriver:
     try:
         connection = await asyncio.to_thread(create_file if create else open_file, path)
     except OSError as exc:
-        msg = f"cannot open the DuckDB store at {path}: {exc.strerror}"
+        msg = f"cannot open the DuckDB store at {path}: {reason_of(exc)}"
         raise StoreUnreachableError(msg, hint="check the path and its permissions") from exc
     shown = f"duckdb:{path}?table={table}"
     driver = DuckDBDriver(Connections(connection, location=shown, owned=True), location=shown, table=table)

@@ -45,6 +45,7 @@ from kvseal.drivers.joined import JOINED, entry_of, patched, problem_entry, writ
 from kvseal.drivers.landing import SEPARATOR
 from kvseal.drivers.rocksdb.handle import Handle, NotBytesError, close, create, open_existing
 from kvseal.errors import StoreNotFoundError, StoreUnreachableError
+from kvseal.errors.operating_system import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -187,7 +188,7 @@ async def from_url(url: StoreUrl, *, create: bool) -> RocksDBDriver:
     try:
         return RocksDBDriver(await asyncio.to_thread(_open, path, is_new=create), owns=True)
     except OSError as exc:
-        msg = f"cannot open the RocksDB store at {path}: {exc.strerror}"
+        msg = f"cannot open the RocksDB store at {path}: {reason_of(exc)}"
         if isinstance(exc, FileExistsError | NotADirectoryError):
             raise StoreNotFoundError(msg, hint="name a directory") from exc
         raise StoreUnreachableError(msg, hint="check the path and its permissions") from exc
