@@ -140,11 +140,13 @@ async def test_the_backends_own_expiry(opened: Any, tmp_path: Path, redis_server
 
 
 @pytest.mark.servers
-async def test_a_location_without_its_password(opened: Any, tmp_path: Path, server: Server) -> None:
+async def test_a_location_without_its_password(
+    opened: Any, tmp_path: Path, shared_postgresql: Server
+) -> None:
     """The header says where the backup comes from, and nothing secret."""
     import zstandard
 
-    url = server.url(query="?table=backup_1").replace("postgres@", "postgres:hunter2@")
+    url = shared_postgresql.url(query="?table=backup_1").replace("postgres@", "postgres:hunter2@")
     driver = await driver_from_url(url, create=True)
     await backup(driver, tmp_path / "file")
     await driver.close()
