@@ -31,7 +31,7 @@ WRITERS = [
     "restore sealed.kvseal --offline",
 ]
 
-pytestmark = needs_root
+pytestmark = [needs_root, pytest.mark.processes]
 
 
 @pytest.fixture(params=["disk:{}/kv", "filetree:{}/kv?names=v1"], ids=["disk", "filetree"])

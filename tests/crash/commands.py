@@ -113,7 +113,8 @@ _LEASE = "get put_if_absent "
 _WALKS = 10 * "page "
 """A scan of records and a verify pass: two entries more, the vault meta and the checkpoint."""
 
-_END = "get delete "
+_END = "get delete get "
+"""The checkpoint goes, and the vault meta is read once more: it has to hold the DEK that sealed."""
 
 COMMANDS = {
     "create": Command(
@@ -332,7 +333,7 @@ COMMANDS = {
         by_the_old=by_fernet,
     ),
     "migrate from authsome": Command(
-        steps=17 * "page " + 3 * "replace_many " + 6 * "get " + "put_if_absent delete",
+        steps=17 * "page " + 3 * "replace_many " + 7 * "get " + "put_if_absent delete",
         begin=authsome,
         run=migrated_from_authsome,
         check=is_migrated_from_authsome,

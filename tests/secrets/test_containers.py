@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 FS_GROUP = 2000
 
 
+pytestmark = pytest.mark.processes
+
+
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """Return a directory that every user can search, outside of every mount in memory."""

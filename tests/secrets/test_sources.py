@@ -162,8 +162,10 @@ def test_file_of_its_owner(mode: int, key_file: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o620, 0o644, 0o602, 0o666, 0o777], ids=oct)
-def test_exposed_file(mode: int, key_file: Path) -> None:
-    """A file that others can read or write is refused, and the hint says how to close it."""
+def test_exposed_file(mode: int, key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file on an ordinary disk that others can read or write is refused, and the hint says how to close it."""
+    # The tests' files may be in memory, as mounted secrets are.
+    monkeypatch.setattr(key_files, "is_secret_mount", lambda _: False)
     key_file.chmod(mode)
 
     with pytest.raises(ExposedSecretFileError, match=f"{mode:04o}") as caught:
@@ -481,8 +483,8 @@ PASTED = [
     "file:" + "hunter2" * 60,
     "fd:hunter2",
     "cred:hunter2",
-    "cmd:hunter2",
-    "cmd:hunter2 and more",
+    pytest.param("cmd:hunter2", marks=pytest.mark.processes),
+    pytest.param("cmd:hunter2 and more", marks=pytest.mark.processes),
     "keyring:Hunter2/AbC+9",
 ]
 

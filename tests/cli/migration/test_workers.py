@@ -303,7 +303,7 @@ def test_workers(shared: Place, vaultctl: Terminalless) -> None:
     assert (RECORDS, RECORDS - 1, 1) == tuple(summary[name] for name in ("scanned", "changed", "failed"))
     assert Path("b").is_file()
     assert (3, 1) == (shown.returncode, shown.stdout.count("records"))
-    assert "what failed is untouched" in shown.stderr
+    assert "records that failed are untouched" in shown.stderr
     assert (0, 1) == (ended.returncode, ended.stdout.count("records"))
     assert "finalized: nothing old is left" in ended.stderr
     assert [] == vaultctl("status --json").lines[0]["legacy"]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kvseal.drivers.disk.driver import DiskDriver
 
 
+@pytest.mark.processes
 class TestProcesses:
     """Several processes on one directory, some of which die."""
 

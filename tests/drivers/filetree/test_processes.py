@@ -6,6 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+import pytest
 from tests.drivers.entries import SMALL, entry, fetched, numbers, scanned
 from tests.drivers.filetree.trees import ended, put_raw, python, temporaries, value_of
 
@@ -15,7 +16,6 @@ from kvseal.drivers.filetree import swaps
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
     from key_value.aio.stores.filetree import (
         FileTreeStore,
     )
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kvseal.drivers.filetree.driver import FileTreeDriver
 
 
+@pytest.mark.processes
 class TestProcesses:
     """Other processes: some write without end, some die."""
 

@@ -60,6 +60,7 @@ class TestServer:
         assert [True] == list(await driver.replace_many([Replacement(first.entries[0], SMALL)]))
         assert 2 * PAGE_SIZE == (await from_store.count()).entries
 
+    @pytest.mark.servers
     async def test_nobody_there(self) -> None:
         """Where no server listens the store is unreachable."""
         with pytest.raises(StoreUnreachableError, match=r"127\.0\.0\.1:1/db"):

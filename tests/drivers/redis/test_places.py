@@ -221,6 +221,7 @@ class TestPlaces:
 
         assert {} == raw.info("keyspace")
 
+    @pytest.mark.servers
     @pytest.mark.parametrize("scheme", ["redis", "rediss", "valkey"])
     async def test_refused_connection(self, scheme: str) -> None:
         """A server that is not there is named, with the next step."""
@@ -262,6 +263,7 @@ class TestPlaces:
         await driver.close()
 
 
+@pytest.mark.servers
 class TestTLS:
     """`rediss://`, and stores that connect over TLS."""
 
@@ -356,6 +358,7 @@ class TestPasswords:
         assert PASSWORD not in "".join(traceback.format_exception(caught.value))
         await driver.close()
 
+    @pytest.mark.servers
     async def test_server_without_a_command(self, tmp_path: Path) -> None:
         """A server that lacks a command quotes its arguments; the error and its cause do not."""
         with RedisServer(tmp_path, "--rename-command", "EVALSHA", "") as server:
