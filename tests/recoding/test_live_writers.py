@@ -177,8 +177,9 @@ async def test_writers_of_both_kinds_all_the_time(any_store: AnyStore) -> None:
 
 async def test_a_writer_in_a_thread_of_its_own(tmp_path: Path) -> None:
     """Another thread that writes through its own store object loses nothing, either."""
-    with closing(DiskStore(directory=tmp_path)._cache) as cache:
-        await check_writer_in_thread(DiskStore(disk_cache=cache))
+    store = DiskStore(directory=tmp_path)
+    with closing(store._cache):
+        await check_writer_in_thread(store)
 
 
 async def check_writer_in_thread(any_store: DiskStore) -> None:

@@ -183,8 +183,8 @@ async def test_times_stay_to_the_microsecond(any_store: AnyStore, tmp_path: Path
 
 async def test_the_columns_of_the_disk_store_stay(tmp_path: Path) -> None:
     """Diskcache's own expiry and rowids are untouched, so that its clean-up and order stay the same."""
-    with closing(DiskStore(directory=tmp_path)._cache) as cache:
-        store = DiskStore(disk_cache=cache)
+    store = DiskStore(directory=tmp_path)
+    with closing(store._cache):
         await old(store).put("a", {"v": 1}, collection="c", ttl=500.5)
         await old(store).put("b", {"v": 1}, collection="c")
         query = "SELECT rowid, key, expire_time, store_time, tag FROM Cache WHERE key LIKE 'c::%'"
@@ -203,8 +203,8 @@ def value_files(directory: Path) -> list[Path]:
 
 async def test_values_in_files_of_their_own(tmp_path: Path) -> None:
     """Values beyond 32 KiB lie in files, which are replaced and not left behind."""
-    with closing(DiskStore(directory=tmp_path)._cache) as cache:
-        store = DiskStore(disk_cache=cache)
+    store = DiskStore(directory=tmp_path)
+    with closing(store._cache) as cache:
         value = {"text": "x" * 100_000}
         await fill(store, {"large": value, "small": {"v": 1}})
 
@@ -382,8 +382,8 @@ class TestPlaintext:
 
 async def test_pickled_rows(tmp_path: Path) -> None:
     """What diskcache would unpickle is named and left as it is."""
-    with closing(DiskStore(directory=tmp_path)._cache) as cache:
-        store = DiskStore(disk_cache=cache)
+    store = DiskStore(directory=tmp_path)
+    with closing(store._cache) as cache:
         await fill(store, {"a": {"v": 1}})
         cache.set(("c", "tuple"), "body")
         cache.set("c::pickled", {"v": 1})
