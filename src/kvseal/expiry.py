@@ -38,7 +38,9 @@ def milliseconds(moment: datetime) -> int:
     return whole + -(-moment.microsecond // _MICROSECONDS_PER_MILLISECOND)
 
 
-def unexpired(value: dict[str, Any], expires_at: int | None) -> tuple[dict[str, Any] | None, int | None]:
+def unexpired(
+    value: dict[str, Any] | None, expires_at: int | None
+) -> tuple[dict[str, Any] | None, int | None]:
     """Return value and expiry, or two `None` where it has passed."""
     return (value, expires_at) if expires_at is None or expires_at > clock.wall_ms() else (None, None)
 

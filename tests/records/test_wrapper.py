@@ -613,6 +613,27 @@ async def test_a_reader_who_comes_late_to_a_refresh_still_reads(
     assert {"v": 1} == await late
 
 
+async def test_a_reader_who_comes_late_to_a_refresh_reads_nothing_expired(
+    clock: Clock, store: MemoryStore, vault: Vault, secret: Secret, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record of a DEK that another reader has just learnt of is missing once its sealed expiry has passed."""
+    writer = await Vault.open(store, secret=secret)
+    await writer.rotate_dek()
+    await wrapped(writer).put("k", {"v": 1}, ttl=10)
+    await store.put("k", await stored(store, "k"))
+    clock.advance(10)
+    get = store.get
+
+    async def late(key: str, *, collection: str | None = None) -> Stored | None:
+        found = await get(key, collection=collection)
+        await vault.refresh()  # As another reader does meanwhile.
+        return found
+
+    monkeypatch.setattr(store, "get", late)
+
+    assert await wrapped(vault).get("k") is None
+
+
 async def test_a_refreshed_record_keeps_its_expiry(
     clock: Clock, store: MemoryStore, vault: Vault, secret: Secret
 ) -> None:

@@ -4,11 +4,13 @@ Run the simulation.
     python -m tests.simulation FIRST COUNT [only=KIND,...] [--jobs N] [--seconds S]
     python -m tests.simulation story SEED|FILE [only=...]
     python -m tests.simulation small SEED|FILE VERDICT [only=...] [--save FILE]
-    python -m tests.simulation planted NAME [--first SEED] [--story]
+    python -m tests.simulation planted [NAME ...] [--search] [--story]
     python -m tests.simulation plans
     python -m tests.simulation digests FIRST COUNT [only=...]
 
-The first runs seeds and says what it has seen; it exits with 1 if a promise was broken.
+The first runs seeds and says what it has seen; it exits with 1 if a promise was broken.  `planted` begins
+with each bug at the seed in `planted.json`, and goes on from there; with `--search` it begins at seed 0, and
+writes that file anew.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 clock = seams.real_clock
+_STARTS = Path(__file__).with_name("planted.json")
 
 
 def say(text: str) -> None:
@@ -151,21 +154,34 @@ def _small(args: argparse.Namespace) -> int:
 
 
 def _planted(args: argparse.Namespace) -> int:
-    """Look for one planted bug, and say after how many seeds it was caught."""
-    bug, begun = BUGS[args.name], time.process_time()
-    for tried in range(bug.seeds):
-        plan = plan_of(args.start + tried, only=bug.faults)
-        found = _with(bug, plan)
-        if found.kinds & bug.verdicts and not run(plan).kinds & bug.verdicts:
-            said = {"caught": True, "seeds": tried + 1, "seconds": round(time.process_time() - begun, 1)}
-            said["verdict"] = next(text for kind, text in found.verdicts if kind in bug.verdicts)
-            if args.story:
+    """Look for planted bugs, all of them where none is named, and say where each was caught."""
+    starts: dict[str, int] = json.loads(_STARTS.read_text(encoding="utf-8"))
+    found = {}
+    for name in args.names or BUGS:
+        found[name] = _caught(BUGS[name], 0 if args.search else starts.get(name, 0), story=args.story)
+        if args.search and found[name]["caught"]:
+            starts[name] = found[name]["seed"]
+    if args.search:
+        table = {name: starts[name] for name in sorted(BUGS) if name in starts}
+        _STARTS.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    say(json.dumps(found))
+    return 0 if all(one["caught"] for one in found.values()) else 1
+
+
+def _caught(bug: Planted, first: int, *, story: bool) -> dict[str, Any]:
+    begun = time.process_time()
+    for seed in range(first, first + bug.seeds):
+        plan = plan_of(seed, only=bug.faults)
+        outcome = _with(bug, plan)
+        if outcome.kinds & bug.verdicts and not run(plan).kinds & bug.verdicts:
+            verdict = next(text for kind, text in outcome.verdicts if kind in bug.verdicts)
+            seconds = round(time.process_time() - begun, 1)
+            said = {"caught": True, "seed": seed, "seconds": seconds, "verdict": verdict}
+            if story:
                 less, _ = smaller(plan, lambda one: bool(_with(bug, one).kinds & bug.verdicts))
                 said |= {"events": len(less.events), "story": _with(bug, less).story}
-            say(json.dumps(said))
-            return 0
-    say(json.dumps({"caught": False, "seeds": bug.seeds}))
-    return 1
+            return said
+    return {"caught": False, "first": first, "seeds": bug.seeds}
 
 
 def _with(bug: Planted, plan: Plan) -> Outcome:
@@ -209,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--save")
     parser.add_argument("--story", action="store_true")
-    parser.add_argument("--first", type=int, default=0, dest="start")
+    parser.add_argument("--search", action="store_true")
     return parser
 
 
@@ -223,7 +239,7 @@ def main() -> int:
         args.what, args.verdict = rest[0], rest[-1]
         return _story(_plan(args)) if command == "story" else _small(args)
     if command == "planted":
-        args.name = rest[0]
+        args.names = rest
         return _planted(args)
     if command == "plans":
         return _plans()

@@ -7,13 +7,11 @@ Outside every simulated process the clocks are the real ones.
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 import random
-import sys
 import time
 from collections.abc import Callable, MutableMapping
-from functools import lru_cache
+from datetime import datetime
 from typing import Any
 
 from tests.simulation.loop import CURRENT, Host
@@ -103,37 +101,20 @@ class PerProcess(MutableMapping[Any, Any]):
 
 class _SimDatetimeType(type):
     def __instancecheck__(cls, instance: object) -> bool:
-        return isinstance(instance, _datetime)
+        return isinstance(instance, datetime)
 
 
-_datetime = dt.datetime
+class _SimDatetime(metaclass=_SimDatetimeType):
+    """`datetime`, as far as clocks use it, whose present is that of the simulated process."""
+
+    fromtimestamp, fromisoformat = datetime.fromtimestamp, datetime.fromisoformat
+
+    @staticmethod
+    def now(tz: Any = None) -> datetime:
+        return datetime.fromtimestamp(time.time(), tz)
 
 
-class _SimDatetime(_datetime, metaclass=_SimDatetimeType):
-    """`datetime` whose present is that of the simulated process; what it returns are plain datetimes."""
-
-    @classmethod
-    def now(cls, tz: Any = None) -> Any:
-        return _datetime.fromtimestamp(time.time(), tz)
-
-    @classmethod
-    def fromtimestamp(cls, *args: Any, **kwargs: Any) -> Any:
-        return _datetime.fromtimestamp(*args, **kwargs)
-
-    @classmethod
-    def fromisoformat(cls, text: str) -> Any:
-        return _datetime.fromisoformat(text)
-
-    @classmethod
-    def strptime(cls, text: str, form: str) -> Any:  # type: ignore[override]
-        return _strptime(text, form)
-
-
-_strptime = lru_cache(maxsize=65536)(_datetime.strptime)
-
-
-def replace_datetime(*packages: str) -> None:
-    """Let every module of *packages* that has `datetime` ask the simulated process for the present."""
-    for name, module in list(sys.modules.items()):
-        if name.startswith(packages) and vars(module).get("datetime") is _datetime:
-            module.datetime = _SimDatetime  # type: ignore[attr-defined]
+def replace_datetime(*modules: Any) -> None:
+    """Let *modules*, which read the clock through `datetime`, ask the simulated process for the present."""
+    for module in modules:
+        module.datetime = _SimDatetime

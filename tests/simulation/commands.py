@@ -132,7 +132,7 @@ async def _slot_remove(op: Operation) -> str:
 async def _reencrypt(op: Operation) -> str:
     vault = await op.open()
     active = vault.keyring.active_dek
-    report = await seams.recode(op.driver, seams.reencryption(vault))
+    report = await seams.recode(op.driver, seams.plan_reencryption(vault))
     _complete(report)
     op.oracle.judge_success(op.me, op.what, op.begun)
     op.world.judge_current(op.me, active, report)

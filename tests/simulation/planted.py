@@ -94,8 +94,9 @@ def _conflicts_skipped() -> Replacements:
 
 
 def _not_read_back() -> Replacements:
-    async def read_back(self: Any, meta: Any) -> None:
+    async def read_back(self: Any, meta: Any) -> Any:
         await self.seen.remember(meta)
+        return (await self.look()).entry, meta
 
     return [(_module("metastore").MetaStore, "_read_back", read_back)]
 
@@ -108,11 +109,10 @@ def _expiry_ignored() -> Replacements:
         expiry_of = staticmethod(real.expiry_of)
         live = staticmethod(lambda value, *_: (value, None))
 
-        @staticmethod
-        def now() -> int:
-            return 0
+    class Clock:
+        wall_ms = staticmethod(lambda: 0)
 
-    return [(wrapper, "expiry", Expiry)]
+    return [(wrapper, "expiry", Expiry), (wrapper, "clock", Clock)]
 
 
 def _page_skipped() -> Replacements:
@@ -129,14 +129,14 @@ def _page_skipped() -> Replacements:
 
 def _keep(until: timedelta | None) -> Callable[[], Replacements]:
     def replacements() -> Replacements:
-        rotation = _module("rotation")
+        changes = _module("changes")
+        real = changes.with_slot_in_place
 
-        def keep_until(self: Any) -> Any:
-            if until is None or self._keep_old_for is None:
-                return None
-            return rotation.present() + until
+        def in_place(*args: Any, keep_until: Any, now: Any) -> Any:
+            wrong = None if until is None or keep_until is None else now + until
+            return real(*args, keep_until=wrong, now=now)
 
-        return [(rotation.Rotation, "_keep_until", keep_until)]
+        return [(changes, "with_slot_in_place", in_place)]
 
     return replacements
 
@@ -144,12 +144,15 @@ def _keep(until: timedelta | None) -> Callable[[], Replacements]:
 def _older_believed() -> Replacements:
     session = _module("session")
 
-    def take(self: Any, meta: Any, root: Any) -> None:
-        keyring = session.Keyring(meta, root)
+    def take(self: Any, meta: Any, keyring: Any) -> None:
         self._meta = meta
         self._use(keyring)
 
-    return [(_module("newest").Before, "check", _nothing), (session.KeyHolder, "_take", take)]
+    return [
+        (_module("newest").Before, "check", _nothing),
+        (session.Keyring, "lost_in", _nothing),
+        (session.OpenVault, "take", take),
+    ]
 
 
 def _restore_overwrites() -> Replacements:
@@ -174,11 +177,6 @@ def _slot_kept() -> Replacements:
         return changes._next(meta, root, now)
 
     return [(changes, "without_slot", without_slot)]
-
-
-def _names_unbound() -> Replacements:
-    sealing = _module("sealing")
-    return [(sealing, "name_field", lambda _: b""), (_module("aad"), "name_field", lambda _: b"")]
 
 
 def _check(module: str, name: str, *, owner: str = "", value: Any = _nothing) -> Callable[[], Replacements]:
@@ -309,7 +307,7 @@ BUGS: dict[str, Planted] = {
     ),
     "records-buried": Planted(
         "a vault is created where sealed records have lost theirs",
-        _check("creation", "refuse_orphaned_records", owner="MetaStore", value=_nothing_async),
+        _check("creation", "_refuse_orphaned_records", value=_nothing_async),
         frozenset({"buried"}),
         frozenset({"meta_deleted", "crash"}),
     ),

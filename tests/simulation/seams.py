@@ -13,27 +13,24 @@ import logging
 import random
 import warnings
 from base64 import b64encode
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cryptography.fernet import Fernet
+from key_value.aio._utils import time_to_live
 from key_value.aio.wrappers.encryption.fernet import FernetEncryptionWrapper
-from kvseal.recode import holder as lease_holder
-from kvseal.recode import import_keys, migrate, retire
-from kvseal.recode.checkpoint import plan_id
-from kvseal.recode.plan import PlaintextRule, reencryption
 from tests.simulation import clocks
 from tests.simulation.clocks import PerProcess, real_clock
 from tests.simulation.loop import CURRENT, EPOCH, Process
 
-from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault, recode, verify
-from kvseal import seen as newest
+from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault, clock, recode, verify
 from kvseal.backup import backup, restore
 from kvseal.backup.file import BackupReader, is_meta
-from kvseal.drivers import STORES
-from kvseal.drivers.base import Capabilities, Count, Entry, Page, Purged, Replacement, _Keep
+from kvseal.drivers import backends
+from kvseal.drivers.base import Capabilities, Entry, Page, Replacement, _Keep
 from kvseal.drivers.body import UnreadableBodyError, patch_body, read_body, write_body
+from kvseal.drivers.landing import JoinedPlaces
 from kvseal.envelope import kdf
 from kvseal.envelope.record import Header
 from kvseal.envelope.stored import from_stored, is_sealed
@@ -46,8 +43,8 @@ from kvseal.errors import (
     StoreUnreachableError,
     WrongSecretError,
 )
-from kvseal.keys import changes
-from kvseal.keys import unlock as unlocking
+from kvseal.keys import changes, unlocking
+from kvseal.keys import meta as metas
 from kvseal.keys.keyring import Keyring, LegacyKey
 from kvseal.keys.keyslot import Keyslot
 from kvseal.keys.meta import VaultMeta
@@ -55,6 +52,10 @@ from kvseal.keys.policy import Policy
 from kvseal.keys.rootkey import RootKey
 from kvseal.legacy import FERNET, codecs_for
 from kvseal.legacy.fernet import parse_key
+from kvseal.observe import telemetry
+from kvseal.recoding import PlaintextRule, import_keys, lease_holder, migrate, plan_reencryption, retire
+from kvseal.recoding.checkpoint import plan_id
+from kvseal.vault import newest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +64,6 @@ __all__ = [
     "BackupReader",
     "Capabilities",
     "Conflict",
-    "Count",
     "Entry",
     "EnvelopeEncryptionWrapper",
     "FernetEncryptionWrapper",
@@ -72,7 +72,6 @@ __all__ = [
     "Page",
     "PlaintextRecordError",
     "PlaintextRule",
-    "Purged",
     "RecordError",
     "Replacement",
     "Secret",
@@ -89,10 +88,10 @@ __all__ = [
     "is_sealed",
     "migrate",
     "patch_body",
+    "plan_reencryption",
     "read_body",
     "real_clock",
     "recode",
-    "reencryption",
     "restore",
     "retire",
     "verify",
@@ -100,26 +99,24 @@ __all__ = [
 ]
 
 MODULES = {
-    "checkpoint": "kvseal.recode.checkpoint",
+    "census": "kvseal.recoding.census",
     "changes": "kvseal.keys.changes",
-    "creation": "kvseal.metastore",
-    "engine": "kvseal.recode.engine",
-    "formats": "kvseal.recode.codecs",
-    "freshness": "kvseal.keys.freshness",
+    "checkpoint": "kvseal.recoding.checkpoint",
+    "creation": "kvseal.vault.creation",
+    "engine": "kvseal.recoding.engine",
+    "formats": "kvseal.recoding.formats",
+    "freshness": "kvseal.vault.freshness",
     "meta": "kvseal.keys.meta",
-    "metastore": "kvseal.metastore",
-    "migration": "kvseal.recode.migrate",
-    "newest": "kvseal.seen",
-    "resealing": "kvseal.resealing",
-    "restoring": "kvseal.backup.restore",
-    "retirement": "kvseal.recode.retire",
-    "rotation": "kvseal.rotation",
-    "session": "kvseal.keyholder",
-    "sealing": "kvseal.envelope.sealing",
-    "taking": "kvseal.backup.take",
-    "census": "kvseal.recode.verify",
-    "wrapper": "kvseal.wrapper",
-    "writing": "kvseal.recode.writing",
+    "metastore": "kvseal.vault.metastore",
+    "migration": "kvseal.recoding.migration",
+    "newest": "kvseal.vault.newest",
+    "resealing": "kvseal.records.resealing",
+    "restoring": "kvseal.backup.restoring",
+    "retirement": "kvseal.recoding.retirement",
+    "session": "kvseal.vault.session",
+    "taking": "kvseal.backup.taking",
+    "wrapper": "kvseal.records.wrapper",
+    "writing": "kvseal.recoding.writing",
 }
 """Where the bugs are planted: see `planted`."""
 
@@ -146,33 +143,29 @@ def _per_process(module: Any, *names: str) -> None:
         setattr(module, name, PerProcess(f"{module.__name__}.{name}", getattr(module, name)))
 
 
-class _InlineThread:
+class _SimBackend(backends.Backend):
+    """The row of the simulated backend: names land as on Redis."""
+
+    def driver_for(self, store: Any) -> Any:
+        return import_module(self.module).for_store(store)
+
+    def landing_of(self, _: Any) -> JoinedPlaces:
+        return JoinedPlaces()
+
+
+def _spawn(target: Callable[[], None]) -> None:
     """Where kvseal starts a thread of its own, the work is one step that the loop chooses the time of."""
-
-    def __init__(self, *, target: Callable[[], None], **_: Any) -> None:
-        self._target = target
-
-    def start(self) -> None:
-        asyncio.get_running_loop().call_soon(self._target)
-
-
-class _Threading:
-    Thread = _InlineThread
-
-    def __getattr__(self, name: str) -> Any:
-        import threading
-
-        return getattr(threading, name)
+    asyncio.get_running_loop().call_soon(target)
 
 
 class _SimHolder:
-    """Who holds a lease, as a simulated process: see `kvseal.recode.holder`."""
+    """Who holds a lease, as a simulated process: see `kvseal.recoding.lease_holder`."""
 
     @staticmethod
     def new() -> Any:
         process = _process()
         token = process.random.randbytes(8).hex()
-        return lease_holder.Holder(process.host.name, process.host.name, process.pid, process.pid, token)
+        return lease_holder.LeaseHolder(process.host.name, process.host.name, process.pid, process.pid, token)
 
     @staticmethod
     def machine() -> str:
@@ -192,18 +185,18 @@ def _process() -> Process:
 
 
 def _install() -> None:
-    clocks.replace_datetime("kvseal", "key_value")
-    _per_process(newest, "_revisions")
+    clocks.replace_datetime(clock, time_to_live)
+    _per_process(newest, "_newest")
     _per_process(unlocking, "_held", "_running")
-    unlocking.threading = _Threading()  # type: ignore[attr-defined, assignment]
-    lease_holder.Holder.new = _SimHolder.new  # type: ignore[method-assign]
+    unlocking._spawn = _spawn
+    lease_holder.LeaseHolder.new = _SimHolder.new  # type: ignore[method-assign]
     lease_holder._machine = _SimHolder.machine  # type: ignore[assignment]
     lease_holder._started = _SimHolder.started
     kdf.hash_secret_raw = cache(kdf.hash_secret_raw)  # One derivation for each salt, not one a process.
-    from kvseal import telemetry
-
+    metas.time_of = lru_cache(4096)(metas.time_of)
     telemetry._is_offered = True
-    STORES["tests.simulation.store.SimStore"] = "tests.simulation.store"
+    name = "tests.simulation.store.SimStore"
+    backends._BY_CLASS[name] = _SimBackend("tests.simulation.store", name)
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore", RuntimeWarning)  # A coroutine of a killed process that never began.
 
@@ -250,7 +243,7 @@ def deks_of(keyring: Any) -> dict[int, bytes]:
 
 
 def codec_of(keyring: Keyring) -> Any:
-    return keyring.codec()
+    return keyring.codecs[""]
 
 
 def legacy_codecs_of(keyring: Keyring) -> Any:

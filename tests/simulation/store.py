@@ -19,15 +19,8 @@ if TYPE_CHECKING:
 class SimDriver:
     """As the driver of Redis: bodies that name themselves, native expiry, what has expired is left out."""
 
-    location, default_collection = "sim:", "default_collection"
-    capabilities = seams.Capabilities(
-        atomic_replace=True,
-        recovers_names=True,
-        partitions=False,
-        exact_count=True,
-        evicts=False,
-        in_process_only=False,
-    )
+    location = "sim:"
+    capabilities = seams.Capabilities(atomic_replace=True, evicts=False)
 
     def __init__(self, wire: Wire) -> None:
         self._wire, self._server = wire, wire.server
@@ -40,12 +33,13 @@ class SimDriver:
             raise seams.StoreUnreachableError(msg) from exc
 
     async def scan(
-        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1)
+        self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[seams.Page]:
         cursor = after or ""
         while found := await self._page(cursor):
             cursor = found[-1][0]
-            entries = [entry for name, raw in found if (entry := entry_of(name, raw)) is not None]
+            read = (entry_of(name, raw, expired=expired) for name, raw in found)
+            entries = [entry for entry in read if entry is not None]
             if entries:
                 yield seams.Page(entries, cursor)
 
@@ -88,15 +82,6 @@ class SimDriver:
         names = tuple(swap[0] for swap in swaps)
         done: list[bool] = await self._call("swap", names, lambda: self._server.swap(swaps))
         return done
-
-    def proves(self, entry: seams.Entry, key: str) -> bool:
-        return entry.key == key
-
-    async def count(self) -> seams.Count:
-        return seams.Count(len(self._server.data), exact=True)
-
-    async def purge(self, *, dry_run: bool = False) -> seams.Purged:
-        return seams.Purged(())
 
     async def close(self) -> None:
         pass
@@ -141,13 +126,13 @@ def without_expiry(raw: Raw) -> Raw:
     return text.encode(), None
 
 
-def entry_of(name: str, raw: bytes) -> seams.Entry | None:
-    """Return the entry in *raw*, or `None` where the clock of the client says that it has expired."""
+def entry_of(name: str, raw: bytes, *, expired: bool = False) -> seams.Entry | None:
+    """Return the entry in *raw*; unless *expired* may be seen, `None` where the client's clock says so."""
     try:
         body = seams.read_body(raw)
     except seams.UnreadableBodyError as exc:
         return seams.Entry(None, None, None, locator=name, stored=raw, problem=str(exc))
-    if body.expires_at is not None and body.expires_at <= _now():
+    if not expired and body.expires_at is not None and body.expires_at <= _now():
         return None
     return seams.Entry(
         body.collection, body.key, body.value, body.created_at, body.expires_at, locator=name, stored=raw

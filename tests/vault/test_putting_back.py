@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,19 +13,27 @@ from tests.recoding.worlds import KEY, fernet, fill, old
 
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault, verify
 from kvseal.drivers import driver_for
-from kvseal.errors import ForkedMetaError, RefutedKeyringError, VaultMetaLostError, VaultNotFoundError
+from kvseal.errors import (
+    ForkedMetaError,
+    RefutedKeyringError,
+    StoreUnreachableError,
+    VaultMetaLostError,
+    VaultNotFoundError,
+)
 from kvseal.keys.keyring import LegacyKey
 from kvseal.keys.meta import META_COLLECTION, META_KEY
 from kvseal.legacy import FERNET
 from kvseal.legacy.fernet import parse_key
 from kvseal.recoding import migrate, plan_reencryption, recode
-from kvseal.vault import newest
+from kvseal.vault import freshness, newest
 from kvseal.vault.freshness import REFRESH_AFTER
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from key_value.aio.stores.memory import MemoryStore
+
+    from kvseal.drivers.base import Replacement
 
 SECRET = Secret(b"the secret of the vault")
 CHEAP = Argon2idParams(time_cost=1, memory_cost=8, parallelism=1)
@@ -136,6 +145,36 @@ async def test_it_is_put_back_once_in_a_while(application: Application) -> None:
     application.now += REFRESH_AFTER
     await application.vault.refresh()
     assert 2 == (await raw_meta(application.store))["revision"]
+
+
+@pytest.mark.parametrize("harm", ["lost again", "no answer", "too slow"])
+async def test_nothing_is_sealed_where_putting_back_fails(
+    application: Application, harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that went back once more, refuses the write or hangs has still lost the newest meta."""
+    older = await raw_meta(application.store)
+    await application.vault.rotate_dek()
+    await put_raw_meta(application.store, older)
+    driver = application.vault.metastore.driver
+    replace_many = driver.replace_many
+
+    async def replaced(replacements: Sequence[Replacement]) -> Sequence[bool]:
+        if harm == "too slow":
+            await asyncio.Event().wait()
+        if harm == "no answer":
+            msg = "no answer"
+            raise StoreUnreachableError(msg)
+        done = await replace_many(replacements)
+        await put_raw_meta(application.store, older)
+        return done
+
+    monkeypatch.setattr(driver, "replace_many", replaced)
+    monkeypatch.setattr(freshness, "PATIENCE", 0.05)
+
+    with pytest.raises(RefutedKeyringError):
+        await application.put_later("after", {"n": 1})
+
+    assert await application.store.get("after") is None
 
 
 async def test_a_retired_key_is_not_lost_by_putting_back(application: Application) -> None:

@@ -65,11 +65,11 @@ class Reader:
         return (await self._unlocked()).codecs[self._context]
 
     async def read(self, stored: Mapping[str, Any] | None, names: Names) -> Value:
-        """Return the value in *stored*, or raise its `RecordError` with its names."""
+        """Return the value in *stored* unless it has expired, or raise its `RecordError` with its names."""
         old: list[OldRecord] = []
         opened = await self._open(stored, names, old)
         await self._reseal(old)
-        return opened
+        return expiry.unexpired(*opened)
 
     async def read_many(
         self, stored: Sequence[Mapping[str, Any] | None], names: Sequence[Names]
@@ -126,7 +126,7 @@ class Reader:
             if isinstance(error, UnknownDEKError):
                 # Tried even if this refresh changed nothing: that of another reader may have, just before.
                 await self._refreshing.run(vault.refresh)
-                return expiry.unexpired(*vault.codecs[self._context].open(stored, *names))
+                return vault.codecs[self._context].open(stored, *names)
             if isinstance(error, LegacyRecordError | PlaintextRecordError):
                 value = await self._legacy_window.open(error, stored, vault)
                 old.append(OldRecord(*names, stored, value))

@@ -175,8 +175,9 @@ class OpenVault:
         try:
             changed = await self._look(root)
         except _NOT_OURS as exc:
+            # Before anything is mended: the store may fail, hang or go back once more meanwhile.
+            self._refute(exc)
             if not await self._mended(exc, root):
-                self._refute(exc)
                 raise
             changed = False
         self.freshness.confirm(since)
