@@ -19,6 +19,7 @@ import pytest
 from tests.simulation.drawing import KINDS
 from tests.simulation.planted import BUGS
 
+pytestmark = pytest.mark.processes
 STILL_LOST = {
     "clock-ahead-backup": "false_backup",
     "clock-ahead-finalize": "false_finalize",
