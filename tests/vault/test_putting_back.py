@@ -17,6 +17,7 @@ from kvseal.errors import (
     ForkedMetaError,
     RefutedKeyringError,
     StoreUnreachableError,
+    TamperedMetaError,
     VaultMetaLostError,
     VaultNotFoundError,
 )
@@ -175,6 +176,33 @@ async def test_nothing_is_sealed_where_putting_back_fails(
         await application.put_later("after", {"n": 1})
 
     assert await application.store.get("after") is None
+
+
+@pytest.mark.parametrize("goes_back", [False, True], ids=["a change", "putting back"])
+async def test_a_forgery_over_what_was_just_written(
+    application: Application, goes_back: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A meta of a later revision is no proof that ours was stored: where its MAC is wrong, nothing succeeds."""
+    older = await raw_meta(application.store)
+    if goes_back:
+        await application.vault.rotate_dek()
+        await put_raw_meta(application.store, older)
+    driver = application.vault.metastore.driver
+    replace_many = driver.replace_many
+
+    async def replaced(replacements: Sequence[Replacement]) -> Sequence[bool]:
+        done = await replace_many(replacements)
+        stored = await raw_meta(application.store)
+        await put_raw_meta(application.store, {**stored, "revision": stored["revision"] + 1})
+        return done
+
+    monkeypatch.setattr(driver, "replace_many", replaced)
+
+    with pytest.raises(TamperedMetaError):
+        await (application.vault.refresh() if goes_back else application.vault.rotate_dek())
+
+    with pytest.raises(RefutedKeyringError):
+        await application.kv.put("after", {"n": 1})
 
 
 async def test_a_retired_key_is_not_lost_by_putting_back(application: Application) -> None:

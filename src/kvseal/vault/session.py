@@ -179,7 +179,7 @@ class OpenVault:
             self._refute(exc)
             if not await self._mended(exc, root):
                 raise
-            changed = False
+            changed = await self._look(root)
         self.freshness.confirm(since)
         return changed
 
@@ -295,12 +295,15 @@ class OpenVault:
 
         Raises:
             Conflict: another process changed the vault meta first; nothing was written.
-            VaultMetaError: the backend does not give back what was written.
+            VaultMetaError: the backend does not give back what was written, nor a genuine change of it.
         """
         stored = await self.metastore.change(entry, meta)
         if way_in is not None and self._way_in is not None:
             self._enter(way_in)
         self.take(meta, keyring)
+        if stored[1] != meta and not self.is_locked:
+            # A change that came after ours, or a forgery: its revision alone proves nothing.
+            await self.refresh()
         return stored
 
     async def amend(self, change: Change) -> VaultStatus:
