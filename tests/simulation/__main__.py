@@ -6,7 +6,7 @@ Run the simulation.
     python -m tests.simulation small SEED|FILE VERDICT [only=...] [--save FILE]
     python -m tests.simulation planted [NAME ...] [--search] [--story]
     python -m tests.simulation plans
-    python -m tests.simulation digests FIRST COUNT [only=...]
+    python -m tests.simulation digests PASSES FIRST COUNT [only=...]
 
 The first runs seeds and says what it has seen; it exits with 1 if a promise was broken.  `planted` begins
 with each bug at the seed in `planted.json`, and goes on from there; with `--search` it begins at seed 0, and
@@ -198,9 +198,9 @@ def _plans() -> int:
 
 
 def _digests(args: argparse.Namespace) -> int:
-    """Print what every seed comes to, twice."""
+    """Print what every seed comes to, in each of so many passes."""
     seeds = range(args.first, args.first + args.count)
-    passes = [{seed: run(plan_of(seed, only=args.only)).digest for seed in seeds} for _ in range(2)]
+    passes = [{seed: run(plan_of(seed, only=args.only)).digest for seed in seeds} for _ in range(args.passes)]
     say(json.dumps(passes))
     return 0
 
@@ -243,6 +243,8 @@ def main() -> int:
         return _planted(args)
     if command == "plans":
         return _plans()
+    if command == "digests":
+        args.passes = int(rest[0])
     args.first, args.count = map(int, words[-2:])
     return _digests(args) if command == "digests" else _seeds(args)
 
