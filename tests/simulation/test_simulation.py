@@ -21,9 +21,6 @@ from tests.simulation.planted import BUGS
 
 pytestmark = pytest.mark.processes
 STILL_LOST = {
-    "clock-ahead-backup": "false_backup",
-    "clock-ahead-finalize": "false_finalize",
-    "clock-ahead-retire": "false_retire",
     "clock-behind-grace": "lost_put",
     "doubled-reencrypt": "unreadable",
     "restore-over-readable": "swap_destroys",
