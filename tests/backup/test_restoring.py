@@ -27,6 +27,7 @@ from tests.backup.made import (
 from tests.fakes import Death, HookedDriver, Killed, dump, flipped, put_raw_meta, raw_meta
 from tests.recoding.worlds import plant
 from tests.strategies import any_text, json_objects
+from tests.wrapping import wrapped
 
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.backup import Failure, Progress, RestoreReport, backup, restore
@@ -479,7 +480,7 @@ class TestInterrupted:
 
         await restore(saved, HookedDriver(driver_for(store), death))
 
-        assert ["put_if_absent"] * 4 == death.operations
+        assert ["put_if_absent", "get", *["put_if_absent"] * 3] == death.operations
 
     @pytest.mark.parametrize("after", [False, True])
     @pytest.mark.parametrize("at", [1, 2, 3, 4])
@@ -574,3 +575,23 @@ def test_summary() -> None:
     expected |= {"type": "summary", "schema": 1, "command": "restore", "seconds": 0.123}
     assert expected == report.as_dict()
     assert {**expected, "dry_run": True} == replace(report, dry_run=True).as_dict()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+async def test_records_of_a_retired_dek(
+    store: MemoryStore, cheap: Argon2idParams, tmp_path: Path, overwrite: bool
+) -> None:
+    """What this vault can no longer open is named, and neither replaces a record nor comes back as restored."""
+    vault = await Vault.create(store, secret=Secret(b"the secret"), kdf=cheap)
+    await wrapped(vault).put_many(["stays", "deleted"], [{"v": 1}] * 2)
+    await backup(store, tmp_path / "file")
+    await vault.rotate_dek()
+    await wrapped(vault).put("stays", {"v": 2})
+    await store.delete("deleted")
+    await vault.drop_dek(1)
+
+    report = await restore(tmp_path / "file", store, overwrite=overwrite)
+
+    assert (0, 0, 2) == (report.restored, report.overwritten, report.failed)
+    assert all("needs DEK 1" in failure.reason for failure in report.failures)
+    assert [{"v": 2}, None] == await wrapped(vault).get_many(["stays", "deleted"])

@@ -23,12 +23,10 @@ pytestmark = pytest.mark.processes
 STILL_LOST = {
     "clock-behind-grace": "lost_put",
     "doubled-reencrypt": "unreadable",
-    "restore-over-readable": "swap_destroys",
-    "restore-unreadable": "false_restore",
 }
 """By plan: the promise that it still breaks.  Every other plan has to hold; mend kvseal, and take its line out."""
 
-WITH_LOSSES = {"doubled", "restores", "skew"}
+WITH_LOSSES = {"doubled", "skew"}
 """Kinds of fault that break a promise until kvseal is mended."""
 
 ROOT = Path(__file__).parents[2]

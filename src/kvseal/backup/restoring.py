@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -22,16 +23,19 @@ from kvseal.backup.report import Failures, RestoreReport
 from kvseal.drivers.abilities import in_place_of
 from kvseal.drivers.base import Replacement, refuse_problem
 from kvseal.drivers.reach import recodable_driver
+from kvseal.envelope.record import Header
+from kvseal.envelope.stored import from_stored, is_sealed
 from kvseal.errors import (
     BackupFileError,
     KvsealError,
+    RecordError,
     StoreError,
     StoreNotFoundError,
     StoreUnreachableError,
     UnsealableValueError,
     VaultExistsError,
 )
-from kvseal.keys.meta import VaultMeta
+from kvseal.keys.meta import META_COLLECTION, META_KEY, VaultMeta, is_vault_meta
 from kvseal.observe.events import Failure, Progress, ignore
 from kvseal.vault.metastore import MetaStore
 
@@ -71,6 +75,9 @@ async def restore(
     the vault back: secrets that it no longer accepts open it again, and records sealed since may not
     open.
 
+    A record that needs a DEK which the vault in the store has retired, or never had, is a failure: it could
+    not be opened.
+
     With *only_meta* only the vault meta is restored, so entries deleted since stay deleted.
 
     Raises:
@@ -98,6 +105,8 @@ class _Restore:
     only_meta: bool
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: Failures = field(default_factory=Failures)
+    deks: frozenset[int] | None = None
+    """The DEKs that the vault of the store still has, `None` where its vault meta is elsewhere."""
     started: float = field(default_factory=clock.monotonic)
 
     async def all(self, file: BinaryIO) -> RestoreReport:
@@ -107,9 +116,12 @@ class _Restore:
             self._tell("check", total, None)
         file.seek(0)
         async for batch in _batches(file):
-            if not self._scanned and is_meta(batch[0]):
-                await self._settle(batch.pop(0))
-                MetaStore(self.driver).warn_of_eviction()
+            if not self._scanned:
+                saved = batch.pop(0) if is_meta(batch[0]) else None
+                if saved is not None:
+                    await self._settle(saved)
+                    MetaStore(self.driver).warn_of_eviction()
+                self.deks = await self._deks_of_the_vault(saved)
             await self._settle_all([] if self.only_meta else batch)
             self._tell("restore", self._scanned, total)
         if self.only_meta and not self._scanned:
@@ -160,6 +172,7 @@ class _Restore:
             entry = replace(entry, expires_at=None)
         if entry.expires_at is not None and entry.expires_at <= clock.utc_now():
             return "expired"
+        self._refuse_unreadable(entry)
         if entry.path is not None:
             # Checked first, because its error says why a store cannot hold an entry without a name.
             await in_place_of(self.driver, entry)
@@ -172,6 +185,24 @@ class _Restore:
                 return outcome
         msg = "other processes keep changing it"
         raise _UnrestoredError(msg)
+
+    async def _deks_of_the_vault(self, saved: Entry | None) -> frozenset[int] | None:
+        """Return the DEKs in the store's vault meta or, in a dry run without one, in the *saved* one."""
+        entry = await self.driver.get(META_COLLECTION, META_KEY) or saved
+        if entry is None or entry.value is None or not is_vault_meta(entry.value):
+            return None
+        deks = VaultMeta.from_value(entry.value).deks
+        return frozenset(dek.number for dek in deks if dek.wrapped is not None)
+
+    def _refuse_unreadable(self, entry: Entry) -> None:
+        """Raise for a record whose header names a DEK that no process of this vault has any more."""
+        if self.deks is None or entry.value is None or not is_sealed(entry.value):
+            return
+        with suppress(RecordError):
+            number = Header.parse(from_stored(entry.value)).dek
+            if number not in self.deks:
+                msg = f"it needs DEK {number}, which this vault does not have, so it could not be opened"
+                raise _UnrestoredError(msg)
 
     async def _beside(self, entry: Entry, there: Entry) -> str | None:
         """Return the outcome for *entry*, or `None` if *there* has changed again."""
