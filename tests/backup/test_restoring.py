@@ -483,7 +483,7 @@ class TestInterrupted:
         assert ["put_if_absent", "get", *["put_if_absent"] * 3] == death.operations
 
     @pytest.mark.parametrize("after", [False, True])
-    @pytest.mark.parametrize("at", [1, 2, 3, 4])
+    @pytest.mark.parametrize("at", [1, 2, 3, 4, 5])
     async def test_killed(
         self, any_store: AnyStore, saved: Path, secret: Secret, cheap: Argon2idParams, at: int, after: bool
     ) -> None:
