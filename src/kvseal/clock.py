@@ -9,9 +9,21 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timezone
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
-_BOOTTIME: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+awake_or_asleep: Final[Callable[[], float]] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
+"""
+Return seconds of a clock that never goes back, and that counts while the machine is suspended.
+
+Each `put` asks it, so there is no Python in it.  Where the system has no `CLOCK_BOOTTIME`, it is `monotonic`,
+which may stand still meanwhile.
+"""
 
 
 def wall() -> float:
@@ -32,15 +44,6 @@ def utc_now() -> datetime:
 def utc_seconds() -> datetime:
     """Return the wall clock's time in UTC, in the whole seconds that a vault meta keeps."""
     return datetime.fromtimestamp(int(time.time()), timezone.utc)
-
-
-def awake_or_asleep() -> float:
-    """
-    Return seconds of a clock that never goes back, and that counts while the machine is suspended.
-
-    Where the system has no `CLOCK_BOOTTIME`, it is `monotonic`, which may stand still meanwhile.
-    """
-    return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
 
 
 def monotonic() -> float:
