@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from kvseal.drivers import landing_of
+from kvseal.drivers.landing import UnknownPlaces
 from kvseal.envelope.bounded_cache import BoundedCache
 from kvseal.errors import ReservedNameError, StoreError
 from kvseal.keys.meta import META_COLLECTION, refuse_reserved
@@ -26,7 +27,7 @@ _COLLECTIONS: Final = 4096
 class BaseNames:
     """The names of records at the base store of *chain*."""
 
-    __slots__ = ("_chain", "_check_key", "_landing", "collections", "is_plain")
+    __slots__ = ("_chain", "_check_key", "_landing", "collections", "is_plain", "only_dots_lead_out")
 
     collections: BoundedCache[str | None, str]
     """The collection at the base store; raises `ReservedNameError` for one that is not a user's."""
@@ -34,12 +35,16 @@ class BaseNames:
     is_plain: bool
     """Whether every key is its own name at the base store, and stays in its collection."""
 
+    only_dots_lead_out: bool
+    """Whether a key without `.` and `%` is its own name and stays: a store unknown to kvseal."""
+
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
         self._landing = landing_of(chain.base)
         self._check_key = self._landing.check_key
         self.collections = BoundedCache(self._collection, _COLLECTIONS)
         self.is_plain = self._check_key is None and not chain.renames_keys
+        self.only_dots_lead_out = isinstance(self._landing, UnknownPlaces) and not chain.renames_keys
 
     def of(self, collection: str | None, key: str) -> tuple[str, str]:
         """

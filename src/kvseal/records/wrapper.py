@@ -129,6 +129,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         self.unreadable = self._reader.unreadable
         self._names = BaseNames(chain)
         self._has_plain_names = self._names.is_plain
+        self._only_dots_lead_out = self._names.only_dots_lead_out
         self._collections = self._names.collections
 
     async def vault(self) -> Vault:
@@ -145,7 +146,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         Raises:
             RecordError: the stored value is not a record of this vault for this name.
         """
-        if self._has_plain_names:
+        if self._has_plain_names or (self._only_dots_lead_out and "." not in key and "%" not in key):
             base, name = self._collections[collection], key
         else:
             base, name = self._names.of(collection, key)
@@ -190,7 +191,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             InvalidTTLError: *ttl* is not a positive number of seconds.
             StaleKeyringError: the vault meta could not be read for too long.
         """
-        if self._has_plain_names:
+        if self._has_plain_names or (self._only_dots_lead_out and "." not in key and "%" not in key):
             base, name = self._collections[collection], key
         else:
             base, name = self._names.of(collection, key)
