@@ -19,7 +19,13 @@ from kvseal import Argon2idParams, Secret
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytest_plugins = ["tests.reach", "tests.servers", "tests.quick_vaultctl", "tests.drivers.redis.server"]
+pytest_plugins = [
+    "tests.reach",
+    "tests.kernel_contexts",
+    "tests.servers",
+    "tests.quick_vaultctl",
+    "tests.drivers.redis.server",
+]
 
 # The contract's assertions explain themselves, as if they stood in a test module.
 pytest.register_assert_rewrite("tests.drivers.contract")

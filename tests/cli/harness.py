@@ -93,7 +93,13 @@ class Terminalless:
                 continue
             command, _, stdin = line[2:].partition(" <<< ")
             done = self(command.removeprefix("vaultctl"), stdin="".join(shlex.split(stdin)))
-            shown += [line, *done.out.splitlines(), *(f"! {told}" for told in done.err.splitlines())]
+            # A restore writes entries beside each other, so the order of a store's entries is not its own.
+            out = (
+                sorted(done.out.splitlines())
+                if line.startswith("$ vaultctl list ")
+                else done.out.splitlines()
+            )
+            shown += [line, *out, *(f"! {told}" for told in done.err.splitlines())]
             if done.code:
                 shown.append(f"(exit {done.code})")
         return "\n".join(self._normal(line).rstrip() for line in shown) + "\n"
