@@ -24,7 +24,7 @@ from tests.backup.made import (
     everything,
     put_all,
 )
-from tests.fakes import Death, HookedDriver, Killed, dump, flipped, put_raw_meta, raw_meta
+from tests.fakes import BatchingDriver, Death, HookedDriver, Killed, dump, flipped, put_raw_meta, raw_meta
 from tests.recoding.worlds import plant
 from tests.strategies import any_text, json_objects
 from tests.wrapping import wrapped
@@ -168,6 +168,21 @@ class TestEntries:
         rest = "overwritten" if overwrite else "failed"
         assert {"restored": 1, rest: 19} == counts(report)
         assert {"n": 19 if overwrite else 0} == await store.get("twice", collection="c")
+
+    async def test_a_page_is_one_operation(self, any_store: AnyStore, tmp_path: Path) -> None:
+        """What the file has of a page is put at once; what is there already is looked at alone."""
+        await any_store.put("k1", {"other": 1}, collection="c")
+        await any_store.put("k2", {"n": 1}, collection="c")
+        path = backup_file(tmp_path, *MANY, entry("bad", {"n": 1}, collection="\ud800"))
+        death = Death()
+
+        report = await restore(path, BatchingDriver(driver_for(any_store), death))
+
+        refused = isinstance(any_store, DiskStore)
+        expected = {"restored": BATCH_ENTRIES - 1 + (not refused), "already": 1, "failed": 1 + refused}
+        assert expected == counts(report)
+        assert reasons(report)["k1"] == "another value is there"
+        assert ["get", "put_many_if_absent", "get", "get", "put_many_if_absent"] == death.operations
 
     async def test_a_writer_without_end(self, store: MemoryStore, path: Path) -> None:
         """An entry that changes all the time is given up and named."""
@@ -499,6 +514,25 @@ class TestInterrupted:
         assert [{"n": 0}, {"n": 1}, {"n": 2}] == await EnvelopeEncryptionWrapper(
             any_store, vault=vault
         ).get_many(["a", "b", "c"])
+        await vault.close()
+
+    @pytest.mark.parametrize("after", [False, True])
+    async def test_killed_around_a_page(
+        self, any_store: AnyStore, saved: Path, secret: Secret, cheap: Argon2idParams, after: bool
+    ) -> None:
+        """Killed around the write of a page, a restore has written all of it or nothing; the next one ends it."""
+        death = Death(of="put_many_if_absent", at=1, after=after)
+        with pytest.raises(Killed):
+            await restore(saved, BatchingDriver(driver_for(any_store), death))
+
+        there = await everything(driver_for(any_store))
+        report = await restore(saved, any_store)
+
+        assert (1 + 3 * after) == len(there)
+        assert {"restored": 3 - 3 * after, "already": 1 + 3 * after} == {"restored": 0} | counts(report)
+        vault = await Vault.open(any_store, secret=secret)
+        wrapper = EnvelopeEncryptionWrapper(any_store, vault=vault)
+        assert [{"n": 0}, {"n": 1}, {"n": 2}] == await wrapper.get_many(["a", "b", "c"])
         await vault.close()
 
     async def test_an_unreachable_store_ends_it(self, store: MemoryStore, saved: Path) -> None:

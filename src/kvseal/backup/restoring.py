@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from kvseal import clock
 from kvseal.backup.file import BackupReader, is_meta, open_file
 from kvseal.backup.report import Failures, RestoreReport
-from kvseal.drivers.abilities import in_place_of
-from kvseal.drivers.base import Replacement, refuse_problem
+from kvseal.drivers.abilities import in_place_of, put_many_if_absent
+from kvseal.drivers.base import Replacement, has_expired, refuse_problem
 from kvseal.drivers.reach import recodable_driver
 from kvseal.envelope.record import Header
 from kvseal.envelope.stored import from_stored, is_sealed
@@ -44,11 +44,11 @@ if TYPE_CHECKING:
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
-    from kvseal.drivers.base import Driver, Entry
+    from kvseal.drivers.base import Driver, Entry, Put
     from kvseal.observe.events import Listener, Phase
 
 IN_FLIGHT: Final = 16
-"""Entries that are written concurrently."""
+"""Entries that are written concurrently, where they are not put as a batch."""
 
 _ATTEMPTS: Final = 16
 
@@ -140,19 +140,42 @@ class _Restore:
         return self.outcomes.total()
 
     async def _settle_all(self, entries: Sequence[Entry]) -> None:
-        """Settle *entries*, a few at a time; the first error stops all of them."""
+        """Put *entries* as batches, and settle the others a few at a time; the first error stops all."""
         for group in _groups(entries):
-            tasks = [asyncio.create_task(self._settle(entry)) for entry in group]
-            try:
-                await asyncio.gather(*tasks)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+            puts = await self._put_all(group)
+            self.outcomes["restored"] += sum(put is True for put in puts.values())
+            left = [(entry, puts.get(n)) for n, entry in enumerate(group) if puts.get(n) is not True]
+            for start in range(0, len(left), IN_FLIGHT):
+                few = left[start : start + IN_FLIGHT]
+                tasks = [asyncio.create_task(self._settle(entry, put)) for entry, put in few]
+                try:
+                    await asyncio.gather(*tasks)
+                finally:
+                    for task in tasks:
+                        task.cancel()
+                    await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _settle(self, entry: Entry) -> None:
+    async def _put_all(self, group: Sequence[Entry]) -> dict[int, Put]:
+        """Put those of *group* that only have to be put; return what became of each, by its number."""
+        if self.dry_run:
+            return {}
+        numbers = [number for number, entry in enumerate(group) if self._is_plain(entry)]
+        puts = await put_many_if_absent(self.driver, [group[number] for number in numbers])
+        return dict(zip(numbers, puts, strict=True))
+
+    def _is_plain(self, entry: Entry) -> bool:
+        """Whether nothing is to be looked at or changed before *entry* is put."""
+        return not (
+            entry.problem
+            or entry.path is not None
+            or is_meta(entry)
+            or has_expired(entry.expires_at)
+            or self._missing_dek(entry) is not None
+        )
+
+    async def _settle(self, entry: Entry, put: Put | None = None) -> None:
         try:
-            self.outcomes[await self._outcome(entry)] += 1
+            self.outcomes[await self._outcome(entry, put)] += 1
         except (StoreUnreachableError, StoreNotFoundError):
             raise
         except (StoreError, UnsealableValueError) as exc:
@@ -163,22 +186,31 @@ class _Restore:
             self.failures.add(failure)
             self.listener(failure)
 
-    async def _outcome(self, entry: Entry) -> str:
+    async def _outcome(self, entry: Entry, put: Put | None) -> str:
+        """Return the outcome for *entry*; *put* is what became of it in a batch, `None` outside of one."""
+        if isinstance(put, KvsealError):
+            raise put
         if entry.problem:
             msg = f"it could not be read when the backup was taken: {entry.problem}"
             raise _UnrestoredError(msg)
         if is_meta(entry):
             # kvseal never gives a vault meta an expiry: one in a backup would delete the vault.
             entry = replace(entry, expires_at=None)
-        if entry.expires_at is not None and entry.expires_at <= clock.utc_now():
+        if has_expired(entry.expires_at):
             return "expired"
         self._refuse_unreadable(entry)
         if entry.path is not None:
             # Checked first, because its error says why a store cannot hold an entry without a name.
             await in_place_of(self.driver, entry)
+        return await self._put(entry, put)
+
+    async def _put(self, entry: Entry, put: Put | None) -> str:
         for _ in range(_ATTEMPTS):
-            if not self.dry_run and await self.driver.put_if_absent(entry):
+            if put is None and not self.dry_run:
+                put = await self.driver.put_if_absent(entry)
+            if put:
                 return "restored"
+            put = None
             there = await in_place_of(self.driver, entry)
             outcome = await self._beside(entry, there) if there is not None else self.dry_run and "restored"
             if outcome:
@@ -196,13 +228,19 @@ class _Restore:
 
     def _refuse_unreadable(self, entry: Entry) -> None:
         """Raise for a record whose header names a DEK that no process of this vault has any more."""
+        number = self._missing_dek(entry)
+        if number is not None:
+            msg = f"it needs DEK {number}, which this vault does not have, so it could not be opened"
+            raise _UnrestoredError(msg)
+
+    def _missing_dek(self, entry: Entry) -> int | None:
+        """Return the DEK of *entry* if it is a record that no process of this vault can open."""
         if self.deks is None or entry.value is None or not is_sealed(entry.value):
-            return
+            return None
         with suppress(RecordError):
             number = Header.parse(from_stored(entry.value)).dek
-            if number not in self.deks:
-                msg = f"it needs DEK {number}, which this vault does not have, so it could not be opened"
-                raise _UnrestoredError(msg)
+            return None if number in self.deks else number
+        return None
 
     async def _beside(self, entry: Entry, there: Entry) -> str | None:
         """Return the outcome for *entry*, or `None` if *there* has changed again."""
@@ -255,7 +293,7 @@ def _groups(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
     group: dict[object, Entry] = {}
     for entry in entries:
         name = (entry.collection, entry.key, entry.path)
-        if name in group or len(group) == IN_FLIGHT:
+        if name in group:
             yield list(group.values())
             group = {}
         group[name] = entry
