@@ -15,18 +15,16 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import click
 import orjson
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from kvseal import clock
-from kvseal.errors import UsageError
+from kvseal.cli.settings import usage_error
 from kvseal.observe.events import Failure, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from rich.console import RenderableType
+    from rich.table import Table
 
     from kvseal.cli.settings import Settings
     from kvseal.recoding import Event, Report
@@ -59,6 +57,8 @@ class Output:
         if self.as_json:
             self.json(data.as_dict())
             return
+        from rich.console import Console  # noqa: PLC0415 - only where something is drawn
+
         width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
         console = Console(file=sys.stdout, width=width, highlight=False, no_color=_no_color())
         for table in tables:
@@ -126,7 +126,7 @@ class Output:
             return
         if not settings.may_ask:
             msg = f"{question} There is no terminal to ask at"
-            raise UsageError(msg, hint="add --yes")
+            raise usage_error(msg, hint="add --yes")
         with interruptible():
             agreed = click.confirm(printable(question), err=True)
         if not agreed:
@@ -170,6 +170,9 @@ class Output:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     """Return a table whose cells are folded, never cut."""
+    from rich.table import Table  # noqa: PLC0415 - only where something is drawn
+    from rich.text import Text  # noqa: PLC0415
+
     built = Table(
         title=title or None,
         title_justify="left",

@@ -10,7 +10,8 @@ import click
 from kvseal.cli import connect
 from kvseal.cli.migration.recoding import LEFT_OVER, Recoding, backing_up, exit_code, recode_options
 from kvseal.cli.migration.workers import begun, share
-from kvseal.cli.options import command_options, context_option
+from kvseal.cli.options import command_options
+from kvseal.cli.values import context_option
 from kvseal.recoding import is_prepared, plan_reencryption, recode
 from kvseal.recoding.engine import WHOLE
 

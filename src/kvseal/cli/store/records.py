@@ -10,8 +10,9 @@ import click
 
 from kvseal import exact_json
 from kvseal.cli import connect
-from kvseal.cli.options import Duration, command_options
+from kvseal.cli.options import command_options
 from kvseal.cli.output import interruptible, printable, table
+from kvseal.cli.values import Duration
 from kvseal.errors import UsageError
 from kvseal.records import by_name
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvseal.cli import connect
-from kvseal.cli.options import Duration, command_options, global_options
+from kvseal.cli.options import command_options, global_options
 from kvseal.cli.output import table
+from kvseal.cli.values import Duration
 from kvseal.drivers import abilities
 from kvseal.recoding.retirement import GRACE, retire, take_needs
 

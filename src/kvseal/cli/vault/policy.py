@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from kvseal.cli import connect
-from kvseal.cli.options import Duration, command_options, global_options
+from kvseal.cli.options import command_options, global_options
 from kvseal.cli.output import table
+from kvseal.cli.values import Duration
 from kvseal.cli.vault.tables import rows_of
 from kvseal.errors import UsageError
 from kvseal.keys.policy import LONGEST_DEK_AGE, MOST_DEK_RECORDS
