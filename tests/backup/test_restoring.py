@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import tracemalloc
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -573,6 +575,36 @@ async def test_ten_thousand_entries(tmp_path: Path) -> None:
     assert (count, count) == (saved.saved, report.restored)
     assert await everything(driver_for(source)) == await everything(driver_for(target))
     assert 1 < most <= 16
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("fake", [HookedDriver, BatchingDriver])
+async def test_memory(tmp_path: Path, fake: type[HookedDriver]) -> None:
+    """However many entries a backup has, a restore holds no more than a few pages of them."""
+
+    async def around(name: str, operation: Any) -> Any:
+        # A store that keeps nothing, so that all memory is the restore's own.
+        return None if name == "get" else True if name == "put_if_absent" else [True] * BATCH_ENTRIES
+
+    async def peak(pages: int) -> int:
+        entries = (entry(f"k{n}", {"text": f"{n:08}" * 32}) for n in range(pages * BATCH_ENTRIES))
+        path = backup_file(tmp_path, *entries)
+        driver = fake(driver_for(MemoryStore()), around)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            report = await restore(path, driver)
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        path.unlink()
+        assert pages * BATCH_ENTRIES == report.restored
+        return most
+
+    await peak(1)
+    few, many = await peak(3), await peak(12)
+
+    assert many < 1.5 * few
 
 
 times = st.none() | st.datetimes(timezones=st.just(CREATED.tzinfo))
