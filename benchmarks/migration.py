@@ -14,6 +14,8 @@ def render(figures: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of the results page."""
     yield from _ratios(figures)
     yield from _shares(figures)
+    if "restore" in figures:
+        yield from _restore(figures["restore"])
     if "scale" in figures:
         yield from _growth(figures["scale"])
     if "partitions" in figures:
@@ -76,6 +78,17 @@ def _shares(figures: dict[str, Any]) -> Iterator[str]:
         for who, parts in row["shares"].items():
             cells = " | ".join(f"{share:.0%}" for share in parts.values())
             yield f"| {name} | {who} | {cells} |"
+
+
+def _restore(restore: dict[str, Any]) -> Iterator[str]:
+    ratio, times = restore["ratio"], restore["microseconds"]
+    yield ""
+    yield (
+        f"A restore of {restore['records']:,} records of 1 KiB to disk takes {times['paged cpu']:.0f} µs of CPU "
+        f"and {times['paged wall']:.0f} µs of wall time a record; put one by one, {times['single cpu']:.0f} and "
+        f"{times['single wall']:.0f}: **{ratio['median']:.1f}** times the CPU time "
+        f"({ratio['low']:.1f}-{ratio['high']:.1f}, goal ≥ {restore['goal']:g}), in turns."
+    )
 
 
 def _growth(scale: dict[str, Any]) -> Iterator[str]:
