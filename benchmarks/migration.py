@@ -83,12 +83,15 @@ def _shares(figures: dict[str, Any]) -> Iterator[str]:
 def _restore(restore: dict[str, Any]) -> Iterator[str]:
     ratio, times = restore["ratio"], restore["microseconds"]
     yield ""
-    yield (
-        f"A restore of {restore['records']:,} records of 1 KiB to disk takes {times['paged cpu']:.0f} µs of CPU "
-        f"and {times['paged wall']:.0f} µs of wall time a record; put one by one, {times['single cpu']:.0f} and "
-        f"{times['single wall']:.0f}: **{ratio['median']:.1f}** times the CPU time "
-        f"({ratio['low']:.1f}-{ratio['high']:.1f}, goal ≥ {restore['goal']:g}), in turns."
-    )
+    yield f"A restore of {restore['records']:,} records of 1 KiB to disk, in turns; medians, µs a record:"
+    yield ""
+    yield "| | CPU | wall time |"
+    yield "|---|---|---|"
+    for way, title in (("single", "put one by one"), ("paged", "put by pages")):
+        yield f"| {title} | {times[f'{way} cpu']:.0f} | {times[f'{way} wall']:.0f} |"
+    yield ""
+    spread = f"{ratio['low']:.1f}-{ratio['high']:.1f}, goal ≥ {restore['goal']:g}"
+    yield f"By pages it takes **{ratio['median']:.1f}** times less CPU time ({spread})."
 
 
 def _growth(scale: dict[str, Any]) -> Iterator[str]:
