@@ -79,6 +79,8 @@ class Capabilities:
     """What is stored outlives the process that opened the store."""
     sees_all: bool = True
     """A scan yields every live entry, rather than those that a manifest names."""
+    one_writer: bool = False
+    """One process writes at a time, or has the store open: several that share a recode would only wait."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import click
 from kvseal.cli import connect
 from kvseal.cli.migration.outcome import tell_imported, tell_migrated
 from kvseal.cli.migration.recoding import backing_up, confirm, target_of
-from kvseal.cli.migration.workers import share, with_what_workers_did
+from kvseal.cli.migration.workers import refuse_one_writer, share, with_what_workers_did
 from kvseal.errors import ExitCode, UsageError
 from kvseal.recoding import Migration, import_keys, migrate, prepare
 from kvseal.vault.metastore import MetaStore
@@ -41,6 +41,8 @@ class Run:
 
     async def migrate(self, origin: Origin, how: Options) -> int:
         """Do what the options say with what opens the old records, and return the exit code."""
+        if self.options.is_shared:
+            refuse_one_writer(self.target or self.found.data)
         how = await self._with_the_vault(how)
         if self.options.import_keys:
             return await self._import(origin, how)

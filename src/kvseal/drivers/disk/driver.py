@@ -90,6 +90,7 @@ class DiskDriver(OnThisMachine):
         self.capabilities = Capabilities(
             atomic_replace=True,
             evicts=evicts,
+            one_writer=True,
         )
         self._db = db or CacheDB(directory)
         self._names = names

@@ -71,6 +71,7 @@ class MultiDiskDriver(OnThisMachine):
         self.capabilities = Capabilities(
             atomic_replace=True,
             evicts=evicts,
+            one_writer=True,
         )
         self._folders = folders
         self._open = OpenFolders(folders.base)

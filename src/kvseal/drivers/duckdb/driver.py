@@ -111,6 +111,7 @@ class DuckDBDriver(OnThisMachine):
             atomic_replace=True,
             evicts=False,
             lasting=lasting,
+            one_writer=True,
         )
         self._connections = connections
         self._table = Table(table)

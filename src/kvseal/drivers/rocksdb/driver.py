@@ -77,7 +77,7 @@ class RocksDBDriver(OnThisMachine):
     def __init__(self, db: Rdict, *, owns: bool) -> None:
         self.location = f"rocksdb:{db.path()}"
         self._db = db
-        self.capabilities = Capabilities(atomic_replace=owns, evicts=False)
+        self.capabilities = Capabilities(atomic_replace=owns, evicts=False, one_writer=True)
         self._owns = owns
         self._handle: Handle | None = Handle(db, location=self.location)
 
