@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import click
@@ -21,10 +22,9 @@ from kvseal.cli.settings import usage_error
 from kvseal.observe.events import Failure, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from rich.console import RenderableType
-    from rich.table import Table
 
     from kvseal.cli.settings import Settings
     from kvseal.recoding import Event, Report
@@ -168,25 +168,33 @@ class Output:
             self._drawn = False
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """Return a table whose cells are folded, never cut."""
-    from rich.table import Table  # noqa: PLC0415 - only where something is drawn
-    from rich.text import Text  # noqa: PLC0415
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table whose cells are folded, never cut; nothing is drawn of it with `--json`."""
 
-    built = Table(
-        title=title or None,
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-        show_header=any(columns),
-    )
-    for column in columns:
-        built.add_column(column, overflow="fold")
-    for row in rows:
-        # As `Text`, so that brackets in a name are no markup.
-        built.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
-    return built
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+
+    def __rich__(self) -> RenderableType:
+        """Return what is drawn."""
+        from rich import table  # noqa: PLC0415 - only where something is drawn
+        from rich.text import Text  # noqa: PLC0415 - as above
+
+        built = table.Table(
+            title=self.title or None,
+            title_justify="left",
+            box=None,
+            pad_edge=False,
+            header_style="bold",
+            show_header=any(self.columns),
+        )
+        for column in self.columns:
+            built.add_column(column, overflow="fold")
+        for row in self.rows:
+            # As `Text`, so that brackets in a name are no markup.
+            built.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
+        return built
 
 
 def printable(text: str) -> str:

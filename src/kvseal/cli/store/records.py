@@ -11,7 +11,7 @@ import click
 from kvseal import exact_json
 from kvseal.cli import connect
 from kvseal.cli.options import command_options
-from kvseal.cli.output import interruptible, printable, table
+from kvseal.cli.output import Table, interruptible, printable
 from kvseal.cli.values import Duration
 from kvseal.errors import UsageError
 from kvseal.records import by_name
@@ -38,7 +38,7 @@ async def inspect(output: Output, settings: Settings, *, collection: str, key: s
     async with connect.stores(settings) as found:
         info = await by_name.inspect_record(found.data, collection, key)
     rows = [(name.replace("_", " "), value) for name, value in info.as_dict().items() if value is not None]
-    output.result(info, table("", ("", ""), rows))
+    output.result(info, Table("", ("", ""), rows))
 
 
 @click.command()
@@ -119,7 +119,7 @@ async def delete(output: Output, settings: Settings, *, collection: str, key: st
         info = await by_name.find_record(found.data, collection, key)
         if dry_run:
             output.result(
-                info, table("", ("would be deleted", "format"), [(f"{collection}/{key}", info.format)])
+                info, Table("", ("would be deleted", "format"), [(f"{collection}/{key}", info.format)])
             )
             return
         connect.require_offline(found.data, settings)

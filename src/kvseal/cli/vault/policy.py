@@ -10,15 +10,13 @@ import click
 
 from kvseal.cli import connect
 from kvseal.cli.options import command_options, global_options
-from kvseal.cli.output import table
+from kvseal.cli.output import Table
 from kvseal.cli.values import Duration
 from kvseal.cli.vault.tables import rows_of
 from kvseal.errors import UsageError
 from kvseal.keys.policy import LONGEST_DEK_AGE, MOST_DEK_RECORDS
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from kvseal.cli.output import Output
     from kvseal.cli.settings import Settings
     from kvseal.vault.status import VaultStatus
@@ -169,4 +167,4 @@ def _tell(output: Output, now: VaultStatus) -> None:
 
 
 def _table(policy: dict[str, Any]) -> Table:
-    return table("", ("", ""), rows_of(policy))
+    return Table("", ("", ""), rows_of(policy))
