@@ -156,7 +156,8 @@ def test_every_change_raises_the_revision(made: Made) -> None:
 
 def test_dek_numbers_are_never_used_twice(made: Made) -> None:
     """The next DEK has the next number, and exactly one is active."""
-    meta = changes.with_new_dek(changes.with_new_dek(made.meta, made.root, now=NOW), made.root, now=NOW)
+    second = changes.with_new_dek(made.meta, made.root, now=NOW, at=NOW)
+    meta = changes.with_new_dek(second, made.root, now=NOW, at=NOW)
 
     assert [(1, "readable"), (2, "readable"), (3, "readable"), (4, "active")] == [
         (dek.number, dek.state) for dek in meta.deks

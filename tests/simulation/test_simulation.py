@@ -20,7 +20,6 @@ from tests.simulation.planted import BUGS
 
 pytestmark = pytest.mark.processes
 STILL_LOST = {
-    "clock-behind-grace": "lost_put",
     "doubled-reencrypt": "unreadable",
 }
 """By plan: the promise that it still breaks.  Every other plan has to hold; mend kvseal, and take its line out."""

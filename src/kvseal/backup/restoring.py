@@ -38,6 +38,7 @@ from kvseal.errors import (
 from kvseal.keys.meta import META_COLLECTION, META_KEY, VaultMeta, is_vault_meta
 from kvseal.observe.events import Failure, Progress, ignore
 from kvseal.vault.metastore import MetaStore
+from kvseal.vault.store_clock import check_clocks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -83,10 +84,12 @@ async def restore(
     Raises:
         MalformedBackupError, BackupFileError: nothing was written.
         VaultExistsError: the store holds another vault meta; nothing was written.
+        ClocksApartError: this host's clock is not the store's; nothing was written.
         StoreError: the backend failed; run the restore again to finish it.
     """
     driver = recodable_driver(store, writes=not dry_run)
     try:
+        await check_clocks(driver, "what has expired in a backup")
         with open_file(Path(path)) as file:
             run = _Restore(driver, listener, dry_run, overwrite, overwrite_meta, only_meta)
             return await run.all(file)

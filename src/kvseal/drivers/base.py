@@ -67,6 +67,8 @@ class Capabilities:
     """What is stored outlives the process that opened the store."""
     sees_all: bool = True
     """A scan yields every live entry, rather than those that a manifest names."""
+    keeps_time: bool = False
+    """The backend has a clock of its own, which its processes share; otherwise it has that of this host."""
 
 
 @dataclass(frozen=True, slots=True)

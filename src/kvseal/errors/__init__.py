@@ -38,6 +38,7 @@ Every error kvseal raises, each a subclass of py-key-value's own.
     - PinFileError
       · PinNotWrittenError
     - DEKNeededError
+    - ClocksApartError
   + SecretError
     - WrongSecretError
     - EmptySecretError
@@ -125,6 +126,7 @@ from kvseal.errors.tools import (
     WrongLegacyKeyError,
 )
 from kvseal.errors.vault import (
+    ClocksApartError,
     DamagedSlotError,
     DEKNeededError,
     EvictingStoreError,
@@ -153,6 +155,7 @@ from kvseal.errors.vault import (
 __all__ = [
     "BackupError",
     "BackupFileError",
+    "ClocksApartError",
     "Conflict",
     "DEKNeededError",
     "DamagedSlotError",

@@ -106,5 +106,9 @@ class PinNotWrittenError(PinFileError):
     """The pin file cannot be written; it still says what it said before."""
 
 
+class ClocksApartError(VaultError):
+    """This host's clock and the store's are too far apart for what depends on the time."""
+
+
 class DEKNeededError(VaultError):
     """A DEK cannot be retired: a record, a process or a recode may still need it."""

@@ -76,10 +76,15 @@ def with_slot_in_place(
     return _next(meta, root, now, slots=tuple(slots))
 
 
-def with_new_dek(meta: VaultMeta, root: RootKey, *, now: datetime) -> VaultMeta:
-    """Add the next DEK as the active one; the previous one becomes readable."""
+def with_new_dek(meta: VaultMeta, root: RootKey, *, now: datetime, at: datetime) -> VaultMeta:
+    """
+    Add the next DEK as the active one, created *at* the store's time; the previous one becomes readable.
+
+    Stamps never fall: where the store's clock was put back, the new DEK is as old as the newest.
+    """
     older = (replace(dek, state="readable") if dek.state == "active" else dek for dek in meta.deks)
-    return _next(meta, root, now, deks=(*older, _new_dek(root, len(meta.deks) + 1, now)))
+    at = max(at, *(dek.created_at for dek in meta.deks))
+    return _next(meta, root, now, deks=(*older, _new_dek(root, len(meta.deks) + 1, at)))
 
 
 def without_dek(meta: VaultMeta, root: RootKey, *, number: int, now: datetime) -> VaultMeta:

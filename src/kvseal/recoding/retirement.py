@@ -4,7 +4,8 @@ The retirement of a DEK: prove that no record needs it, then drop it.
 Dropping a DEK makes every record under it unreadable for ever, so three conditions come first.
 
 * The next DEK has been active for longer than any process seals without reading the vault meta: see
-  `kvseal.vault.freshness`.  From then on no process seals under the old DEK.
+  `kvseal.vault.freshness`.  From then on no process seals under the old DEK.  The store's clock and this
+  host's own have to agree on that: see `kvseal.vault.store_clock`.
 * No recode is running; a recode reads the vault meta before each page, like any other writer.
 * After that, kvseal has read every entry of the store, and no header names the DEK, neither of records
   that open nor of records that do not.  An entry that may hide a record, such as a compressed one,
@@ -36,7 +37,6 @@ from kvseal.recoding.report import FAILURES_KEPT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
@@ -130,6 +130,7 @@ async def retire(
         DEKNeededError: a record may still need it; nothing was changed.
         LeaseHeldError: a recode is running.
         UnsupportedStackError: a wrapper hides records.
+        ClocksApartError: this host's clock is not the store's, so it cannot be known whether *grace* is over.
         VaultError: there is no such DEK, or it is the active one.
         Conflict, StoreError: nothing was changed.
     """
@@ -137,7 +138,7 @@ async def retire(
     await vault.refresh()
     if _dek(vault, number).state == "retired":
         return Retirement(number, "retired", changed=False, scanned=0, deks={}, seconds=0.0)
-    _check_grace(vault, number, grace, now=clock.utc_seconds())
+    await _check_grace(vault, number, grace)
     await _check_recodes(vault)
     driver = recodable_driver(store, writes=False)
     try:
@@ -209,10 +210,18 @@ def _dek(vault: Vault, number: int) -> WrappedDEK:
     return dek
 
 
-def _check_grace(vault: Vault, number: int, grace: timedelta, *, now: datetime) -> None:
-    """Raise during the grace, which starts when the DEK with the next number was created and made active."""
-    replaced_at = vault.meta.deks[number].created_at
-    if now < replaced_at + grace:
+async def _check_grace(vault: Vault, number: int, grace: timedelta) -> None:
+    """
+    Raise during the grace, which starts when the DEK with the next number was created and made active.
+
+    That was stamped by the store's clock, and both have to say that the grace is over: the store's, and
+    this host's own.
+    """
+    if not grace:
+        return
+    clocks, replaced_at = await vault.clocks(), vault.meta.deks[number].created_at
+    clocks.check("the grace of a DEK")
+    if clocks.reached < replaced_at + grace:
         msg = (
             f"a process that has not read the vault meta since {time_text(replaced_at)},"
             f" when DEK {number} was replaced, may still seal under it"

@@ -37,6 +37,7 @@ from kvseal.observe import telemetry
 from kvseal.secrets.given import names_wrap_key, secret_for_creation
 from kvseal.vault.metastore import Found, MetaStore
 from kvseal.vault.opening import Opened, opened
+from kvseal.vault.store_clock import read_clocks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -136,7 +137,8 @@ async def _created(
     slot = await new_slot(
         root, secret, cost, label=new.label, now=clock.utc_seconds(), memory_ceiling=ceiling
     )
-    meta = changes.first(root, slot, new.policy, adopted=new.adopted_keys, now=clock.utc_seconds())
+    stamp = (await read_clocks(metastore.driver)).stamp
+    meta = changes.first(root, slot, new.policy, adopted=new.adopted_keys, now=stamp)
     root, keyring = await prove(meta, slot, secret, root, now=clock.utc_seconds())
     await metastore.create(meta, place=place)
     return Opened(metastore, meta, keyring, root, secret, slot.id)

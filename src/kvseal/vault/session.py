@@ -37,6 +37,7 @@ from kvseal.vault.newest import accept
 from kvseal.vault.opening import unlocked
 from kvseal.vault.putting_back import put_back_older
 from kvseal.vault.status import VaultStatus
+from kvseal.vault.store_clock import read_clocks
 from kvseal.vault.succession import Succession
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from kvseal.vault.freshness import Freshness
     from kvseal.vault.metastore import MetaStore
     from kvseal.vault.opening import Opened, Opening
+    from kvseal.vault.store_clock import Clocks
 
 _NOT_OURS: Final = (VaultNotFoundError, ForeignVaultError, VaultMetaError)
 """Definite answers of a store that has lost our vault meta, or holds another one in its place."""
@@ -62,6 +64,13 @@ class Change(Protocol):
     """One of `kvseal.keys.changes`, with all but these given."""
 
     def __call__(self, meta: VaultMeta, root: RootKey, *, now: datetime) -> VaultMeta:
+        """Return the next meta."""
+
+
+class StampedChange(Protocol):
+    """The same, of which something later is counted by the store's time."""
+
+    def __call__(self, meta: VaultMeta, root: RootKey, *, now: datetime, at: datetime) -> VaultMeta:
         """Return the next meta."""
 
 
@@ -306,11 +315,22 @@ class OpenVault:
             await self.refresh()
         return stored
 
-    async def amend(self, change: Change) -> VaultStatus:
-        """Make one change that leaves the ways in as they are; raises `Conflict` like `commit`."""
+    async def clocks(self) -> Clocks:
+        """Return what time it is, by the store of the vault meta and by this host."""
+        return await read_clocks(self.metastore.driver)
+
+    async def amend(self, change: Change | StampedChange, *, stamps: bool = False) -> VaultStatus:
+        """
+        Make one change that leaves the ways in as they are; raises `Conflict` like `commit`.
+
+        One that *stamps* is given the store's time too.  It is asked for last, so that nothing comes between
+        the stamp and the write but the write.
+        """
         root = await self.root_key()
         entry, meta = await self.read_current(root)
-        amended = change(meta, root, now=clock.utc_seconds())
+        clocks = await self.clocks()
+        at = {"at": clocks.stamp} if stamps else {}
+        amended = change(meta, root, now=clocks.reached, **at)
         keyring = Keyring(VaultMeta.from_value(amended.as_value()), root)
         await self.commit(entry, amended, keyring)
         return self.status()

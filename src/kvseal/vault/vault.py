@@ -187,14 +187,14 @@ class Vault(OpenVault):
 
     async def rotate_dek(self) -> VaultStatus:
         """
-        Add a new DEK for new writes; older ones stay readable.
+        Add a new DEK for new writes, created at the store's time; older ones stay readable.
 
         Other processes learn of it when they meet its first record, or when they next read the vault meta.
 
         Raises:
             Conflict: another process changed the vault meta; nothing was written.
         """
-        return await self.amend(changes.with_new_dek)
+        return await self.amend(changes.with_new_dek, stamps=True)
 
     async def set_policy(
         self,

@@ -77,6 +77,7 @@ class RespDriver:
         return Capabilities(
             atomic_replace=True,
             evicts=self._evicts is not False,
+            keeps_time=True,
         )
 
     async def scan(
@@ -125,8 +126,8 @@ class RespDriver:
         """Count the keys of the database: an estimate."""
         return Count(await self._blocking(self._server.count), exact=False)
 
-    async def store_time(self) -> StoreTime:
-        """Ask the server for its time."""
+    async def store_time(self) -> StoreTime | None:
+        """Ask the server for its time; `None` where this user may not."""
         return await self._blocking(self._server.time)
 
     async def purge(self, *, dry_run: bool = False) -> Purged:

@@ -242,10 +242,13 @@ class RespServer:
         (size,) = self._pipeline([("DBSIZE",)])
         return int(self._checked(size))
 
-    def time(self) -> StoreTime:
-        """Return what the server's clock says."""
+    def time(self) -> StoreTime | None:
+        """Return what the server's clock says; `None` where the user may not ask it."""
         before = clock.monotonic()
-        seconds, microseconds = self.command("TIME")
+        (answer,) = self._pipeline([("TIME",)])
+        if isinstance(answer, NoPermissionError):
+            return None
+        seconds, microseconds = self._checked(answer)
         at = datetime.fromtimestamp(int(seconds), timezone.utc) + timedelta(microseconds=int(microseconds))
         return StoreTime(at, before, clock.monotonic())
 
