@@ -148,13 +148,14 @@ async def _verify(op: Operation) -> str:
 
 async def _retire(op: Operation) -> str:
     vault = await op.open()
-    readable = [dek.number for dek in vault.meta.deks if dek.state == "readable"]
-    if not readable:
+    kept = [dek for dek in vault.meta.deks if dek.state == "retired" and dek.wrapped is not None]
+    candidates = [dek for dek in vault.meta.deks if dek.state == "readable"] or kept
+    if not candidates:
         return "nothing to do"
-    found = await seams.retire(op.driver, vault, readable[0])
+    found = await seams.retire(op.driver, vault, candidates[0].number)
     if found.changed:
         op.world.judge_retired(op.me, found.dek, op.begun)
-    return f"retired DEK {found.dek}"
+    return f"{'dropped' if found.dropped else 'retired' if found.changed else 'kept'} DEK {found.dek}"
 
 
 async def _import_keys(op: Operation) -> str:

@@ -241,8 +241,8 @@ def keyring_of(meta: VaultMeta, root: Any) -> Keyring:
 
 
 def deks_of(keyring: Any) -> dict[int, bytes]:
-    """Return the DEKs themselves: two of one number may differ."""
-    return keyring._deks  # type: ignore[no-any-return]
+    """Return the DEKs themselves, without those that are retired: two of one number may differ."""
+    return {number: dek for number, dek in keyring._deks.items() if number not in keyring.retired}
 
 
 def codec_of(keyring: Keyring) -> Any:

@@ -103,15 +103,20 @@ class Looker:
         return known
 
     def _sealed(self, name: str, value: dict[str, Any], dek: int, view: View | None) -> Seen:
+        """A retired DEK still opens, but not for long: what needs one is as good as lost."""
         if view is None:
             return Seen("lost", dek=dek, reason="no vault meta that opens")
         collection, _, key = name.partition("::")
+        needs = [dek]
         try:
             opened, expires = seams.codec_of(view.keyring).open(value, collection, key)
             if seams.is_sealed(opened):
+                needs.append(seams.header_of(opened)[0])
                 opened, _ = seams.codec_of(view.keyring).open(opened, collection, key)
         except seams.RecordError as exc:
             return Seen("lost", dek=dek, reason=f"{type(exc).__name__}, DEK {dek}")
+        if view.keyring.retired.intersection(needs):
+            return Seen("lost", dek=dek, reason=f"retired, DEK {dek}")
         ends = None if expires is None else expires / 1000
         return Seen("opens", opened.get("v"), dek, expires=ends)
 

@@ -16,6 +16,7 @@ from kvseal.drivers.base import Capabilities, StoreTime
 from kvseal.drivers.delegate import DelegatingDriver
 from kvseal.errors import ClocksApartError, DEKNeededError
 from kvseal.recoding import plan_reencryption, retire
+from kvseal.recoding.retirement import KEPT
 from kvseal.vault.store_clock import TOLERANCE, read_clocks
 
 if TYPE_CHECKING:
@@ -138,6 +139,23 @@ async def test_grace_takes_both_clocks(world: World) -> None:
     world.times.pass_by(timedelta(seconds=1))
 
     assert (await retire(world.driver, vault, 1)).changed
+
+
+async def test_a_retired_dek_is_kept_by_both_clocks(world: World) -> None:
+    """The week of a retired DEK is over when the later clock says so, and a wrong one says nothing."""
+    vault = await world.vault()
+    await vault.rotate_dek()
+    world.times.pass_by(2 * HOUR)
+    await retire(world.driver, vault, 1)
+    world.times.own = 8 * 24 * HOUR
+    with pytest.raises(ClocksApartError, match="how long a retired DEK is kept"):
+        await retire(world.driver, vault, 1)
+    world.times.own, world.times.store = NONE, timedelta(seconds=-3)
+    world.times.pass_by(KEPT + timedelta(seconds=1))
+    assert not (await retire(world.driver, vault, 1)).changed
+
+    world.times.pass_by(timedelta(seconds=3))
+    assert (await retire(world.driver, vault, 1)).dropped
 
 
 @pytest.mark.parametrize("off", [HOUR, -HOUR], ids=["ahead", "behind"])

@@ -119,10 +119,16 @@ def metas() -> dict[str, Any]:
         [("primary", Secret(b"correct horse"), None)],
         previous=previous,
     )
+    kept = _vault(
+        urandom,
+        "a DEK that was retired and is dropped, and one that is retired and kept",
+        [("primary", Secret(b"correct horse"), None)],
+        states=["retired", "kept", "active"],
+    )
     return {
         "format": "kvseal vault meta, version 1",
         "provenance": PROVENANCE,
-        "positive": [small, rotated, full],
+        "positive": [small, rotated, kept, full],
         "negative_are": "the last of the positive ones, with a new value at each path of the edits",
         "negative": _refused_metas(full),
     }
@@ -370,6 +376,7 @@ def _vault(
     legacy: list[str] | None = None,
     previous: bytes | None = None,
 ) -> dict[str, Any]:
+    # "kept" stands for a DEK that is retired and not dropped; beside one, those that are dropped have a stamp too.
     states, policy, legacy = states or ["active"], policy or Policy(), legacy or []
     root = RootKey.generate(urandom(16), random=urandom)
     deks = {number: urandom(32) for number in range(1, len(states) + 1)}
@@ -384,11 +391,12 @@ def _vault(
         deks=tuple(
             WrappedDEK(
                 number,
-                states[number - 1],
+                "retired" if states[number - 1] == "kept" else states[number - 1],
                 _time(2026),
                 None
                 if states[number - 1] == "retired"
                 else _wrap(urandom, root, rootkey._DEK_PURPOSE, dek, root._dek_aad(number)),
+                _time(2027) if "kept" in states and states[number - 1] in {"kept", "retired"} else None,
             )
             for number, dek in deks.items()
         ),
@@ -478,6 +486,17 @@ def _refused_metas(full: dict[str, Any]) -> list[dict[str, Any]]:
         ),
         refused("dropped legacy keys", tampered, (("legacy",), [])),
         refused("changed MAC", tampered, (("mac",), b64encode(bytes(32)).decode())),
+        refused("retired DEK with a key and no stamp", malformed, (("deks", 1, "state"), "retired")),
+        refused("readable DEK with a stamp", malformed, (("deks", 1, "retired_at"), "2027-01-02T03:04:05Z")),
+        refused(
+            "stamp of a retired DEK that is no time", malformed, (("deks", 0, "retired_at"), "2027-01-02")
+        ),
+        refused(
+            "retired DEK with a stamp of its own",
+            tampered,
+            (("deks", 0, "retired_at"), "2027-01-02T03:04:05Z"),
+        ),
+        refused("dropped DEK called readable", malformed, (("deks", 0, "state"), "readable")),
         refused("later version", "UnknownMetaVersionError", (("kvseal",), 2)),
         refused("version true", malformed, (("kvseal",), True)),
         refused("unknown field", malformed, (("extra",), 1)),

@@ -301,8 +301,12 @@ def check_meta(meta: dict[str, Any]) -> None:
         require(1 <= slot["t"] <= 64 and 1 <= slot["p"] <= 64, "KDFParametersError")
         require(8 * slot["p"] <= slot["m"] <= 4 * 2**20, "KDFParametersError")
     for dek in meta["deks"]:
-        wrap = set() if dek["state"] == "retired" else WRAP_FIELDS
-        require(set(dek) == {"number", "state", "created_at"} | wrap, "VaultMetaError")
+        fields, stamped = {"number", "state", "created_at"}, {"retired_at"}
+        require(dek["state"] in {"active", "readable", "retired"}, "VaultMetaError")
+        forms = [fields | WRAP_FIELDS]
+        if dek["state"] == "retired":
+            forms = [fields, fields | stamped, fields | stamped | WRAP_FIELDS]
+        require(set(dek) in forms, "VaultMetaError")
     for key in meta["legacy"]:
         require(set(key) == {"id", "kind", "created_at"} | WRAP_FIELDS, "VaultMetaError")
     ids = [slot["id"] for slot in meta["slots"]]
@@ -344,7 +348,7 @@ def open_meta(meta: dict[str, Any], secret: bytes) -> tuple[bytes, dict[int, byt
     check_mac(meta, root)
     deks, legacy = {}, {}
     for dek in meta["deks"]:
-        if dek["state"] != "retired":
+        if "wrapped" in dek:
             number = dek["number"]
             key = unwrap(root, b"kvseal/dek/v1", dek, vault_id + struct.pack(">I", number))
             require(isinstance(key, bytes), "TamperedMetaError")

@@ -77,7 +77,7 @@ async def restore(
     open.
 
     A record that needs a DEK which the vault in the store has retired, or never had, is a failure: it could
-    not be opened.
+    not be opened, or not for long.
 
     With *only_meta* only the vault meta is restored, so entries deleted since stay deleted.
 
@@ -109,7 +109,7 @@ class _Restore:
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: Failures = field(default_factory=Failures)
     deks: frozenset[int] | None = None
-    """The DEKs that the vault of the store still has, `None` where its vault meta is elsewhere."""
+    """The DEKs of the store's vault that are not retired, `None` where its vault meta is elsewhere."""
     started: float = field(default_factory=clock.monotonic)
 
     async def all(self, file: BinaryIO) -> RestoreReport:
@@ -195,16 +195,16 @@ class _Restore:
         if entry is None or entry.value is None or not is_vault_meta(entry.value):
             return None
         deks = VaultMeta.from_value(entry.value).deks
-        return frozenset(dek.number for dek in deks if dek.wrapped is not None)
+        return frozenset(dek.number for dek in deks if dek.state != "retired")
 
     def _refuse_unreadable(self, entry: Entry) -> None:
-        """Raise for a record whose header names a DEK that no process of this vault has any more."""
+        """Raise for a record whose header names a DEK that this vault has not, or has retired."""
         if self.deks is None or entry.value is None or not is_sealed(entry.value):
             return
         with suppress(RecordError):
             number = Header.parse(from_stored(entry.value)).dek
             if number not in self.deks:
-                msg = f"it needs DEK {number}, which this vault does not have, so it could not be opened"
+                msg = f"it needs DEK {number}, which this vault has retired or never had"
                 raise _UnrestoredError(msg)
 
     async def _beside(self, entry: Entry, there: Entry) -> str | None:

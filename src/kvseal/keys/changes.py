@@ -87,13 +87,23 @@ def with_new_dek(meta: VaultMeta, root: RootKey, *, now: datetime, at: datetime)
     return _next(meta, root, now, deks=(*older, _new_dek(root, len(meta.deks) + 1, at)))
 
 
-def without_dek(meta: VaultMeta, root: RootKey, *, number: int, now: datetime) -> VaultMeta:
+def with_retired_dek(
+    meta: VaultMeta, root: RootKey, *, number: int, now: datetime, at: datetime
+) -> VaultMeta:
+    """
+    Retire a DEK *at* the store's time: readers still open with it.
+
+    Raises:
+        VaultError: it is active.
+    """
+    return _next(meta, root, now, deks=_with_one_retired(meta, number, at))
+
+
+def without_dek(meta: VaultMeta, root: RootKey, *, number: int, now: datetime, at: datetime) -> VaultMeta:
     """Drop a DEK but keep its number, which is never reused; raises `VaultError` if it is active."""
-    if meta.active_dek.number == number:
-        msg = f"every new record is sealed under DEK {number}: it is active"
-        raise VaultError(msg, hint="vaultctl rotate --dek first")
-    deks = (replace(dek, state="retired", wrapped=None) if dek.number == number else dek for dek in meta.deks)
-    return _next(meta, root, now, deks=tuple(deks))
+    deks = _with_one_retired(meta, number, at)
+    dropped = (replace(dek, wrapped=None) if dek.number == number else dek for dek in deks)
+    return _next(meta, root, now, deks=tuple(dropped))
 
 
 def with_new_root(
@@ -156,6 +166,20 @@ def _next(meta: VaultMeta, root: RootKey, now: datetime, **fields: Any) -> Vault
         msg = "no keyslot without an expiry would be left, and the vault could not be opened any more"
         raise LastSlotError(msg, hint="add another slot first: vaultctl slot add")
     return replace(changed, slots=slots).authenticated(root)
+
+
+def _with_one_retired(meta: VaultMeta, number: int, at: datetime) -> tuple[WrappedDEK, ...]:
+    """Return the DEKs of *meta* with this one retired; one that was retired before stays as it is."""
+    if meta.active_dek.number == number:
+        msg = f"every new record is sealed under DEK {number}: it is active"
+        raise VaultError(msg, hint="vaultctl rotate --dek first")
+    at = max(at, *(dek.created_at for dek in meta.deks))
+    return tuple(
+        replace(dek, state="retired", retired_at=at)
+        if dek.number == number and dek.state != "retired"
+        else dek
+        for dek in meta.deks
+    )
 
 
 def _new_dek(root: RootKey, number: int, now: datetime) -> WrappedDEK:

@@ -60,12 +60,21 @@ _MALFORMED: Final = "restore the vault meta from a backup"
 
 @dataclass(frozen=True, slots=True)
 class WrappedDEK:
-    """One numbered DEK at rest; a retired one keeps only its number and creation time."""
+    """One numbered DEK at rest; a retired one keeps its wrap for a while, and its number for ever."""
 
     number: int
     state: DEKState
     created_at: datetime
     wrapped: WrappedKey | None
+    retired_at: datetime | None = None
+    """`None` as long as it is not retired; and for one that was dropped before this was stamped."""
+
+    @property
+    def is_consistent(self) -> bool:
+        """Whether its state, its wrap and its stamps go together."""
+        if self.state == "retired":
+            return self.wrapped is None or self.retired_at is not None
+        return self.wrapped is not None and self.retired_at is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +242,7 @@ def _is_consistent(meta: VaultMeta) -> bool:
         and numbers == list(range(1, len(numbers) + 1))
         and len(numbers) <= MAX_DEK
         and [dek.state for dek in meta.deks].count("active") == 1
-        and all((dek.wrapped is None) == (dek.state == "retired") for dek in meta.deks)
+        and all(dek.is_consistent for dek in meta.deks)
     )
 
 
@@ -297,13 +306,16 @@ def _dek(value: Mapping[str, Any]) -> WrappedDEK:
     if state not in {"active", "readable", "retired"} or type(value["number"]) is not int:
         msg = "not a DEK of this version"
         raise ValueError(msg)
-    wrapped = None if state == "retired" else _wrapped(value)
-    return WrappedDEK(value["number"], state, time_of(value["created_at"]), wrapped)
+    wrapped = None if state == "retired" and "wrapped" not in value else _wrapped(value)
+    retired_at = time_of(value["retired_at"]) if "retired_at" in value else None
+    return WrappedDEK(value["number"], state, time_of(value["created_at"]), wrapped, retired_at)
 
 
 def _dek_json(dek: WrappedDEK) -> dict[str, Any]:
+    retired = {} if dek.retired_at is None else {"retired_at": time_text(dek.retired_at)}
     wrapped = {} if dek.wrapped is None else _wrapped_json(dek.wrapped)
-    return {"number": dek.number, "state": dek.state, "created_at": time_text(dek.created_at), **wrapped}
+    stamps = {"created_at": time_text(dek.created_at), **retired}
+    return {"number": dek.number, "state": dek.state, **stamps, **wrapped}
 
 
 def _legacy(value: Mapping[str, Any]) -> WrappedLegacyKey:

@@ -1,7 +1,8 @@
 """
-The retirement of a DEK: prove that no record needs it, then drop it.
+The retirement of a DEK: prove that no record needs it, retire it, prove it again a week later, and drop it.
 
-Dropping a DEK makes every record under it unreadable for ever, so three conditions come first.
+Dropping a DEK makes every record under it unreadable for ever.  A retired one still opens what may have been
+missed, and the process that meets it says so: see `kvseal.keys.retired`.  Three conditions come first.
 
 * The next DEK has been active for longer than any process seals without reading the vault meta: see
   `kvseal.vault.freshness`.  From then on no process seals under the old DEK.  The store's clock and this
@@ -11,7 +12,7 @@ Dropping a DEK makes every record under it unreadable for ever, so three conditi
   that open nor of records that do not.  An entry that may hide a record, such as a compressed one,
   makes the proof impossible.
 
-None of this is stored.  The vault meta says when the next DEK became active, and the drop is one
+Nothing else is stored than when the next DEK became active, and when this one was retired.  Each step is one
 write, so an interrupted run is simply run again.
 """
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,6 +38,7 @@ from kvseal.recoding.report import FAILURES_KEPT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
@@ -47,6 +49,9 @@ if TYPE_CHECKING:
 
 GRACE: Final = timedelta(hours=1)
 """Six times as long as a process with the default `refresh_after` can continue with an old vault meta."""
+
+KEPT: Final = timedelta(days=7)
+"""How long a retired DEK stays wrapped, at least."""
 
 _COMPRESSED_FIELD: Final = "__compressed_data__"
 _PLAINTEXT: Final = PlaintextCodec()
@@ -82,14 +87,16 @@ class Needs:
 @dataclass(frozen=True, slots=True)
 class Retirement:
     """
-    The result of `retire`; `changed` says whether the DEK was dropped.
+    The result of `retire`; `changed` says whether the DEK was retired or dropped by this run.
 
-    `deks` counts the records by the DEK that they need.
+    `deks` counts the records by the DEK that they need.  Until `kept_until` a retired one is not dropped.
     """
 
     dek: int
     state: DEKState
     changed: bool
+    dropped: bool
+    kept_until: datetime | None
     scanned: int
     deks: dict[int, int]
     seconds: float
@@ -103,6 +110,8 @@ class Retirement:
             "dek": self.dek,
             "state": self.state,
             "changed": self.changed,
+            "dropped": self.dropped,
+            "kept_until": None if self.kept_until is None else time_text(self.kept_until),
             "scanned": self.scanned,
             "deks": {str(number): count for number, count in sorted(self.deks.items())},
             "seconds": round(self.seconds, 3),
@@ -119,12 +128,13 @@ async def retire(
     listener: Listener = ignore,
 ) -> Retirement:
     """
-    Drop DEK *number* if nothing in *store* needs it; with *dry_run*, only find out whether that is possible.
+    Retire DEK *number* if nothing in *store* needs it; with *dry_run*, only find out whether it can be.
 
-    The number is never used again.  Retiring a DEK a second time changes nothing.  *grace* has to be
-    longer than `LIMIT` times the longest `refresh_after` of any process; it may be zero if every process
-    was stopped after the rotation.  `retire` does not see other stores whose records this vault seals:
-    check each of them with a dry run first.
+    Readers still open with a retired DEK.  Run again at least `KEPT` later, this drops it for ever, if still
+    nothing needs it; run again before, it changes nothing.  The number is never used again.  *grace* is
+    longer than `LIMIT` times the longest `refresh_after` of any process.  It may be zero if every process
+    was stopped after the rotation: then the DEK is dropped at once.  `retire` does not see other stores whose
+    records this vault seals: check each of them with a dry run first.
 
     Raises:
         DEKNeededError: a record may still need it; nothing was changed.
@@ -136,9 +146,11 @@ async def retire(
     """
     started = clock.monotonic()
     await vault.refresh()
-    if _dek(vault, number).state == "retired":
-        return Retirement(number, "retired", changed=False, scanned=0, deks={}, seconds=0.0)
-    await _check_grace(vault, number, grace)
+    dek = _dek(vault, number)
+    if dek.wrapped is None or (grace and not await _is_over(vault, dek)):
+        return _result(vault, number, changed=False)
+    if dek.state != "retired":
+        await _check_grace(vault, number, grace)
     await _check_recodes(vault)
     driver = recodable_driver(store, writes=False)
     try:
@@ -149,10 +161,31 @@ async def retire(
             await driver.close()
     _check_needs(needs, number, driver.location)
     if not dry_run:
-        await vault.drop_dek(number)
+        await (vault.drop_dek(number) if will_drop(dek, grace) else vault.retire_dek(number))
+    result = _result(vault, number, changed=not dry_run)
     seconds = clock.monotonic() - started
-    state: DEKState = "readable" if dry_run else "retired"
-    return Retirement(number, state, not dry_run, needs.scanned, dict(needs.deks), seconds)
+    return replace(result, scanned=needs.scanned, deks=dict(needs.deks), seconds=seconds)
+
+
+def will_drop(dek: WrappedDEK, grace: timedelta) -> bool:
+    """Whether `retire` drops *dek*, if it changes anything, rather than retires it."""
+    return not grace or dek.state == "retired"
+
+
+def _result(vault: Vault, number: int, *, changed: bool) -> Retirement:
+    dek = vault.meta.deks[number - 1]
+    dropped = dek.wrapped is None
+    kept_until = None if dropped or dek.retired_at is None else dek.retired_at + KEPT
+    return Retirement(number, dek.state, changed, dropped, kept_until, scanned=0, deks={}, seconds=0.0)
+
+
+async def _is_over(vault: Vault, dek: WrappedDEK) -> bool:
+    """Whether *dek* was not retired in the last `KEPT`, by both clocks."""
+    if dek.retired_at is None:
+        return True
+    clocks = await vault.clocks()
+    clocks.check("how long a retired DEK is kept")
+    return clocks.reached >= dek.retired_at + KEPT
 
 
 async def take_needs(driver: Driver, *, listener: Listener = ignore) -> Needs:

@@ -232,9 +232,13 @@ class Vault(OpenVault):
         await self.refresh()
         return self.status()
 
+    async def retire_dek(self, number: int) -> VaultStatus:
+        """Retire a DEK, which readers still open with, until it is dropped; `kvseal.recoding.retire` does."""
+        return await self.amend(partial(changes.with_retired_dek, number=number), stamps=True)
+
     async def drop_dek(self, number: int) -> VaultStatus:
         """Forget a DEK for ever; `kvseal.recoding.retire` does, once nothing needs it."""
-        return await self.amend(partial(changes.without_dek, number=number))
+        return await self.amend(partial(changes.without_dek, number=number), stamps=True)
 
     async def read_legacy_with(self, keys: Sequence[LegacyKey], *, plaintext: bool = False) -> VaultStatus:
         """

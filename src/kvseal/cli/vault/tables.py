@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from kvseal.recoding.census import Census
-    from kvseal.vault.status import SlotStatus, VaultStatus
+    from kvseal.vault.status import DEKStatus, SlotStatus, VaultStatus
 
 _DAY: Final = 86_400
 
@@ -30,12 +30,17 @@ def tables_of(now: VaultStatus) -> list[Table]:
     tables = [
         table("", ("", ""), facts),
         slots_table(now.slots),
-        table("DEKs", ("number", "state", "created"), [(d.id, d.state, d.created_at) for d in now.deks]),
+        table("DEKs", ("number", "state", "created"), [(d.id, state_of(d), d.created_at) for d in now.deks]),
     ]
     if now.legacy:
         rows = [(key.id, key.kind, key.created_at) for key in now.legacy]
         tables.append(table("Legacy keys", ("id", "kind", "held since"), rows))
     return tables
+
+
+def state_of(dek: DEKStatus) -> str:
+    """Show the state of a DEK; a retired one is dropped, or kept for a while."""
+    return f"{dek.state}, kept" if dek.state == "retired" and not dek.dropped else dek.state
 
 
 def count_table(census: Census) -> Table:
