@@ -26,6 +26,7 @@ Every error kvseal raises, each a subclass of py-key-value's own.
       · TamperedMetaError
       · RolledBackMetaError
       · ForkedMetaError
+    - UnknownExtensionError
     - DamagedSlotError
     - LastSlotError
     - SlotsLeftOutError
@@ -142,6 +143,7 @@ from kvseal.errors.vault import (
     SlotNotFoundError,
     SlotsLeftOutError,
     TamperedMetaError,
+    UnknownExtensionError,
     UnknownMetaVersionError,
     UnknownSlotKindError,
     VaultError,
@@ -200,6 +202,7 @@ __all__ = [
     "TruncatedBackupError",
     "UnknownBackupVersionError",
     "UnknownDEKError",
+    "UnknownExtensionError",
     "UnknownFlagsError",
     "UnknownMetaVersionError",
     "UnknownRecordVersionError",

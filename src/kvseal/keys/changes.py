@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from os import urandom
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from kvseal.envelope.aead import KEY_SIZE
 from kvseal.errors import LastSlotError, VaultError
-from kvseal.keys.meta import MAX_SLOTS, VaultMeta, WrappedDEK, WrappedLegacyKey
+from kvseal.keys.meta import MAX_SIZE, MAX_SLOTS, VaultMeta, WrappedDEK, WrappedLegacyKey
 from kvseal.keys.rootkey import Handover
 
 if TYPE_CHECKING:
@@ -26,6 +26,20 @@ if TYPE_CHECKING:
     from kvseal.keys.rootkey import RootKey
 
 _ID_SIZE: Final = 8
+
+
+class Change(Protocol):
+    """One of the functions below, with all but these given."""
+
+    def __call__(self, meta: VaultMeta, root: RootKey, *, now: datetime) -> VaultMeta:
+        """Return the next meta."""
+
+
+class StampedChange(Protocol):
+    """The same, of which something later is counted by the store's time."""
+
+    def __call__(self, meta: VaultMeta, root: RootKey, *, now: datetime, at: datetime) -> VaultMeta:
+        """Return the next meta."""
 
 
 def first(
@@ -154,6 +168,11 @@ def without_legacy_keys(meta: VaultMeta, root: RootKey, *, now: datetime) -> Vau
     return _next(meta, root, now, policy=policy, legacy=())
 
 
+def without_extension(meta: VaultMeta, root: RootKey, *, name: str, now: datetime) -> VaultMeta:
+    """Remove one part of a later release, critical or not; raises `VaultError` where it is not there."""
+    return _next(meta, root, now, extensions=meta.extensions.without(name))
+
+
 def put_back(meta: VaultMeta, root: RootKey, *, above: int, now: datetime) -> VaultMeta:
     """Return *meta* as a revision higher than *above*, which every process that has seen that one follows."""
     return _next(replace(meta, revision=above), root, now)
@@ -165,7 +184,11 @@ def _next(meta: VaultMeta, root: RootKey, now: datetime, **fields: Any) -> Vault
     if all(slot.expires_at is not None for slot in slots):
         msg = "no keyslot without an expiry would be left, and the vault could not be opened any more"
         raise LastSlotError(msg, hint="add another slot first: vaultctl slot add")
-    return replace(changed, slots=slots).authenticated(root)
+    done = replace(changed, slots=slots).authenticated(root)
+    if done.size > MAX_SIZE:
+        msg = f"the vault meta would have {done.size:,} bytes, and {MAX_SIZE:,} are the most"
+        raise VaultError(msg, hint="remove slots and legacy keys that nobody needs; nothing was changed")
+    return done
 
 
 def _with_one_retired(meta: VaultMeta, number: int, at: datetime) -> tuple[WrappedDEK, ...]:

@@ -24,10 +24,18 @@ if TYPE_CHECKING:
     from kvseal.vault.freshness import Freshness
 
 State = Literal[
-    "ok", "rotation due", "retired dek needed", "idle", "not opened", "stale", "meta refuted", "locked"
+    "ok",
+    "rotation due",
+    "retired dek needed",
+    "idle",
+    "not opened",
+    "stale",
+    "upgrade needed",
+    "meta refuted",
+    "locked",
 ]
 
-_OUT_OF_SERVICE: Final = frozenset({"stale", "meta refuted", "locked"})
+_OUT_OF_SERVICE: Final = frozenset({"stale", "upgrade needed", "meta refuted", "locked"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +57,7 @@ class Health:
     * `locked`: the keys are forgotten, and whatever needs them fails
     * `idle`: they are forgotten, and the next operation unlocks them again
     * `meta refuted`: the store holds no vault meta, an older or another one; nothing is sealed any more
+    * `upgrade needed`: the vault meta has a critical part of a later kvseal; nothing is sealed any more
     * `stale`: the vault meta has been out of reach for so long that nothing is sealed any more
     * `retired dek needed`: this process has met records of a DEK that is retired, and that will be dropped
     * `rotation due`: the active DEK is older than it should get
@@ -130,6 +139,8 @@ def crypto() -> Crypto:
 def _state(freshness: Freshness, retired: int, dek_age: int, max_dek_age: timedelta) -> State:
     if freshness.is_refuted:
         return "meta refuted"
+    if freshness.is_barred:
+        return "upgrade needed"
     if freshness.is_stale:
         return "stale"
     if retired:

@@ -5,8 +5,8 @@ Keys are forgotten by `lock`, and when no caller has used them for `idle_timeout
 after is as the caller chose: an operation that needs a key raises `VaultLockedError`, or unlocks the vault
 again.  To unlock again needs no more than what was there before: a reference to a secret, never a secret.
 
-Changes of a vault are functions of their own (`secret_rotation`, `root_rotation`, `slots`).  What they
-use of an open vault are its public names: `root_key`, `read_current`, `commit` and `amend`.
+Changes of a vault are functions of their own (`secret_rotation`, `root_rotation`, `slots`), which use the
+public names of an open vault: `root_key`, `read_current`, `commit` and `amend`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import logging
 import math
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal
 
 from kvseal import clock
 from kvseal.concurrency import SingleFlight
@@ -42,11 +42,11 @@ from kvseal.vault.succession import Succession
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
     from kvseal.drivers.base import Entry
     from kvseal.envelope.codec import RecordCodec
     from kvseal.errors import VaultError
+    from kvseal.keys.changes import Change, StampedChange
     from kvseal.keys.rootkey import RootKey
     from kvseal.secrets.sources import Unlocker
     from kvseal.vault.freshness import Freshness
@@ -58,20 +58,6 @@ _NOT_OURS: Final = (VaultNotFoundError, ForeignVaultError, VaultMetaError)
 """Definite answers of a store that has lost our vault meta, or holds another one in its place."""
 
 _log = logging.getLogger("kvseal")
-
-
-class Change(Protocol):
-    """One of `kvseal.keys.changes`, with all but these given."""
-
-    def __call__(self, meta: VaultMeta, root: RootKey, *, now: datetime) -> VaultMeta:
-        """Return the next meta."""
-
-
-class StampedChange(Protocol):
-    """The same, of which something later is counted by the store's time."""
-
-    def __call__(self, meta: VaultMeta, root: RootKey, *, now: datetime, at: datetime) -> VaultMeta:
-        """Return the next meta."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -104,10 +90,9 @@ class OpenVault:
 
     def _hold(self, opened: Opened) -> None:
         self._enter(WayIn(opened.secret, opened.slot_id, opened.root))
-        self._meta = opened.meta
         if self._watch is not None:
             self._watch.start()
-        self._use(opened.keyring)
+        self._go_by(opened.meta, opened.keyring)
 
     def _enter(self, way_in: WayIn) -> None:
         self._way_in: WayIn | None = way_in
@@ -117,7 +102,9 @@ class OpenVault:
         """When it did."""
         self._succession = Succession()
 
-    def _use(self, keyring: Keyring) -> None:
+    def _go_by(self, meta: VaultMeta, keyring: Keyring) -> None:
+        self._meta = meta
+        self.freshness.bar(meta.extensions.refusal())
         self._keyring: Keyring | None = keyring
         self.codecs: Mapping[str, RecordCodec] = keyring.codecs
         """The keyring's codecs by context, a dict hit away for the wrapper."""
@@ -276,11 +263,12 @@ class OpenVault:
         await self.unlock()
         return self.way_in().root
 
-    async def read_current(self, root: RootKey) -> tuple[Entry, VaultMeta]:
+    async def read_current(self, root: RootKey, *, despite_unknown: bool = False) -> tuple[Entry, VaultMeta]:
         """
         Return the vault meta as it is stored now, and the entry that a change of it replaces.
 
         Raises:
+            UnknownExtensionError: it has a critical part of a later kvseal, unless *despite_unknown*.
             Conflict: another process has rotated the root key; this one has followed.
             VaultNotFoundError, VaultMetaError: it is missing, or cannot be believed.
         """
@@ -291,6 +279,8 @@ class OpenVault:
             raise Conflict(msg, hint="nothing was changed; look at vaultctl status and try again")
         meta.verify(root)
         await self.metastore.seen.remember(meta)
+        if not despite_unknown:
+            meta.refuse_unknown()
         return entry, meta
 
     async def commit(
@@ -319,18 +309,18 @@ class OpenVault:
         """Return what time it is, by the store of the vault meta and by this host."""
         return await read_clocks(self.metastore.driver)
 
-    async def amend(self, change: Change | StampedChange, *, stamps: bool = False) -> VaultStatus:
+    async def amend(
+        self, change: Change | StampedChange, *, stamps: bool = False, despite_unknown: bool = False
+    ) -> VaultStatus:
         """
-        Make one change that leaves the ways in as they are; raises `Conflict` like `commit`.
+        Make one change that leaves the ways in as they are; raises like `read_current` and `commit`.
 
-        One that *stamps* is given the store's time too.  It is asked for last, so that nothing comes between
-        the stamp and the write but the write.
+        One that *stamps* gets the store's time too, asked for last: nothing but the write comes after.
         """
         root = await self.root_key()
-        entry, meta = await self.read_current(root)
+        entry, meta = await self.read_current(root, despite_unknown=despite_unknown)
         clocks = await self.clocks()
-        at = {"at": clocks.stamp} if stamps else {}
-        amended = change(meta, root, now=clocks.reached, **at)
+        amended = change(meta, root, now=clocks.reached, **({"at": clocks.stamp} if stamps else {}))
         keyring = Keyring(VaultMeta.from_value(amended.as_value()), root)
         await self.commit(entry, amended, keyring)
         return self.status()
@@ -409,5 +399,4 @@ class OpenVault:
         """
         accept(meta)
         if self._way_in is not None and meta.revision >= self._meta.revision:
-            self._meta = meta
-            self._use(keyring)
+            self._go_by(meta, keyring)

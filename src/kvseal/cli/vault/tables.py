@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from kvseal.recoding.census import Census
-    from kvseal.vault.status import DEKStatus, SlotStatus, VaultStatus
+    from kvseal.vault.status import DEKStatus, ExtensionStatus, SlotStatus, VaultStatus
 
 _DAY: Final = 86_400
 
@@ -35,12 +35,21 @@ def tables_of(now: VaultStatus) -> list[Table]:
     if now.legacy:
         rows = [(key.id, key.kind, key.created_at) for key in now.legacy]
         tables.append(table("Legacy keys", ("id", "kind", "held since"), rows))
+    if now.extensions:
+        parts = [(part.name, _meaning(part)) for part in now.extensions]
+        tables.append(table("Extensions", ("name", "this vaultctl"), parts))
     return tables
 
 
 def state_of(dek: DEKStatus) -> str:
     """Show the state of a DEK; a retired one is dropped, or kept for a while."""
     return f"{dek.state}, kept" if dek.state == "retired" and not dek.dropped else dek.state
+
+
+def _meaning(part: ExtensionStatus) -> str:
+    if part.known:
+        return "knows it"
+    return "must not seal or change anything" if part.critical else "keeps it"
 
 
 def count_table(census: Census) -> Table:
