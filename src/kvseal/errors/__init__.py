@@ -38,6 +38,8 @@ Every error kvseal raises, each a subclass of py-key-value's own.
     - VaultLockedError
     - PinFileError
       · PinNotWrittenError
+    - VaultHeldError
+      · HoldNotPermittedError
     - DEKNeededError
     - ClocksApartError
   + SecretError
@@ -133,6 +135,7 @@ from kvseal.errors.vault import (
     EvictingStoreError,
     ForeignVaultError,
     ForkedMetaError,
+    HoldNotPermittedError,
     LastSlotError,
     PinFileError,
     PinNotWrittenError,
@@ -148,6 +151,7 @@ from kvseal.errors.vault import (
     UnknownSlotKindError,
     VaultError,
     VaultExistsError,
+    VaultHeldError,
     VaultLockedError,
     VaultMetaError,
     VaultMetaLostError,
@@ -167,6 +171,7 @@ __all__ = [
     "ExposedSecretFileError",
     "ForeignVaultError",
     "ForkedMetaError",
+    "HoldNotPermittedError",
     "KDFParametersError",
     "KvsealError",
     "LastSlotError",
@@ -215,6 +220,7 @@ __all__ = [
     "UsageError",
     "VaultError",
     "VaultExistsError",
+    "VaultHeldError",
     "VaultLockedError",
     "VaultMetaError",
     "VaultMetaLostError",

@@ -60,6 +60,7 @@ class Keyring:
         "retired",
         "revision",
         "vault_id",
+        "writes_with",
     )
 
     def __init__(self, meta: VaultMeta, root: RootKey) -> None:
@@ -79,6 +80,10 @@ class Keyring:
         self.legacy = tuple(
             LegacyKey(key.kind, root.unwrap_legacy(key.wrapped, key.kind, key.id)) for key in meta.legacy
         )
+        write, ids = meta.policy.write, [key.id for key in meta.legacy]
+        held = None if write is None or write.key is None else self.legacy[ids.index(write.key)]
+        self.writes_with: LegacyKey | None = held if meta.policy.holds else None
+        """The legacy key under which new values are written, while the policy holds that format."""
 
     def includes(self, other: Keyring) -> bool:
         """Whether every DEK, under its number, and every legacy key of *other* is in this keyring, too."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from binascii import Error as Base64Error
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -34,9 +33,11 @@ from kvseal.keys.external_slot import ExternalSlot, is_external_kind
 from kvseal.keys.keyslot import ID_SIZE, KIND, Keyslot, is_label
 from kvseal.keys.policy import Policy
 from kvseal.keys.rootkey import Handover
+from kvseal.keys.stamps import time_of, time_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from kvseal.keys.making_slots import Slot
     from kvseal.keys.rootkey import RootKey
@@ -57,7 +58,6 @@ _MAC_SIZE: Final = 32
 _MAX_KEYS: Final = 65_536
 """The maximum number of DEKs, and of legacy keys, in one vault: a rotation every day for 179 years."""
 _EXTERNAL_FIELDS: Final = {"id", "label", "kind", "key", "wrapped", "created_at"}
-_TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
 _MALFORMED: Final = "restore the vault meta from a backup"
 
 
@@ -220,16 +220,6 @@ def is_vault_meta(value: Mapping[str, Any]) -> bool:
     return _FORMAT_FIELD in value
 
 
-def time_text(moment: datetime) -> str:
-    """Return an RFC 3339 UTC time in whole seconds."""
-    return moment.astimezone(timezone.utc).strftime(_TIME)
-
-
-def time_of(text: str) -> datetime:
-    """Return the time that `time_text` wrote; raises `ValueError` or `TypeError` for anything else."""
-    return datetime.strptime(_text(text), _TIME).replace(tzinfo=timezone.utc)
-
-
 def _canonical(value: Mapping[str, Any]) -> bytes:
     """Return RFC 8785 JSON, which distinguishes 1, 1.0 and true; `==` does not."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
@@ -269,6 +259,7 @@ def _is_consistent(meta: VaultMeta) -> bool:
         and len(numbers) <= MAX_DEK
         and [dek.state for dek in meta.deks].count("active") == 1
         and all(dek.is_consistent for dek in meta.deks)
+        and meta.policy.can_hold({key.id for key in meta.legacy})
     )
 
 

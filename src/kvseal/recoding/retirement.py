@@ -29,7 +29,8 @@ from kvseal.drivers.base import has_expired
 from kvseal.drivers.reach import recodable_driver
 from kvseal.envelope.stored import is_sealed
 from kvseal.errors import DEKNeededError, LeaseHeldError, RecordError, VaultError
-from kvseal.keys.meta import META_COLLECTION, time_text
+from kvseal.keys.meta import META_COLLECTION
+from kvseal.keys.stamps import time_text
 from kvseal.legacy import PlaintextCodec
 from kvseal.observe.events import Failure, Progress, ignore
 from kvseal.recoding.checkpoint import open_recode

@@ -23,7 +23,9 @@ from kvseal.errors import (
     Conflict,
     ForeignVaultError,
     ForkedMetaError,
+    HoldNotPermittedError,
     RolledBackMetaError,
+    VaultHeldError,
     VaultMetaError,
     VaultMetaLostError,
     VaultNotFoundError,
@@ -104,7 +106,7 @@ class OpenVault:
 
     def _go_by(self, meta: VaultMeta, keyring: Keyring) -> None:
         self._meta = meta
-        self.freshness.bar(meta.extensions.refusal())
+        self.freshness.go_by(meta, holds=self.holds)
         self._keyring: Keyring | None = keyring
         self.codecs: Mapping[str, RecordCodec] = keyring.codecs
         """The keyring's codecs by context, a dict hit away for the wrapper."""
@@ -123,6 +125,35 @@ class OpenVault:
     def meta(self) -> VaultMeta:
         """The vault meta that the keyring was made from."""
         return self._meta
+
+    @property
+    def holds(self) -> bool:
+        """Whether new values are not sealed: an old format is held, or this process waits for one to be."""
+        return self._meta.policy.holds or (self._opening.hold is not None and self._meta.policy.write is None)
+
+    def held_format(self) -> str:
+        """
+        Return the old format that new values are written in, `fernet` for example.
+
+        The policy orders it and this process permits it, for otherwise an older vault meta, put back by an
+        attacker, could make a process write plaintext.
+
+        Raises:
+            HoldNotPermittedError: this process does not permit what the policy orders.
+            VaultHeldError: it permits an old format, and the vault was never told to hold one.
+        """
+        write, permitted = self._meta.policy.write, self._opening.hold
+        if write is None:
+            msg = f"this process holds {permitted} records, and the vault was not told to"
+            hint = "vaultctl policy hold, or leave hold= out; nothing was written"
+            raise VaultHeldError(msg, hint=hint)
+        held = self.keyring.writes_with
+        ordered = write.form if held is None else held.kind
+        if ordered != permitted:
+            msg = f"the vault's policy holds {ordered} records, which this process does not permit"
+            hint = f"configure it with hold={ordered!r}, or vaultctl policy seal; nothing was written"
+            raise HoldNotPermittedError(msg, hint=hint)
+        return ordered
 
     @property
     def is_locked(self) -> bool:

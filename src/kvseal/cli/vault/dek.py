@@ -13,7 +13,7 @@ from kvseal.cli.options import Duration, command_options, global_options
 from kvseal.cli.output import table
 from kvseal.cli.vault.tables import state_of
 from kvseal.drivers import abilities
-from kvseal.keys.meta import time_text
+from kvseal.keys.stamps import time_text
 from kvseal.recoding.retirement import GRACE, retire, take_needs, will_drop
 
 if TYPE_CHECKING:
