@@ -505,7 +505,11 @@ def _refused_metas(full: dict[str, Any]) -> list[dict[str, Any]]:
         ),
         refused("dropped legacy keys", tampered, (("legacy",), [])),
         refused("held without the right to read it", malformed, write({"as": "plaintext", "since": since})),
-        refused("held under a key that is not there", malformed, write({"as": "legacy", "key": "0", "since": since})),
+        refused(
+            "held under a key that is not there",
+            malformed,
+            write({"as": "legacy", "key": "0", "since": since}),
+        ),
         refused("held under no key", malformed, write({"as": "legacy", "since": since})),
         refused("sealed under a key", malformed, write({"as": "sealed", "key": legacy, "since": since})),
         refused("held in an unknown format", malformed, write({"as": "fernet", "since": since})),

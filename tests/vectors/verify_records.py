@@ -329,7 +329,9 @@ def check_policy(policy: dict[str, Any], held: set[str]) -> None:
     """Refuse a policy that is malformed, or writes what it does not read."""
     optional = {"max_dek_age", "max_dek_records", "write"}
     require(set(policy) - optional == {"read_legacy", "read_plaintext", "binding"}, "VaultMetaError")
-    require(all(isinstance(policy[name], bool) for name in ("read_legacy", "read_plaintext")), "VaultMetaError")
+    require(
+        all(isinstance(policy[name], bool) for name in ("read_legacy", "read_plaintext")), "VaultMetaError"
+    )
     for name, most in (("max_dek_age", 3_153_600_000), ("max_dek_records", 2**53 - 1)):
         limit = policy.get(name, 1)
         require(type(limit) is int and 1 <= limit <= most, "VaultMetaError")
