@@ -9,6 +9,7 @@ Every error kvseal raises, each a subclass of py-key-value's own.
       · UnknownFlagsError
     - UnknownDEKError
     - TamperedRecordError (CorruptedDataError)
+    - SealedTwiceError
     - LegacyRecordError
     - PlaintextRecordError
     - UnreadableRecordsError: several records of one call
@@ -83,6 +84,7 @@ from kvseal.errors.records import (
     PlaintextRecordError,
     RecordError,
     ReservedNameError,
+    SealedTwiceError,
     TamperedRecordError,
     UnknownDEKError,
     UnknownFlagsError,
@@ -187,6 +189,7 @@ __all__ = [
     "ReservedNameError",
     "RolledBackMetaError",
     "RootRotatedError",
+    "SealedTwiceError",
     "SecretError",
     "SecretNotFoundError",
     "SecretReferenceError",
