@@ -450,7 +450,9 @@ class TestJson:
         (status,) = migrated("status --json").lines
 
         assert {"vault_id", "revision", "slots", "deks", "policy", "legacy"} <= set(status)
-        assert [{"id", "state", "created_at"}] == [set(dek) for dek in status["deks"]]
+        assert [{"id", "state", "created_at", "retired_at", "dropped"}] == [
+            set(dek) for dek in status["deks"]
+        ]
 
     @pytest.mark.parametrize(
         ("command", "code"),

@@ -19,12 +19,10 @@ from tests.simulation.drawing import KINDS
 from tests.simulation.planted import BUGS
 
 pytestmark = pytest.mark.processes
-STILL_LOST = {
-    "doubled-reencrypt": "unreadable",
-}
+STILL_LOST: dict[str, str] = {}
 """By plan: the promise that it still breaks.  Every other plan has to hold; mend kvseal, and take its line out."""
 
-WITH_LOSSES = {"doubled", "restores", "skew"}
+WITH_LOSSES = {"restores"}
 """Kinds of fault that break a promise until kvseal is mended."""
 
 ROOT = Path(__file__).parents[2]

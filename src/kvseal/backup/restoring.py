@@ -22,7 +22,7 @@ from kvseal.backup.file import BackupReader, is_meta, open_file
 from kvseal.backup.report import Failures, RestoreReport
 from kvseal.drivers.abilities import in_place_of
 from kvseal.drivers.base import Replacement, refuse_problem
-from kvseal.drivers.reach import recodable_driver
+from kvseal.drivers.reach import driver_of, recodable_driver
 from kvseal.envelope.record import Header
 from kvseal.envelope.stored import from_stored, is_sealed
 from kvseal.errors import (
@@ -58,6 +58,7 @@ async def restore(
     path: Path | str,
     store: AsyncKeyValue | Driver,
     *,
+    meta_store: AsyncKeyValue | Driver | None = None,
     dry_run: bool = False,
     overwrite: bool = False,
     overwrite_meta: bool = False,
@@ -79,6 +80,7 @@ async def restore(
     A record that needs a DEK which the vault in the store has retired, or never had, is a failure: it could
     not be opened, or not for long.
 
+    With *meta_store*, the vault meta in the file goes there, and the one that is there then counts.
     With *only_meta* only the vault meta is restored, so entries deleted since stay deleted.
 
     Raises:
@@ -88,19 +90,22 @@ async def restore(
         StoreError: the backend failed; run the restore again to finish it.
     """
     driver = recodable_driver(store, writes=not dry_run)
+    metas = driver if meta_store is None else driver_of(meta_store)
     try:
         await check_clocks(driver, "what has expired in a backup")
         with open_file(Path(path)) as file:
-            run = _Restore(driver, listener, dry_run, overwrite, overwrite_meta, only_meta)
+            run = _Restore(driver, metas, listener, dry_run, overwrite, overwrite_meta, only_meta)
             return await run.all(file)
     finally:
-        if driver is not store:
-            await driver.close()
+        for one in {driver, metas} - {store, meta_store}:
+            await one.close()
 
 
 @dataclass(slots=True)
 class _Restore:
     driver: Driver
+    metas: Driver
+    """The driver of the store that holds the vault meta."""
     listener: Listener
     dry_run: bool
     overwrite: bool
@@ -110,6 +115,7 @@ class _Restore:
     failures: Failures = field(default_factory=Failures)
     deks: frozenset[int] | None = None
     """The DEKs of the store's vault that are not retired, `None` where its vault meta is elsewhere."""
+    unchecked: int = 0
     started: float = field(default_factory=clock.monotonic)
 
     async def all(self, file: BinaryIO) -> RestoreReport:
@@ -123,7 +129,7 @@ class _Restore:
                 saved = batch.pop(0) if is_meta(batch[0]) else None
                 if saved is not None:
                     await self._settle(saved)
-                    MetaStore(self.driver).warn_of_eviction()
+                    MetaStore(self.metas).warn_of_eviction()
                 self.deks = await self._deks_of_the_vault(saved)
             await self._settle_all([] if self.only_meta else batch)
             self._tell("restore", self._scanned, total)
@@ -136,6 +142,7 @@ class _Restore:
             seconds=clock.monotonic() - self.started,
             dry_run=self.dry_run,
             failures=tuple(self.failures.kept),
+            unchecked=self.unchecked,
         )
 
     @property
@@ -176,13 +183,14 @@ class _Restore:
         if entry.expires_at is not None and entry.expires_at <= clock.utc_now():
             return "expired"
         self._refuse_unreadable(entry)
+        driver = self._driver_of(entry)
         if entry.path is not None:
             # Checked first, because its error says why a store cannot hold an entry without a name.
-            await in_place_of(self.driver, entry)
+            await in_place_of(driver, entry)
         for _ in range(_ATTEMPTS):
-            if not self.dry_run and await self.driver.put_if_absent(entry):
+            if not self.dry_run and await driver.put_if_absent(entry):
                 return "restored"
-            there = await in_place_of(self.driver, entry)
+            there = await in_place_of(driver, entry)
             outcome = await self._beside(entry, there) if there is not None else self.dry_run and "restored"
             if outcome:
                 return outcome
@@ -191,7 +199,7 @@ class _Restore:
 
     async def _deks_of_the_vault(self, saved: Entry | None) -> frozenset[int] | None:
         """Return the DEKs in the store's vault meta or, in a dry run without one, in the *saved* one."""
-        entry = await self.driver.get(META_COLLECTION, META_KEY) or saved
+        entry = await self.metas.get(META_COLLECTION, META_KEY) or saved
         if entry is None or entry.value is None or not is_vault_meta(entry.value):
             return None
         deks = VaultMeta.from_value(entry.value).deks
@@ -199,7 +207,10 @@ class _Restore:
 
     def _refuse_unreadable(self, entry: Entry) -> None:
         """Raise for a record whose header names a DEK that this vault has not, or has retired."""
-        if self.deks is None or entry.value is None or not is_sealed(entry.value):
+        if entry.value is None or not is_sealed(entry.value):
+            return
+        if self.deks is None:
+            self.unchecked += 1
             return
         with suppress(RecordError):
             number = Header.parse(from_stored(entry.value)).dek
@@ -225,7 +236,7 @@ class _Restore:
         if not self.overwrite_meta:
             if _is_later(there, entry):
                 return "already"
-            msg = f"{self.driver.location} holds a different vault meta than the backup"
+            msg = f"{self.metas.location} holds a different vault meta than the backup"
             hint = "restore into another store, or use --overwrite-vault-meta, which rolls this vault back"
             raise VaultExistsError(msg, hint=hint)
         return await self._replaced(entry, there)
@@ -233,8 +244,11 @@ class _Restore:
     async def _replaced(self, entry: Entry, there: Entry) -> str | None:
         refuse_problem(there)
         replacement = Replacement(there, entry.value or {}, entry.expires_at)
-        done = self.dry_run or (await self.driver.replace_many([replacement]))[0]
+        done = self.dry_run or (await self._driver_of(entry).replace_many([replacement]))[0]
         return "overwritten" if done else None
+
+    def _driver_of(self, entry: Entry) -> Driver:
+        return self.metas if is_meta(entry) else self.driver
 
     def _tell(self, phase: Phase, done: int, total: int | None) -> None:
         changed = self.outcomes["restored"] + self.outcomes["overwritten"]

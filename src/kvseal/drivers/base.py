@@ -136,6 +136,14 @@ class Purged:
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """Whether a write was done, and if so what speaks against its lasting, in words."""
+
+    done: bool
+    doubt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class StoreTime:
     """What the backend's own clock said, at some moment between two readings of `clock.monotonic()`."""
 

@@ -9,6 +9,7 @@ Every error kvseal raises, each a subclass of py-key-value's own.
       · UnknownFlagsError
     - UnknownDEKError
     - TamperedRecordError (CorruptedDataError)
+    - SealedTwiceError
     - LegacyRecordError
     - PlaintextRecordError
     - UnreadableRecordsError: several records of one call
@@ -85,6 +86,7 @@ from kvseal.errors.records import (
     PlaintextRecordError,
     RecordError,
     ReservedNameError,
+    SealedTwiceError,
     TamperedRecordError,
     UnknownDEKError,
     UnknownFlagsError,
@@ -192,6 +194,7 @@ __all__ = [
     "ReservedNameError",
     "RolledBackMetaError",
     "RootRotatedError",
+    "SealedTwiceError",
     "SecretError",
     "SecretNotFoundError",
     "SecretReferenceError",

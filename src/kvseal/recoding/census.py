@@ -21,7 +21,7 @@ from kvseal.keys.meta import META_COLLECTION
 from kvseal.legacy import FERNET, FernetCodec, PlaintextCodec, codecs_for
 from kvseal.observe.events import Failure, Progress, ignore
 from kvseal.recoding.decision import classify, format_of
-from kvseal.recoding.formats import KVSEAL, LegacySource, RefusedSource, StrictSource, dek_of
+from kvseal.recoding.formats import KVSEAL, LegacySource, RefusedSource, StrictSource, dek_of, opened
 from kvseal.recoding.report import FAILURES_KEPT, Report
 from kvseal.vault.store_clock import check_clocks
 
@@ -199,7 +199,7 @@ def _judge(entry: Entry, reader: Source | None, census: Census) -> None:
     try:
         if reader is None:
             raise RecordError(entry.problem or "the record has no known format")  # noqa: TRY301
-        reader.open(entry)
+        opened(reader, entry)
     except RecordError as exc:
         census.failed += 1
         census.unknown_dek |= isinstance(exc, UnknownDEKError)

@@ -10,7 +10,8 @@ missed, and the process that meets it says so: see `kvseal.keys.retired`.  Three
 * No recode is running; a recode reads the vault meta before each page, like any other writer.
 * After that, kvseal has read every entry of the store, and no header names the DEK, neither of records
   that open nor of records that do not.  An entry that may hide a record, such as a compressed one,
-  makes the proof impossible.
+  makes the proof impossible, and so does a record whose value is a record again: those that open are looked
+  into.
 
 Nothing else is stored than when the next DEK became active, and when this one was retired.  Each step is one
 write, so an interrupted run is simply run again.
@@ -28,13 +29,13 @@ from kvseal import clock
 from kvseal.drivers.base import has_expired
 from kvseal.drivers.reach import recodable_driver
 from kvseal.envelope.stored import is_sealed
-from kvseal.errors import DEKNeededError, LeaseHeldError, RecordError, VaultError
+from kvseal.errors import DEKNeededError, LeaseHeldError, RecordError, SealedTwiceError, VaultError
 from kvseal.keys.meta import META_COLLECTION
 from kvseal.keys.stamps import time_text
 from kvseal.legacy import PlaintextCodec
 from kvseal.observe.events import Failure, Progress, ignore
 from kvseal.recoding.checkpoint import open_recode
-from kvseal.recoding.formats import dek_of
+from kvseal.recoding.formats import SealedTarget, dek_of, opened
 from kvseal.recoding.report import FAILURES_KEPT
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from kvseal.drivers.base import Driver, Entry
     from kvseal.keys.meta import DEKState, WrappedDEK
     from kvseal.observe.events import Listener
+    from kvseal.recoding.formats import Source
     from kvseal.vault.vault import Vault
 
 GRACE: Final = timedelta(hours=1)
@@ -69,7 +71,12 @@ class Needs:
     expired: Counter[int] = field(default_factory=Counter)
     """Of the DEKs, what entries name that have expired by this host's clock."""
     examples: list[Failure] = field(default_factory=list)
-    """The first of these entries."""
+    """The first of these entries, and of those that were sealed twice."""
+    doubled: int = 0
+    """Records whose values are records again, each under a DEK that no header shows."""
+    first_doubled: Failure | None = None
+    unopened: int = 0
+    """Records that did not open, so what is in them was not seen."""
 
     @property
     def scanned(self) -> int:
@@ -82,6 +89,9 @@ class Needs:
         self.expired += page.expired
         self.plaintext += page.plaintext
         self.opaque += page.opaque
+        self.doubled += page.doubled
+        self.first_doubled = self.first_doubled or page.first_doubled
+        self.unopened += page.unopened
         self.examples += page.examples[: FAILURES_KEPT - len(self.examples)]
 
 
@@ -90,7 +100,8 @@ class Retirement:
     """
     The result of `retire`; `changed` says whether the DEK was retired or dropped by this run.
 
-    `deks` counts the records by the DEK that they need.  Until `kept_until` a retired one is not dropped.
+    `deks` counts the records by the DEK that they need, and `unopened` those among them that did not open, so
+    that records in their values would not have been seen.  Until `kept_until` a retired one is not dropped.
     """
 
     dek: int
@@ -101,6 +112,7 @@ class Retirement:
     scanned: int
     deks: dict[int, int]
     seconds: float
+    unopened: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the summary line that `--json` prints."""
@@ -115,6 +127,7 @@ class Retirement:
             "kept_until": None if self.kept_until is None else time_text(self.kept_until),
             "scanned": self.scanned,
             "deks": {str(number): count for number, count in sorted(self.deks.items())},
+            "unopened": self.unopened,
             "seconds": round(self.seconds, 3),
         }
 
@@ -125,6 +138,7 @@ async def retire(
     number: int,
     *,
     grace: timedelta = GRACE,
+    contexts: Sequence[str] = ("",),
     dry_run: bool = False,
     listener: Listener = ignore,
 ) -> Retirement:
@@ -135,7 +149,8 @@ async def retire(
     nothing needs it; run again before, it changes nothing.  The number is never used again.  *grace* is
     longer than `LIMIT` times the longest `refresh_after` of any process.  It may be zero if every process
     was stopped after the rotation: then the DEK is dropped at once.  `retire` does not see other stores whose
-    records this vault seals: check each of them with a dry run first.
+    records this vault seals: check each of them with a dry run first.  *contexts* are those of the wrappers
+    whose records are looked into.
 
     Raises:
         DEKNeededError: a record may still need it; nothing was changed.
@@ -156,7 +171,8 @@ async def retire(
     driver = recodable_driver(store, writes=False)
     try:
         _check_sight(driver)
-        needs = await take_needs(driver, listener=listener)
+        readers = [SealedTarget.of(vault, context) for context in contexts]
+        needs = await take_needs(driver, readers, listener=listener)
     finally:
         if driver is not store:
             await driver.close()
@@ -165,7 +181,8 @@ async def retire(
         await (vault.drop_dek(number) if will_drop(dek, grace) else vault.retire_dek(number))
     result = _result(vault, number, changed=not dry_run)
     seconds = clock.monotonic() - started
-    return replace(result, scanned=needs.scanned, deks=dict(needs.deks), seconds=seconds)
+    counts: dict[str, Any] = {"scanned": needs.scanned, "deks": dict(needs.deks), "unopened": needs.unopened}
+    return replace(result, **counts, seconds=seconds)
 
 
 def will_drop(dek: WrappedDEK, grace: timedelta) -> bool:
@@ -189,11 +206,15 @@ async def _is_over(vault: Vault, dek: WrappedDEK) -> bool:
     return clocks.reached >= dek.retired_at + KEPT
 
 
-async def take_needs(driver: Driver, *, listener: Listener = ignore) -> Needs:
-    """Read every entry of *driver*; report entries that cannot be counted to *listener*."""
+async def take_needs(driver: Driver, readers: Sequence[Source] = (), *, listener: Listener = ignore) -> Needs:
+    """
+    Read every entry of *driver*; report entries that cannot be counted to *listener*.
+
+    If there are *readers*, the first that opens a record looks into it; otherwise headers are read alone.
+    """
     needs, started = Needs(), clock.monotonic()
     async for page in driver.scan(expired=True):
-        found = await asyncio.to_thread(_needs_of, page.entries)
+        found = await asyncio.to_thread(_needs_of, page.entries, readers)
         for failure in found.examples:
             listener(failure)
         needs.add(found)
@@ -202,7 +223,7 @@ async def take_needs(driver: Driver, *, listener: Listener = ignore) -> Needs:
     return needs
 
 
-def _needs_of(entries: Sequence[Entry]) -> Needs:
+def _needs_of(entries: Sequence[Entry], readers: Sequence[Source]) -> Needs:
     needs = Needs()
     for entry in entries:
         if entry.collection == META_COLLECTION:
@@ -219,7 +240,25 @@ def _needs_of(entries: Sequence[Entry]) -> Needs:
         except RecordError as exc:
             needs.opaque += 1
             needs.examples.append(Failure(entry.collection, entry.key, exc.message or type(exc).__name__))
+            continue
+        if readers:
+            _look_into(entry, readers, needs)
     return needs
+
+
+def _look_into(entry: Entry, readers: Sequence[Source], needs: Needs) -> None:
+    for reader in readers:
+        try:
+            opened(reader, entry)
+        except SealedTwiceError as exc:
+            needs.doubled += 1
+            found = Failure(entry.collection, entry.key, exc.message or type(exc).__name__)
+            needs.examples.append(found)
+            needs.first_doubled = needs.first_doubled or found
+        except RecordError:
+            continue
+        return
+    needs.unopened += 1
 
 
 def _named(entry: Entry) -> int:
@@ -291,6 +330,13 @@ def _check_needs(needs: Needs, number: int, location: str) -> None:
         msg = f"{count:,} record{' still uses' if count == 1 else 's still use'} DEK {number}"
         raise DEKNeededError(
             msg, hint="vaultctl reencrypt; delete records that it cannot open and that are not needed"
+        )
+    if needs.first_doubled is not None:
+        first = needs.first_doubled
+        many = "1 record is" if needs.doubled == 1 else f"{needs.doubled:,} records are"
+        msg = f"{many} sealed twice, and may need any DEK inside, such as {first.collection}/{first.key}"
+        raise DEKNeededError(
+            msg, hint="read such values through both wrappers, put them through one, and run this again"
         )
     if needs.opaque:
         first = needs.examples[0]

@@ -28,6 +28,7 @@ from kvseal.errors import (
     VaultMetaLostError,
 )
 from kvseal.keys import changes
+from kvseal.keys.keyring import Keyring
 from kvseal.keys.making_slots import cost_of, new_slot
 from kvseal.keys.meta import META_COLLECTION, META_KEY
 from kvseal.keys.policy import Policy
@@ -140,7 +141,11 @@ async def _created(
     stamp = (await read_clocks(metastore.driver)).stamp
     meta = changes.first(root, slot, new.policy, adopted=new.adopted_keys, now=stamp)
     root, keyring = await prove(meta, slot, secret, root, now=clock.utc_seconds())
-    await metastore.create(meta, place=place)
+    stored = await metastore.create(meta, place=place)
+    if stored != meta:
+        # A change that came after ours, or a forgery: its revision alone proves nothing.
+        meta, keyring = stored, Keyring(stored, root)
+        await metastore.seen.remember(meta)
     return Opened(metastore, meta, keyring, root, secret, slot.id)
 
 

@@ -72,6 +72,7 @@ class Vault(OpenVault):
             Conflict: what was to be adopted is gone.
             VaultMetaLostError: the store holds sealed records of a vault whose meta is missing.
             EvictingStoreError: the store could drop the vault meta.
+            TamperedMetaError: another writer has put a vault meta of its own over the new one.
             SecretError, KDFParametersError, StoreError: nothing was written.
         """
         opening, new = Opening(**options), NewVault(kdf, policy or Policy(), label, adopts)

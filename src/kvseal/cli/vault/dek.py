@@ -92,10 +92,25 @@ async def list_deks(output: Output, settings: Settings, *, count: bool) -> None:
     help="How long ago the DEK must have been replaced; with 0, if every process was restarted since, it is"
     " dropped at once.",
 )
+@click.option(
+    "--context",
+    "contexts",
+    multiple=True,
+    metavar="TEXT",
+    help="A context that the application gives a wrapper; repeatable. Its records are looked into.",
+)
 @click.option("--dry-run", is_flag=True, help="Check whether a record needs it, and drop nothing.")
 @command_options
 @connect.synchronous
-async def retire_dek(output: Output, settings: Settings, *, number: int, grace: float, dry_run: bool) -> None:
+async def retire_dek(
+    output: Output,
+    settings: Settings,
+    *,
+    number: int,
+    grace: float,
+    contexts: tuple[str, ...],
+    dry_run: bool,
+) -> None:
     """
     Retire a DEK that no record needs, and a week later drop it for ever.
 
@@ -124,8 +139,18 @@ async def retire_dek(output: Output, settings: Settings, *, number: int, grace: 
                 " Records in other stores of this vault are not seen.",
                 settings,
             )
-        done = await retire(found.data, vault, number, grace=time, dry_run=dry_run, listener=output.event)
+        done = await retire(
+            found.data,
+            vault,
+            number,
+            grace=time,
+            contexts=("", *contexts),
+            dry_run=dry_run,
+            listener=output.event,
+        )
     output.ended(done, _retired(done))
+    if done.unopened:
+        output.note(f"{done.unopened:,} records did not open, so it was not seen whether records are in them")
     if dry_run and done.scanned:
         output.note(f"nothing was written; next: vaultctl dek retire {number}")
     elif done.kept_until is not None:
