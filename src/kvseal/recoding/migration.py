@@ -26,7 +26,7 @@ from kvseal.observe.events import ignore
 from kvseal.recoding.engine import WHOLE, is_prepared, recode
 from kvseal.recoding.formats import KVSEAL, SealedTarget
 from kvseal.recoding.plan import PlaintextRule, Plan, plan_migration
-from kvseal.recoding.surveying import Survey, survey
+from kvseal.recoding.surveying import Survey, likeness_of, survey
 from kvseal.vault.vault import Vault
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ async def _surveyed(
 ) -> Survey:
     """Survey every entry, and raise if the keys open no legacy record."""
     if vault is None:
-        _refuse_keyless(request, codecs)
+        await _refuse_keyless(source, request, codecs)
     found = await survey(
         source,
         codecs,
@@ -255,14 +255,15 @@ async def _surveyed(
     )
     # If everything is sealed, an earlier run may have finalized, and dropped the keys, before it was killed.
     if set(found.formats) - {KVSEAL, PlaintextCodec.format, *(one.format for one in request.leaves)}:
-        _refuse_keyless(request, codecs)
+        await _refuse_keyless(source, request, codecs)
     return found
 
 
-def _refuse_keyless(request: _Request, codecs: Sequence[LegacyCodec]) -> None:
+async def _refuse_keyless(source: Driver, request: _Request, codecs: Sequence[LegacyCodec]) -> None:
     if not codecs and request.plaintext is not PlaintextRule.SEAL:
         msg = "no key for old records was given, and the vault holds none"
-        raise RecodeError(msg, hint="name the old key, for example with --fernet-key REF")
+        hint = await likeness_of(source)
+        raise RecodeError(msg, hint=hint or "name the old key, for example with --fernet-key REF")
 
 
 async def _begins(
