@@ -247,6 +247,19 @@ class TestWhoseStore:
         assert 1 == done.code
         assert "migrate-from-authsome" in done.error["hint"]
 
+    def test_authsome_without_its_key_record(self, vaultctl: Terminalless, tmp_path: Path) -> None:
+        """Records of authsome alone are no format that a Fernet key opens: nothing is written, and a hint says so."""
+        store = f"disk:{thawed('0009-authsome-0.5-envelope', tmp_path)}/vault"
+
+        done = vaultctl(
+            f"migrate-from-fernet --fernet-key env:OLD --store {store} --meta-store disk:meta --create-store"
+            " --argon2 1,8,1 --yes --json"
+        )
+
+        assert (1, "WrongLegacyKeyError") == (done.code, done.error["error"])
+        assert "migrate-from-authsome" in done.error["hint"]
+        assert [] == [line for line in done.lines if line["type"] == "summary"]
+
     def test_nobody_known(self, vaultctl: Terminalless) -> None:
         """A store like any other gets the hint that it always had."""
         old_store(Path("kv"), VALUES, key=SECOND)
