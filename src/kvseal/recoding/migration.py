@@ -62,6 +62,8 @@ class Options(TypedDict, total=False):
     """Records that one of these recognises are not changed."""
     adopts: Adoption | None
     """Another program's keys, for a vault that does not exist yet: see `Vault.create`."""
+    before_survey: Callable[[Driver], Awaitable[None]] | None
+    """Looks at what *before_writes* needs, such as the name of a backup, before hours of survey."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,10 +218,14 @@ async def _prepared(places: Places, request: _Request) -> AsyncIterator[_Prepare
     vault = await Vault.open_if_any(places.destination, adopts=adopts, **reaches)
     try:
         codecs = merged([*request.legacy, *_held(vault)])
+        begins = not request.dry_run and await _begins(places, request, codecs, vault)
+        look = options.get("before_survey")
+        if begins and look is not None:
+            await look(places.source)
         found = await _surveyed(places.source, request, codecs, vault)
-        back_up = None if request.dry_run else request.before_writes
-        if back_up is not None and await _begins(places, request, codecs, found, vault):
-            await back_up(places.source)
+        is_done = found.formats.get(KVSEAL, 0) == found.total
+        if begins and not is_done and request.before_writes is not None:
+            await request.before_writes(places.source)
         if vault is None and not request.dry_run:
             kdf = options.get("kdf")
             vault = await Vault.open_or_create(places.destination, kdf=kdf, adopts=adopts, **reaches)
@@ -267,12 +273,11 @@ async def _refuse_keyless(source: Driver, request: _Request, codecs: Sequence[Le
 
 
 async def _begins(
-    places: Places, request: _Request, codecs: Sequence[LegacyCodec], found: Survey, vault: Vault | None
+    places: Places, request: _Request, codecs: Sequence[LegacyCodec], vault: Vault | None
 ) -> bool:
-    """Whether there is something to change, and no earlier run has prepared for it."""
-    is_done = found.formats.get(KVSEAL, 0) == found.total
-    if is_done or vault is None:
-        return not is_done
+    """Whether no earlier run has prepared what this one is to do."""
+    if vault is None:
+        return True
     plan = _plan(request, codecs, SealedTarget.of(vault), vault)
     return not await is_prepared(plan, places.source, None if places.in_place else places.destination)
 

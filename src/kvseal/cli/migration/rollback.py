@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from kvseal.cli import connect
+from kvseal.cli.migration.backing_up import backing_up
 from kvseal.cli.migration.old_secrets import old_secret
-from kvseal.cli.migration.recoding import LEFT_OVER, backing_up, confirm, exit_code, recode_options, target_of
+from kvseal.cli.migration.recoding import LEFT_OVER, confirm, exit_code, recode_options, target_of
 from kvseal.cli.options import command_options
 from kvseal.legacy import FernetCodec
 from kvseal.legacy.fernet_keys import parse_keys
@@ -55,7 +56,7 @@ async def migrate_to_fernet(output: Output, settings: Settings, *, options: Reco
         plan = plan_rollback(vault, codec, dry_run=not options.writes)
         back_up = backing_up(output, options)
         if back_up is not None and not await is_prepared(plan, found.data):
-            await back_up(found.data)
+            await back_up.look_and_take(found.data)
         report = await recode(
             found.data,
             replace(plan, prepared=back_up is not None),
