@@ -141,12 +141,7 @@ def without_legacy_keys(meta: VaultMeta, root: RootKey, *, now: datetime) -> Vau
 
 def without_extension(meta: VaultMeta, root: RootKey, *, name: str, now: datetime) -> VaultMeta:
     """Remove one part of a later release, critical or not; raises `VaultError` where it is not there."""
-    try:
-        extensions = meta.extensions.without(name)
-    except KeyError:
-        msg = f"the vault meta has no extension {name!r}"
-        raise VaultError(msg, hint="vaultctl status names those that it has") from None
-    return _next(meta, root, now, extensions=extensions)
+    return _next(meta, root, now, extensions=meta.extensions.without(name))
 
 
 def put_back(meta: VaultMeta, root: RootKey, *, above: int, now: datetime) -> VaultMeta:

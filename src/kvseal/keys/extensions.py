@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from kvseal.errors import UnknownExtensionError
+from kvseal.errors import UnknownExtensionError, VaultError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -29,6 +29,7 @@ MAX_DEPTH: Final = 8
 KNOWN: Final[frozenset[str]] = frozenset()
 """The names of the parts whose meaning this release knows."""
 
+_NOTHING: Final = object()
 _EXT: Final = "ext"
 _CRIT: Final = "crit"
 _SINCE: Final = "since"
@@ -77,9 +78,11 @@ class Extensions:
         return parts
 
     def without(self, name: str) -> Extensions:
-        """Return these without the part *name*; raises `KeyError` where it is not."""
+        """Return these without the part *name*; raises `VaultError` where it is not there."""
         parts = self.parts
-        del parts[name]
+        if parts.pop(name, _NOTHING) is _NOTHING:
+            msg = f"the vault meta has no extension {name!r}"
+            raise VaultError(msg, hint="vaultctl status names those that it has")
         critical = tuple(other for other in self.critical if other != name)
         return Extensions(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS), critical)
 

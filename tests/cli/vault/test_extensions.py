@@ -63,6 +63,8 @@ def test_nothing_is_written(vault: Terminalless, command: str) -> None:
 def test_an_operator_removes_it(vault: Terminalless) -> None:
     """Who names the part removes it, after a question, and vaultctl writes again; the other part stays."""
     assert 2 == vault("policy drop-extension tenants").code
+    assert 0 == vault("policy drop-extension tenants --dry-run").code
+    assert 1 == vault("rotate --dek").code
     assert 0 == vault("policy drop-extension tenants --yes").code
     assert 0 == vault("rotate --dek").code
     assert "keeps it" in vault("status").out

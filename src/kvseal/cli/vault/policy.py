@@ -121,9 +121,10 @@ async def set_(
 
 @policy.command("drop-extension")
 @click.argument("name")
+@click.option("--dry-run", is_flag=True, help="Open the vault, and change nothing.")
 @command_options
 @connect.synchronous
-async def drop_extension(output: Output, settings: Settings, *, name: str) -> None:
+async def drop_extension(output: Output, settings: Settings, *, name: str, dry_run: bool) -> None:
     """
     Remove the part NAME that a later kvseal has added to the vault meta.
 
@@ -135,6 +136,11 @@ async def drop_extension(output: Output, settings: Settings, *, name: str) -> No
     changes nothing, until it is upgraded or the part is removed. vaultctl status names the parts.
     """
     async with connect.vault(settings) as (_, vault):
+        if dry_run:
+            vault.meta.extensions.without(name)
+            _tell(output, vault.status())
+            output.note("nothing was written")
+            return
         output.confirm(f"Remove the extension {name}, and lose what it is for?", settings)
         now = await vault.drop_extension(name)
     _tell(output, now)
