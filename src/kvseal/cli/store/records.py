@@ -11,7 +11,8 @@ import click
 from kvseal import exact_json
 from kvseal.cli import connect
 from kvseal.cli.options import Duration, command_options
-from kvseal.cli.output import interruptible, printable, table
+from kvseal.cli.output import ascii_json, interruptible, printable, table
+from kvseal.cli.streams import tell
 from kvseal.errors import UsageError, VaultHeldError
 from kvseal.records import by_name
 
@@ -56,7 +57,7 @@ async def get(output: Output, settings: Settings, *, collection: str, key: str) 
     async with connect.vault(settings) as (found, vault):
         value = await by_name.get_record(found.data, vault.codecs[""], collection, key)
     text, portable = exact_json.dumps(value)
-    output.text(text.decode() if portable else exact_json.ascii_text(value))
+    output.text(ascii_json(text.decode()) if portable else exact_json.ascii_text(value))
 
 
 @click.command()
@@ -176,7 +177,7 @@ def _json_object(file: BinaryIO) -> dict[str, Any]:
     try:
         with interruptible():
             if file is sys.stdin.buffer and sys.stdin.isatty():
-                click.echo("type one JSON object, then Ctrl-D:", err=True)
+                tell("type one JSON object, then Ctrl-D:")
             value = exact_json.loads(file.read())
     except ValueError:
         value = None

@@ -35,7 +35,7 @@ async def rotate_dek(output: Output, settings: Settings, *, dry_run: bool) -> No
             return
         now = await vault.rotate_dek()
         count = await abilities.count(found.data)
-    output.result(_Listed(now), _table(now))
+    output.done(_Listed(now), _table(now))
     entries = max(0, count.entries - (found.meta is None))
     output.note(
         f"DEK {now.active_dek} is active; {'up to' if count.exact else 'about'} {entries:,} records still use"
