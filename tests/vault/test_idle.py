@@ -76,7 +76,10 @@ async def filled(store: MemoryStore) -> MemoryStore:
 
 
 async def forgotten() -> None:
-    """Let the event loop drop what woke this task, which may hold a key, and collect."""
+    """Let the thread that unlocked end, and the event loop drop what woke this task: both may hold a key."""
+    for thread in threading.enumerate():
+        if thread.name == "kvseal-unlock":
+            thread.join()
     await asyncio.sleep(0)
     gc.collect()
 

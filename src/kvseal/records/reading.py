@@ -21,6 +21,7 @@ from kvseal.errors import (
     RefutedKeyringError,
     StaleKeyringError,
     UnknownDEKError,
+    UnknownExtensionError,
     UnreadableRecordsError,
     VaultLockedError,
 )
@@ -143,7 +144,7 @@ class Reader:
     async def _reseal(self, old: Sequence[OldRecord]) -> None:
         if old:
             vault = await self._vault()
-            # A vault that was locked meanwhile, or whose meta was not read or is another one, seals nothing.
-            with suppress(VaultLockedError, StaleKeyringError, RefutedKeyringError):
+            # A vault that is locked, or whose meta was not read, is another one or forbids it, seals nothing.
+            with suppress(VaultLockedError, StaleKeyringError, RefutedKeyringError, UnknownExtensionError):
                 vault.freshness.check()
                 await self._resealer.reseal(old, vault.codecs[self._context])

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from kvseal.keys.meta import VaultMeta
     from kvseal.vault.freshness import Freshness
 
-State = Literal["ok", "rotation due", "idle", "not opened", "stale", "meta refuted", "locked"]
+State = Literal[
+    "ok", "rotation due", "idle", "not opened", "stale", "upgrade needed", "meta refuted", "locked"
+]
 
-_OUT_OF_SERVICE: Final = frozenset({"stale", "meta refuted", "locked"})
+_OUT_OF_SERVICE: Final = frozenset({"stale", "upgrade needed", "meta refuted", "locked"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Health:
     * `locked`: the keys are forgotten, and whatever needs them fails
     * `idle`: they are forgotten, and the next operation unlocks them again
     * `meta refuted`: the store holds no vault meta, an older or another one; nothing is sealed any more
+    * `upgrade needed`: the vault meta has a critical part of a later kvseal; nothing is sealed any more
     * `stale`: the vault meta has been out of reach for so long that nothing is sealed any more
     * `rotation due`: the active DEK is older than it should get
     * `ok`
@@ -122,6 +125,8 @@ def crypto() -> Crypto:
 def _state(freshness: Freshness, dek_age: int, max_dek_age: timedelta) -> State:
     if freshness.is_refuted:
         return "meta refuted"
+    if freshness.is_barred:
+        return "upgrade needed"
     if freshness.is_stale:
         return "stale"
     return "rotation due" if dek_age > max_dek_age.total_seconds() else "ok"

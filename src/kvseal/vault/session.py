@@ -95,10 +95,9 @@ class OpenVault:
 
     def _hold(self, opened: Opened) -> None:
         self._enter(WayIn(opened.secret, opened.slot_id, opened.root))
-        self._meta = opened.meta
         if self._watch is not None:
             self._watch.start()
-        self._use(opened.keyring)
+        self._go_by(opened.meta, opened.keyring)
 
     def _enter(self, way_in: WayIn) -> None:
         self._way_in: WayIn | None = way_in
@@ -108,7 +107,9 @@ class OpenVault:
         """When it did."""
         self._succession = Succession()
 
-    def _use(self, keyring: Keyring) -> None:
+    def _go_by(self, meta: VaultMeta, keyring: Keyring) -> None:
+        self._meta = meta
+        self.freshness.bar(meta.extensions.refusal())
         self._keyring: Keyring | None = keyring
         self.codecs: Mapping[str, RecordCodec] = keyring.codecs
         """The keyring's codecs by context, a dict hit away for the wrapper."""
@@ -267,11 +268,12 @@ class OpenVault:
         await self.unlock()
         return self.way_in().root
 
-    async def read_current(self, root: RootKey) -> tuple[Entry, VaultMeta]:
+    async def read_current(self, root: RootKey, *, despite_unknown: bool = False) -> tuple[Entry, VaultMeta]:
         """
         Return the vault meta as it is stored now, and the entry that a change of it replaces.
 
         Raises:
+            UnknownExtensionError: it has a critical part of a later kvseal, unless *despite_unknown*.
             Conflict: another process has rotated the root key; this one has followed.
             VaultNotFoundError, VaultMetaError: it is missing, or cannot be believed.
         """
@@ -282,6 +284,8 @@ class OpenVault:
             raise Conflict(msg, hint="nothing was changed; look at vaultctl status and try again")
         meta.verify(root)
         await self.metastore.seen.remember(meta)
+        if not despite_unknown:
+            meta.refuse_unknown()
         return entry, meta
 
     async def commit(
@@ -306,10 +310,10 @@ class OpenVault:
             await self.refresh()
         return stored
 
-    async def amend(self, change: Change) -> VaultStatus:
-        """Make one change that leaves the ways in as they are; raises `Conflict` like `commit`."""
+    async def amend(self, change: Change, *, despite_unknown: bool = False) -> VaultStatus:
+        """Make one change that leaves the ways in as they are; raises like `read_current` and `commit`."""
         root = await self.root_key()
-        entry, meta = await self.read_current(root)
+        entry, meta = await self.read_current(root, despite_unknown=despite_unknown)
         amended = change(meta, root, now=clock.utc_seconds())
         keyring = Keyring(VaultMeta.from_value(amended.as_value()), root)
         await self.commit(entry, amended, keyring)
@@ -389,5 +393,4 @@ class OpenVault:
         """
         accept(meta)
         if self._way_in is not None and meta.revision >= self._meta.revision:
-            self._meta = meta
-            self._use(keyring)
+            self._go_by(meta, keyring)
