@@ -235,6 +235,8 @@ def test_whatever_changes_something_has_a_dry_run() -> None:
         "bench argon2",
         "policy set",
         "policy drop-extension",
+        "policy hold",
+        "policy seal",
     }
     writing = {"init", "rotate", "put", "delete", "restore", "purge", *keys, *migrating}
     reading = {"status", "verify", "inspect", "get", "list", "keygen", "backup", "completion", "help"}

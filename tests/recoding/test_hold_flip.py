@@ -75,8 +75,8 @@ async def sealed_keys(store: Any) -> set[str]:
 async def until_all_write(store: Any, running: Sequence[Any], *, sealed: bool) -> None:
     """Wait until the keys of every running application are written as the policy says by now."""
     hot = {*HOT["one"], *HOT["two"]} if len(running) > 1 else set(HOT["one"])
-    while (await sealed_keys(store)) & hot != (hot if sealed else set()):
-        await asyncio.sleep(0)  # noqa: ASYNC110 - other processes write, and no event of this one says so
+    while (await sealed_keys(store)) & hot != (hot if sealed else set()):  # noqa: ASYNC110 - others write
+        await asyncio.sleep(0)
 
 
 async def held_vault(store: Any) -> Vault:
