@@ -82,6 +82,8 @@ class RestoreReport:
     seconds: float
     dry_run: bool = False
     failures: tuple[Failure, ...] = ()
+    follows: bool = False
+    """The older vault meta became a revision above the one that was there: running processes follow it."""
     unchecked: int = 0
     """Sealed records of which it is not known whether anything opens them, for no vault meta was seen."""
 

@@ -23,6 +23,7 @@ from kvseal.backup.report import Failures, RestoreReport
 from kvseal.drivers.abilities import in_place_of
 from kvseal.drivers.base import Replacement, refuse_problem
 from kvseal.drivers.reach import driver_of, recodable_driver
+from kvseal.envelope.kdf import DEFAULT_MEMORY_CEILING
 from kvseal.envelope.record import Header
 from kvseal.envelope.stored import from_stored, is_sealed
 from kvseal.errors import (
@@ -34,11 +35,13 @@ from kvseal.errors import (
     StoreUnreachableError,
     UnsealableValueError,
     VaultExistsError,
+    VaultMetaError,
 )
 from kvseal.keys.meta import META_COLLECTION, META_KEY, VaultMeta, is_vault_meta
 from kvseal.observe.events import Failure, Progress, ignore
 from kvseal.vault.metastore import MetaStore
-from kvseal.vault.store_clock import check_clocks
+from kvseal.vault.returning import returned_to
+from kvseal.vault.store_clock import check_clocks, read_clocks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 
     from kvseal.drivers.base import Driver, Entry
     from kvseal.observe.events import Listener, Phase
+    from kvseal.secrets.sources import Unlocker
 
 IN_FLIGHT: Final = 16
 """Entries that are written concurrently."""
@@ -63,6 +67,7 @@ async def restore(
     overwrite: bool = False,
     overwrite_meta: bool = False,
     only_meta: bool = False,
+    secret: Unlocker | None = None,
     listener: Listener = ignore,
 ) -> RestoreReport:
     """
@@ -75,7 +80,8 @@ async def restore(
     The vault meta has its own rule.  A later revision of the same vault stays.  Any other vault meta
     in the store ends the restore before the first write, unless *overwrite_meta* is set.  That rolls
     the vault back: secrets that it no longer accepts open it again, and records sealed since may not
-    open.
+    open.  With a *secret* that opens the older one, the older one becomes a revision above the present, with
+    the DEKs of both, which running processes follow; without, they refuse it.
 
     A record that needs a DEK which the vault in the store has retired, or never had, is a failure: it could
     not be opened, or not for long.
@@ -94,7 +100,7 @@ async def restore(
     try:
         await check_clocks(driver, "what has expired in a backup")
         with open_file(Path(path)) as file:
-            run = _Restore(driver, metas, listener, dry_run, overwrite, overwrite_meta, only_meta)
+            run = _Restore(driver, metas, listener, dry_run, overwrite, overwrite_meta, only_meta, secret)
             return await run.all(file)
     finally:
         for one in {driver, metas} - {store, meta_store}:
@@ -111,11 +117,14 @@ class _Restore:
     overwrite: bool
     overwrite_meta: bool
     only_meta: bool
+    secret: Unlocker | None = None
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: Failures = field(default_factory=Failures)
     deks: frozenset[int] | None = None
     """The DEKs of the store's vault that are not retired, `None` where its vault meta is elsewhere."""
     unchecked: int = 0
+    follows: bool = False
+    """The vault meta was returned to as a change, so running processes follow."""
     started: float = field(default_factory=clock.monotonic)
 
     async def all(self, file: BinaryIO) -> RestoreReport:
@@ -143,6 +152,7 @@ class _Restore:
             dry_run=self.dry_run,
             failures=tuple(self.failures.kept),
             unchecked=self.unchecked,
+            follows=self.follows,
         )
 
     @property
@@ -239,7 +249,23 @@ class _Restore:
             msg = f"{self.metas.location} holds a different vault meta than the backup"
             hint = "restore into another store, or use --overwrite-vault-meta, which rolls this vault back"
             raise VaultExistsError(msg, hint=hint)
-        return await self._replaced(entry, there)
+        return await self._replaced(await self._meant(entry, there), there)
+
+    async def _meant(self, entry: Entry, there: Entry) -> Entry:
+        """Return the vault meta *entry* as a change of *there*, if the secret can say that it is meant."""
+        with suppress(VaultMetaError):
+            present = VaultMeta.from_value(there.value or {})
+            if self.secret is not None and entry.value is not None:
+                meta = await returned_to(
+                    VaultMeta.from_value(entry.value),
+                    present,
+                    self.secret,
+                    clocks=await read_clocks(self.metas),
+                    memory_ceiling=DEFAULT_MEMORY_CEILING,
+                )
+                self.follows = meta is not None
+                return entry if meta is None else replace(entry, value=meta.as_value())
+        return entry
 
     async def _replaced(self, entry: Entry, there: Entry) -> str | None:
         refuse_problem(there)
