@@ -253,19 +253,21 @@ class _Restore:
 
     async def _meant(self, entry: Entry, there: Entry) -> Entry:
         """Return the vault meta *entry* as a change of *there*, if the secret can say that it is meant."""
-        with suppress(VaultMetaError):
+        if self.secret is None or entry.value is None:
+            return entry
+        try:
             present = VaultMeta.from_value(there.value or {})
-            if self.secret is not None and entry.value is not None:
-                meta = await returned_to(
-                    VaultMeta.from_value(entry.value),
-                    present,
-                    self.secret,
-                    clocks=await read_clocks(self.metas),
-                    memory_ceiling=DEFAULT_MEMORY_CEILING,
-                )
-                self.follows = meta is not None
-                return entry if meta is None else replace(entry, value=meta.as_value())
-        return entry
+        except VaultMetaError:
+            return entry  # What is there is damaged: it has nothing that could be kept.
+        meta = await returned_to(
+            VaultMeta.from_value(entry.value),
+            present,
+            self.secret,
+            clocks=await read_clocks(self.metas),
+            memory_ceiling=DEFAULT_MEMORY_CEILING,
+        )
+        self.follows = meta is not None
+        return entry if meta is None else replace(entry, value=meta.as_value())
 
     async def _replaced(self, entry: Entry, there: Entry) -> str | None:
         refuse_problem(there)
