@@ -216,11 +216,11 @@ async def _restore(op: Operation) -> str:
     finally:
         registers.end_restore(writes, world.loop.now)
     if report.exit_code:
-        raise Incomplete(f"failed={report.failed}")
+        raise Incomplete(f"failed={report.failed} unchecked={report.unchecked}")
     view = op.oracle.view
     for key in values:
         seen = op.oracle.looker.look(f"{COLLECTION}{key}", view)
-        if seen.state == "lost" and not op.oracle.is_excused(op.me):
+        if seen.is_lost and not op.oracle.is_excused(op.me):
             op.oracle.find("false_restore", f"{op.what} of {op.me.name} succeeded: {key}: {seen.reason}")
     op.oracle.judge_all(f"after {op.what} of {op.me.name}")
     return f"restored={report.restored} overwritten={report.overwritten}"

@@ -162,7 +162,12 @@ class Oracle:
         """Re-sealing, lazily or by a recode, never turns what opens into what does not."""
         view = self.view
         seen, was = (self._seen(name, self.looker.look_at(name, body, view)) for body in (raw, before))
-        if seen.state == "lost" and was.state in {"opens", "old"} and not self.is_blind(call, name):
+        if (
+            seen.is_lost
+            and was.state in {"opens", "old"}
+            and not was.is_dying
+            and not self.is_blind(call, name)
+        ):
             text = f"{call.process.name} re-seals {key}: {seen.reason}; until then it was readable"
             self.find("swap_destroys", text, about=call.process.name)
         if call.process in self.restoring:
@@ -217,7 +222,7 @@ class Oracle:
         """An acknowledged value opens in a new process, or its writer could not know better."""
         seen, name = self.judge_key(write.key, f"after a put of {me.name}"), f"{COLLECTION}{write.key}"
         author = self.authors.get(name)
-        if seen.state != "lost" or author is None or author.call is None:
+        if not seen.is_lost or author is None or author.call is None:
             return
         if not self.is_blind(author.call, name):
             self.find(

@@ -89,8 +89,8 @@ class RestoreReport:
 
     @property
     def exit_code(self) -> int:
-        """0, or 3 if some entries were not restored."""
-        return ExitCode.SOME_FAILED if self.failed else 0
+        """0, or 3 if some entries were not restored, or it is not known whether anything opens them."""
+        return ExitCode.SOME_FAILED if self.failed or self.unchecked else 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the summary line that `--json` prints last."""
