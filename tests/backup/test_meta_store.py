@@ -100,7 +100,7 @@ async def test_two_backups_do_not_belong_together(stores: Stores, tmp_path: Path
 
     assert (False, 3) == (report.has_vault_meta, report.sealed_alone)
     assert (2, 1) == (restored.restored, restored.failed)
-    assert "needs DEK 3, which this vault has retired or never had" in restored.failures[0].reason
+    assert "needs a DEK 3 that this vault has retired or never had" in restored.failures[0].reason
     assert None is await driver_for(new.data).get("default_collection", "three")
 
 

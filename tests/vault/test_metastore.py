@@ -189,6 +189,22 @@ async def test_an_expired_meta_beside_records_is_a_lost_meta(
     await vault.close()
 
 
+async def test_a_record_that_has_expired_by_this_clock_is_an_orphan(
+    any_store: MemoryStore | DiskStore, secret: Secret, cheap: Argon2idParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host whose clock is ahead makes no vault over records that are live by every other clock."""
+    vault = await Vault.create(any_store, secret=secret, kdf=cheap)
+    await wrapped(vault).put("k", {"v": 1}, ttl=3600)
+    await any_store.delete(META_KEY, collection=META_COLLECTION)
+    tomorrow = datetime.now(timezone.utc) + timedelta(days=1)
+    monkeypatch.setattr("kvseal.clock.utc_now", lambda: tomorrow)
+
+    with pytest.raises(VaultMetaLostError, match="there are sealed records such as"):
+        await Vault.open_or_create(any_store, secret=secret, kdf=cheap)
+
+    await vault.close()
+
+
 async def test_orphans_are_looked_for_in_data_and_meta_store_alike(
     secret: Secret, cheap: Argon2idParams
 ) -> None:

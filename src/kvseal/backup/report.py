@@ -82,13 +82,15 @@ class RestoreReport:
     seconds: float
     dry_run: bool = False
     failures: tuple[Failure, ...] = ()
+    follows: bool = False
+    """The older vault meta became a revision above the one that was there: running processes follow it."""
     unchecked: int = 0
     """Sealed records of which it is not known whether anything opens them, for no vault meta was seen."""
 
     @property
     def exit_code(self) -> int:
-        """0, or 3 if some entries were not restored."""
-        return ExitCode.SOME_FAILED if self.failed else 0
+        """0, or 3 if some entries were not restored, or it is not known whether anything opens them."""
+        return ExitCode.SOME_FAILED if self.failed or self.unchecked else 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the summary line that `--json` prints last."""

@@ -225,6 +225,25 @@ def put_back(meta: VaultMeta, root: RootKey, *, above: int, now: datetime) -> Va
     return _next(replace(meta, revision=above), root, now)
 
 
+def returned(older: VaultMeta, root: RootKey, *, present: VaultMeta, now: datetime) -> VaultMeta:
+    """
+    Return *older* as the revision after *present*, with the DEKs and legacy keys of both.
+
+    A DEK that was dropped since is readable again.
+    """
+    wrapped = {dek.number: dek for dek in older.deks if dek.wrapped is not None}
+    deks = tuple(
+        replace(wrapped[dek.number], state="readable", retired_at=None)
+        if dek.wrapped is None and dek.number in wrapped
+        else dek
+        for dek in present.deks
+    )
+    held = {key.id for key in older.legacy}
+    legacy = (*older.legacy, *(key for key in present.legacy if key.id not in held))
+    above = max(older.revision, present.revision)
+    return _next(replace(older, revision=above), root, now, deks=deks, legacy=legacy)
+
+
 def _next(meta: VaultMeta, root: RootKey, now: datetime, **fields: Any) -> VaultMeta:
     changed = replace(meta, revision=meta.revision + 1, updated_at=now, **fields)
     slots = tuple(slot for slot in changed.slots if slot.usable(now))

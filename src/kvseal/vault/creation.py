@@ -218,7 +218,8 @@ async def _first_sealed(store: AsyncKeyValue | Driver) -> Entry | None:
         _log.debug("no driver for %s, so it was not searched", type(store).__name__)
         return None
     try:
-        async for page in driver.scan():
+        # What has expired by this host's clock may be live by another one.
+        async for page in driver.scan(expired=True):
             for entry in page.entries:
                 if entry.value is not None and is_sealed(entry.value):
                     return entry

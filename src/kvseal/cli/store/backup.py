@@ -90,7 +90,9 @@ async def restore(
     --overwrite is given.  Run it again to finish one that was interrupted.
 
     An older vault meta brings back what it accepted: with --overwrite-vault-meta, secrets
-    that were rotated away open the vault again, and records sealed since may be lost.
+    that were rotated away open the vault again, and records sealed since may be lost.  Running
+    processes refuse it, unless --secret names a secret that opens the older one: then it becomes
+    a new revision, with the DEKs of both, and nothing sealed since is lost.
     """
     async with connect.stores(settings, create=create_store, dry_run=dry_run) as found:
         store = found.data
@@ -99,6 +101,8 @@ async def restore(
             replaced = "even the vault meta" if overwrite_meta else "what differs" if overwrite else ""
             if replaced:
                 output.confirm(f"Replace {replaced} in {store.location} by what is in {file}?", settings)
+        # Only on request: a restore needs no secret.
+        secret = await connect.given_secret(settings.secret, settings) if overwrite_meta else None
         report = await library.restore(
             file,
             store,
@@ -107,9 +111,12 @@ async def restore(
             overwrite=overwrite,
             overwrite_meta=overwrite_meta,
             only_meta=only_meta,
+            secret=secret,
             listener=output.event,
         )
     output.ended(report, _restore_text(report))
+    if report.follows:
+        output.note("the older vault meta is a new revision now, which running processes follow")
     if report.unchecked:
         output.note(
             f"{report.unchecked:,} records are sealed, and no vault meta was seen that opens them:"
