@@ -5,6 +5,7 @@ import typing
 from kvseal import lazy
 
 if typing.TYPE_CHECKING:
+    from kvseal.backup.adopting import matching_backup
     from kvseal.backup.report import BackupReport, RestoreReport
     from kvseal.backup.restoring import restore
     from kvseal.backup.taking import backup
@@ -13,6 +14,7 @@ else:
     __getattr__, __dir__ = lazy.names(
         __name__,
         {
+            ".adopting": ("matching_backup",),
             ".report": (
                 "BackupReport",
                 "RestoreReport",
@@ -36,5 +38,6 @@ __all__ = [
     "Progress",
     "RestoreReport",
     "backup",
+    "matching_backup",
     "restore",
 ]

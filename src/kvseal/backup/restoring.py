@@ -12,32 +12,35 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from kvseal import clock
 from kvseal.backup.file import BackupReader, is_meta, open_file
+from kvseal.backup.needed_deks import dek_of, meta_in, usable_deks
 from kvseal.backup.report import Failures, RestoreReport
 from kvseal.drivers.abilities import in_place_of, put_many_if_absent
 from kvseal.drivers.base import Replacement, has_expired, refuse_problem
-from kvseal.drivers.reach import recodable_driver
-from kvseal.envelope.record import Header
-from kvseal.envelope.stored import from_stored, is_sealed
+from kvseal.drivers.reach import driver_of, recodable_driver
+from kvseal.envelope.kdf import DEFAULT_MEMORY_CEILING
+from kvseal.envelope.stored import is_sealed
 from kvseal.errors import (
     BackupFileError,
+    Conflict,
     KvsealError,
-    RecordError,
     StoreError,
     StoreNotFoundError,
     StoreUnreachableError,
     UnsealableValueError,
     VaultExistsError,
+    VaultMetaError,
 )
-from kvseal.keys.meta import META_COLLECTION, META_KEY, VaultMeta, is_vault_meta
+from kvseal.keys.meta import META_COLLECTION, META_KEY, VaultMeta
 from kvseal.observe.events import Failure, Progress, ignore
 from kvseal.vault.metastore import MetaStore
+from kvseal.vault.returning import returned_to
+from kvseal.vault.store_clock import check_clocks, read_clocks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
 
     from kvseal.drivers.base import Driver, Entry, Put
     from kvseal.observe.events import Listener, Phase
+    from kvseal.secrets.sources import Unlocker
 
 IN_FLIGHT: Final = 16
 """Entries that are written concurrently, where they are not put as a batch."""
@@ -57,10 +61,12 @@ async def restore(
     path: Path | str,
     store: AsyncKeyValue | Driver,
     *,
+    meta_store: AsyncKeyValue | Driver | None = None,
     dry_run: bool = False,
     overwrite: bool = False,
     overwrite_meta: bool = False,
     only_meta: bool = False,
+    secret: Unlocker | None = None,
     listener: Listener = ignore,
 ) -> RestoreReport:
     """
@@ -73,44 +79,59 @@ async def restore(
     The vault meta has its own rule.  A later revision of the same vault stays.  Any other vault meta
     in the store ends the restore before the first write, unless *overwrite_meta* is set.  That rolls
     the vault back: secrets that it no longer accepts open it again, and records sealed since may not
-    open.
+    open.  With a *secret* that opens the older one, the older one becomes a revision above the present, with
+    the DEKs of both, which running processes follow; without, they refuse it.
 
     A record that needs a DEK which the vault in the store has retired, or never had, is a failure: it could
-    not be opened.
+    not be opened, or not for long.  So is one under another DEK of the same number, by the meta in the file.
+    Where no vault meta is seen, sealed records replace nothing, and those that were put back are counted.
 
+    With *meta_store*, the vault meta in the file goes there, and the one that is there then counts.
     With *only_meta* only the vault meta is restored, so entries deleted since stay deleted.
 
     Raises:
         MalformedBackupError, BackupFileError: nothing was written.
         VaultExistsError: the store holds another vault meta; nothing was written.
+        ClocksApartError: this host's clock is not the store's; nothing was written.
+        Conflict: a DEK was retired meanwhile that records need which were put back.
         StoreError: the backend failed; run the restore again to finish it.
     """
     driver = recodable_driver(store, writes=not dry_run)
+    metas = driver if meta_store is None else driver_of(meta_store)
     try:
+        await check_clocks(driver, "what has expired in a backup")
         with open_file(Path(path)) as file:
-            run = _Restore(driver, listener, dry_run, overwrite, overwrite_meta, only_meta)
+            run = _Restore(driver, metas, listener, dry_run, overwrite, overwrite_meta, only_meta, secret)
             return await run.all(file)
     finally:
-        if driver is not store:
-            await driver.close()
+        for one in {driver, metas} - {store, meta_store}:
+            await one.close()
 
 
 @dataclass(slots=True)
 class _Restore:
     driver: Driver
+    metas: Driver
+    """The driver of the store that holds the vault meta."""
     listener: Listener
     dry_run: bool
     overwrite: bool
     overwrite_meta: bool
     only_meta: bool
+    secret: Unlocker | None = None
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: Failures = field(default_factory=Failures)
     deks: frozenset[int] | None = None
-    """The DEKs that the vault of the store still has, `None` where its vault meta is elsewhere."""
+    """The DEKs that may open a record in the store, `None` where its vault meta is elsewhere."""
+    unchecked: int = 0
+    needs: Counter[int] = field(default_factory=Counter)
+    """Sealed records by the DEK that they need."""
+    follows: bool = False
+    """The vault meta was returned to as a change, so running processes follow."""
     started: float = field(default_factory=clock.monotonic)
 
     async def all(self, file: BinaryIO) -> RestoreReport:
-        total = 0
+        total, saved = 0, None
         async for batch in _batches(file):
             total += len(batch)
             self._tell("check", total, None)
@@ -120,10 +141,11 @@ class _Restore:
                 saved = batch.pop(0) if is_meta(batch[0]) else None
                 if saved is not None:
                     await self._settle(saved)
-                    MetaStore(self.driver).warn_of_eviction()
+                    MetaStore(self.metas).warn_of_eviction()
                 self.deks = await self._deks_of_the_vault(saved)
             await self._settle_all([] if self.only_meta else batch)
             self._tell("restore", self._scanned, total)
+        await self._refuse_retired_meanwhile(saved)
         if self.only_meta and not self._scanned:
             msg = "there is no vault meta in the backup"
             raise BackupFileError(msg, hint="use a backup of the store that holds the vault meta")
@@ -133,6 +155,8 @@ class _Restore:
             seconds=clock.monotonic() - self.started,
             dry_run=self.dry_run,
             failures=tuple(self.failures.kept),
+            unchecked=self.unchecked,
+            follows=self.follows,
         )
 
     @property
@@ -143,7 +167,6 @@ class _Restore:
         """Put *entries* as batches, and settle the others a few at a time; the first error stops all."""
         for group in _groups(entries):
             puts = await self._put_all(group)
-            self.outcomes["restored"] += sum(put is True for put in puts.values())
             left = [(entry, puts.get(n)) for n, entry in enumerate(group) if puts.get(n) is not True]
             for start in range(0, len(left), IN_FLIGHT):
                 few = left[start : start + IN_FLIGHT]
@@ -156,11 +179,15 @@ class _Restore:
                     await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _put_all(self, group: Sequence[Entry]) -> dict[int, Put]:
-        """Put those of *group* that only have to be put; return what became of each, by its number."""
+        """Put and count those of *group* that only have to be put; return what became of each, by number."""
         if self.dry_run:
             return {}
         numbers = [number for number, entry in enumerate(group) if self._is_plain(entry)]
         puts = await put_many_if_absent(self.driver, [group[number] for number in numbers])
+        for number, put in zip(numbers, puts, strict=True):
+            if put is True:
+                self._count(group[number])
+                self.outcomes["restored"] += 1
         return dict(zip(numbers, puts, strict=True))
 
     def _is_plain(self, entry: Entry) -> bool:
@@ -199,19 +226,20 @@ class _Restore:
         if has_expired(entry.expires_at):
             return "expired"
         self._refuse_unreadable(entry)
+        driver = self._driver_of(entry)
         if entry.path is not None:
             # Checked first, because its error says why a store cannot hold an entry without a name.
-            await in_place_of(self.driver, entry)
-        return await self._put(entry, put)
+            await in_place_of(driver, entry)
+        return await self._put(driver, entry, put)
 
-    async def _put(self, entry: Entry, put: Put | None) -> str:
+    async def _put(self, driver: Driver, entry: Entry, put: Put | None) -> str:
         for _ in range(_ATTEMPTS):
             if put is None and not self.dry_run:
-                put = await self.driver.put_if_absent(entry)
+                put = await driver.put_if_absent(entry)
             if put:
                 return "restored"
             put = None
-            there = await in_place_of(self.driver, entry)
+            there = await in_place_of(driver, entry)
             outcome = await self._beside(entry, there) if there is not None else self.dry_run and "restored"
             if outcome:
                 return outcome
@@ -219,28 +247,33 @@ class _Restore:
         raise _UnrestoredError(msg)
 
     async def _deks_of_the_vault(self, saved: Entry | None) -> frozenset[int] | None:
-        """Return the DEKs in the store's vault meta or, in a dry run without one, in the *saved* one."""
-        entry = await self.driver.get(META_COLLECTION, META_KEY) or saved
-        if entry is None or entry.value is None or not is_vault_meta(entry.value):
-            return None
-        deks = VaultMeta.from_value(entry.value).deks
-        return frozenset(dek.number for dek in deks if dek.wrapped is not None)
+        """Return the DEKs by which a record of the backup opens; *saved* is the vault meta in that."""
+        present = meta_in(await self.metas.get(META_COLLECTION, META_KEY) or saved)
+        return None if present is None else usable_deks(present, meta_in(saved))
 
     def _refuse_unreadable(self, entry: Entry) -> None:
-        """Raise for a record whose header names a DEK that no process of this vault has any more."""
+        """Raise for a record whose header names a DEK that this vault has not, or has retired."""
+        self._count(entry)
         number = self._missing_dek(entry)
         if number is not None:
-            msg = f"it needs DEK {number}, which this vault does not have, so it could not be opened"
+            msg = f"it needs a DEK {number} that this vault has retired or never had"
             raise _UnrestoredError(msg)
+
+    def _count(self, entry: Entry) -> None:
+        """Count a sealed record by the DEK that it needs, or as one of which nothing is known."""
+        if entry.value is None or not is_sealed(entry.value):
+            return
+        if self.deks is None:
+            self.unchecked += 1
+        elif (number := dek_of(entry.value)) is not None:
+            self.needs[number] += 1
 
     def _missing_dek(self, entry: Entry) -> int | None:
         """Return the DEK of *entry* if it is a record that no process of this vault can open."""
         if self.deks is None or entry.value is None or not is_sealed(entry.value):
             return None
-        with suppress(RecordError):
-            number = Header.parse(from_stored(entry.value)).dek
-            return None if number in self.deks else number
-        return None
+        number = dek_of(entry.value)
+        return None if number in self.deks else number
 
     async def _beside(self, entry: Entry, there: Entry) -> str | None:
         """Return the outcome for *entry*, or `None` if *there* has changed again."""
@@ -254,22 +287,58 @@ class _Restore:
         if not self.overwrite:
             msg = "another value is there"
             raise _UnrestoredError(msg)
+        if self.deks is None and entry.value is not None and is_sealed(entry.value):
+            msg = "it is sealed, and no vault meta was seen that opens it, so it replaces nothing"
+            raise _UnrestoredError(msg)
         return await self._replaced(entry, there)
 
     async def _meta_beside(self, entry: Entry, there: Entry) -> str | None:
         if not self.overwrite_meta:
             if _is_later(there, entry):
                 return "already"
-            msg = f"{self.driver.location} holds a different vault meta than the backup"
+            msg = f"{self.metas.location} holds a different vault meta than the backup"
             hint = "restore into another store, or use --overwrite-vault-meta, which rolls this vault back"
             raise VaultExistsError(msg, hint=hint)
-        return await self._replaced(entry, there)
+        return await self._replaced(await self._meant(entry, there), there)
+
+    async def _meant(self, entry: Entry, there: Entry) -> Entry:
+        """Return the vault meta *entry* as a change of *there*, if the secret can say that it is meant."""
+        if self.secret is None or entry.value is None:
+            return entry
+        try:
+            present = VaultMeta.from_value(there.value or {})
+        except VaultMetaError:
+            return entry  # What is there is damaged: it has nothing that could be kept.
+        meta = await returned_to(
+            VaultMeta.from_value(entry.value),
+            present,
+            self.secret,
+            clocks=await read_clocks(self.metas),
+            memory_ceiling=DEFAULT_MEMORY_CEILING,
+        )
+        self.follows = meta is not None
+        return entry if meta is None else replace(entry, value=meta.as_value())
 
     async def _replaced(self, entry: Entry, there: Entry) -> str | None:
         refuse_problem(there)
         replacement = Replacement(there, entry.value or {}, entry.expires_at)
-        done = self.dry_run or (await self.driver.replace_many([replacement]))[0]
+        done = self.dry_run or (await self._driver_of(entry).replace_many([replacement]))[0]
         return "overwritten" if done else None
+
+    async def _refuse_retired_meanwhile(self, saved: Entry | None) -> None:
+        """Raise where a DEK was retired meanwhile, for records that need it may have been put back."""
+        if self.dry_run or not self.needs:
+            return
+        now = await self._deks_of_the_vault(saved) or frozenset()
+        gone = sorted(number for number in self.needs if number in (self.deks or ()) and number not in now)
+        if gone:
+            msg = f"DEK {gone[0]} was retired or lost during the restore, which put back records that need it"
+            raise Conflict(
+                msg, hint="vaultctl reencrypt now, before it is dropped; then run the restore again"
+            )
+
+    def _driver_of(self, entry: Entry) -> Driver:
+        return self.metas if is_meta(entry) else self.driver
 
     def _tell(self, phase: Phase, done: int, total: int | None) -> None:
         changed = self.outcomes["restored"] + self.outcomes["overwritten"]

@@ -11,6 +11,8 @@ import click
 from kvseal.cli.commands import LazyCommands
 from kvseal.cli.options import global_options
 from kvseal.cli.settings import Settings
+from kvseal.cli.signals import end_at_once, interruptible_by_all
+from kvseal.cli.streams import prepare, settle
 
 NO_BEARTYPE: Final = "PY_KEY_VALUE_DISABLE_BEARTYPE"
 
@@ -41,20 +43,27 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit with its code."""
     # py-key-value checks the types of every call with beartype, which this program's own types make needless.
     os.environ.setdefault(NO_BEARTYPE, "true")
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    prepare()
+    code = run(sys.argv[1:] if arguments is None else arguments)
+    end_at_once()
+    settle()
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     try:
-        code: Any = cli.main(
-            arguments, prog_name="vaultctl", standalone_mode=False, obj=Settings(arguments=tuple(arguments))
-        )
+        with interruptible_by_all():
+            code: Any = cli.main(
+                arguments,
+                prog_name="vaultctl",
+                standalone_mode=False,
+                obj=Settings(arguments=tuple(arguments)),
+            )
     except click.exceptions.Exit as exc:
         return exc.exit_code
     except BrokenPipeError:
         # The process that read our output has ended, as `head` does.
-        sys.stderr.close()
         return _failed()
     except (click.Abort, KeyboardInterrupt, click.ClickException, Exception) as exc:  # noqa: BLE001
         from kvseal.cli.failure import report  # noqa: PLC0415 - most runs of the program have no error

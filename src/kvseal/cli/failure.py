@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kvseal.cli.output import json_line, printable
+from kvseal.cli.streams import tell
 from kvseal.errors import ExitCode, KvsealError
 
 if TYPE_CHECKING:
@@ -28,14 +29,14 @@ class _Fatal:
 def report(error: BaseException, arguments: Sequence[str]) -> int:
     """Say on stderr what *error* is, as the *arguments* ask for, and return the exit code."""
     if "--debug" in arguments:
-        traceback.print_exception(error)
+        tell("".join(traceback.format_exception(error)), nl=False)
     fatal = _explain(error)
     if "--json" in arguments:
-        click.echo(json_line({"type": "error", "schema": 1, **asdict(fatal)}), err=True)
+        tell(json_line({"type": "error", "schema": 1, **asdict(fatal)}))
         return fatal.code
-    click.echo(f"vaultctl: error: {printable(fatal.message[:1].lower() + fatal.message[1:])}", err=True)
+    tell(f"vaultctl: error: {printable(fatal.message[:1].lower() + fatal.message[1:])}")
     for line in fatal.hint.splitlines():
-        click.echo(f"hint: {printable(line)}", err=True)
+        tell(f"hint: {printable(line)}")
     return fatal.code
 
 

@@ -81,6 +81,8 @@ class Capabilities:
     """A scan yields every live entry, rather than those that a manifest names."""
     one_writer: bool = False
     """One process writes at a time, or has the store open: several that share a recode would only wait."""
+    keeps_time: bool = False
+    """The backend has a clock of its own, which its processes share; otherwise it has that of this host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,14 @@ class Purged:
     """No file of the store itself holds what was overwritten before; with a dry run, none would."""
     halts: str = ""
     """What it keeps waiting while it runs, for the operator who is asked to agree."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Whether a write was done, and if so what speaks against its lasting, in words."""
+
+    done: bool
+    doubt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from kvseal.cli.options import command_options
 from kvseal.cli.values import Duration
 from kvseal.cli.vault.tables import count_table, tables_of
 from kvseal.errors import ExitCode
-from kvseal.keys.meta import time_text
+from kvseal.keys.stamps import time_text
 from kvseal.recoding import open_recode
 
 if TYPE_CHECKING:

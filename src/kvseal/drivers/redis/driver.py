@@ -30,6 +30,7 @@ from kvseal.drivers.base import (
     Entry,
     Page,
     Replacement,
+    Written,
     has_expired,
     is_in,
     prepared,
@@ -39,6 +40,7 @@ from kvseal.drivers.base import (
 from kvseal.drivers.joined import JOINED, entry_of, patched, problem_entry, written
 from kvseal.drivers.redis.address import Address
 from kvseal.drivers.redis.purge import purge_server
+from kvseal.drivers.redis.replicas import unconfirmed
 from kvseal.drivers.redis.server import AT_ONCE, DELETE, OtherType, RespServer
 from kvseal.errors import StoreUnreachableError
 
@@ -78,6 +80,7 @@ class RespDriver:
         return Capabilities(
             atomic_replace=True,
             evicts=self._evicts is not False,
+            keeps_time=True,
         )
 
     async def scan(
@@ -105,16 +108,33 @@ class RespDriver:
 
     async def put_if_absent(self, entry: Entry) -> bool:
         """Store *entry*, with the server's expiry as its own rounded up to the millisecond."""
-        return await self._blocking(self._put_if_absent, *_new(entry))
+        return await self._blocking(_put_if_absent, self._server, *_new(entry))
 
     async def put_many_if_absent(self, entries: Sequence[Entry]) -> Sequence[Put]:
         """Store *entries*, all in one round trip but for those whose keys are there."""
-        return await self._blocking(self._put_many, entries)
+        return await self._blocking(_put_many, self._server, entries)
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Store each value whose body is unchanged, all in one round trip."""
         refuse_problems(replacements)
-        return await self._blocking(self._replace_many, replacements) if replacements else []
+        return await self._blocking(_replace_many, self._server, replacements) if replacements else []
+
+    async def replace_confirmed(self, replacement: Replacement) -> Written:
+        """Replace one entry, and wait for the replicas."""
+        refuse_problem(replacement.entry)
+        return await self._blocking(self._confirmed, lambda server: _replace_many(server, [replacement])[0])
+
+    async def put_confirmed(self, entry: Entry) -> Written:
+        """Put *entry* if absent, and wait for the replicas."""
+        given = _new(entry)
+        return await self._blocking(self._confirmed, lambda server: _put_if_absent(server, *given))
+
+    def _confirmed(self, write: Callable[[RespServer], bool]) -> Written:
+        """Let *write* happen on a connection of its own, which alone can say how far that has come."""
+        with self._server.on_one_connection() as server:
+            done = write(server)
+            doubt = unconfirmed(server.command, timeout=server.timeout) if done else ""
+            return Written(done, doubt)
 
     async def delete_if_unchanged(self, entry: Entry) -> bool:
         """Delete the key if its body is unchanged."""
@@ -127,8 +147,8 @@ class RespDriver:
         """Count the keys of the database: an estimate."""
         return Count(await self._blocking(self._server.count), exact=False)
 
-    async def store_time(self) -> StoreTime:
-        """Ask the server for its time."""
+    async def store_time(self) -> StoreTime | None:
+        """Ask the server for its time; `None` where this user may not."""
         return await self._blocking(self._server.time)
 
     async def purge(self, *, dry_run: bool = False) -> Purged:
@@ -181,44 +201,6 @@ class RespDriver:
         entries = (entry_of(key, stored) for key, stored in found if stored is not None)
         return len(values), [e for e in entries if expired or not has_expired(e.expires_at)]
 
-    def _put_many(self, entries: Sequence[Entry]) -> list[Put]:
-        puts, new = prepared(entries, _new)
-        numbers = list(new)
-        beside = []
-        for number, is_done in zip(numbers, self._server.put(list(new.values())), strict=True):
-            puts[number] = is_done
-            if not is_done:
-                beside.append(number)
-        for start in range(0, len(beside), AT_ONCE):
-            few = beside[start : start + AT_ONCE]
-            held = self._server.get_many([new[number][0] for number in few])
-            for number, there in zip(few, held, strict=True):
-                # Gone again or expired, it does not count; that is rare, and looked at once more.
-                if not self._is_live(new[number][0], there):
-                    puts[number] = self._put_if_absent(*new[number])
-        return puts
-
-    def _is_live(self, key: bytes, held: bytes | OtherType | None) -> bool:
-        if isinstance(held, OtherType):
-            return True
-        return held is not None and _live(entry_of(key, held)) is not None
-
-    def _put_if_absent(self, key: bytes, body: bytes, expiry: bytes) -> bool:
-        while True:
-            if self._server.put([(key, body, expiry)]) == [True]:
-                return True
-            held = self._server.get(key)
-            if self._is_live(key, held):
-                return False
-            # The server lets go of an expired entry only when its own time has come.
-            if isinstance(held, bytes) and self._server.swap([(key, held, body, expiry)]) == [True]:
-                return True
-
-    def _replace_many(self, replacements: Sequence[Replacement]) -> list[bool]:
-        live = [not has_expired(r.entry.expires_at) for r in replacements]
-        done = iter(self._server.swap([_swap(r) for r in compress(replacements, live)]))
-        return [is_live and next(done) for is_live in live]
-
 
 async def from_url(url: StoreUrl, *, create: bool) -> RespDriver:  # noqa: ARG001 - see below
     """
@@ -243,6 +225,47 @@ async def from_url(url: StoreUrl, *, create: bool) -> RespDriver:  # noqa: ARG00
 def _new(entry: Entry) -> tuple[bytes, bytes, bytes]:
     key, body = written(entry)
     return key.encode(), body.encode(), _expiry(entry.expires_at)
+
+
+def _put_many(server: RespServer, entries: Sequence[Entry]) -> list[Put]:
+    puts, new = prepared(entries, _new)
+    beside = []
+    for number, is_done in zip(list(new), server.put(list(new.values())), strict=True):
+        puts[number] = is_done
+        if not is_done:
+            beside.append(number)
+    for start in range(0, len(beside), AT_ONCE):
+        few = beside[start : start + AT_ONCE]
+        held = server.get_many([new[number][0] for number in few])
+        for number, there in zip(few, held, strict=True):
+            # Gone again or expired, it does not count; that is rare, and looked at once more.
+            if not _is_live(new[number][0], there):
+                puts[number] = _put_if_absent(server, *new[number])
+    return puts
+
+
+def _is_live(key: bytes, held: bytes | OtherType | None) -> bool:
+    if isinstance(held, OtherType):
+        return True
+    return held is not None and _live(entry_of(key, held)) is not None
+
+
+def _put_if_absent(server: RespServer, key: bytes, body: bytes, expiry: bytes) -> bool:
+    while True:
+        if server.put([(key, body, expiry)]) == [True]:
+            return True
+        held = server.get(key)
+        if _is_live(key, held):
+            return False
+        # The server lets go of an expired entry only when its own time has come.
+        if isinstance(held, bytes) and server.swap([(key, held, body, expiry)]) == [True]:
+            return True
+
+
+def _replace_many(server: RespServer, replacements: Sequence[Replacement]) -> list[bool]:
+    live = [not has_expired(r.entry.expires_at) for r in replacements]
+    done = iter(server.swap([_swap(r) for r in compress(replacements, live)]))
+    return [is_live and next(done) for is_live in live]
 
 
 def _swap(replacement: Replacement) -> tuple[bytes, bytes, bytes, bytes]:
