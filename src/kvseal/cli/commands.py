@@ -67,7 +67,8 @@ COMMANDS: Final[Mapping[str, Place]] = {
     "policy": Place(
         "vault.policy",
         "policy",
-        "Show and set the policy: what new values are written as, and when a rotation of the DEK is asked for.",
+        "Show and set the policy: what new values are written as, and when a rotation of the DEK is asked "
+        "for.",
     ),
     "purge": Place(
         "store.purge", "purge", "Let the store drop what it keeps of overwritten and deleted records."
