@@ -12,6 +12,7 @@ import click
 from kvseal.cli.bench.bench import bench
 from kvseal.cli.completion import completion
 from kvseal.cli.help import help_command
+from kvseal.cli.migration.general import migrate, migrate_back
 from kvseal.cli.migration.migrate import migrate_from_authsome, migrate_from_fernet
 from kvseal.cli.migration.reencrypt import reencrypt
 from kvseal.cli.migration.rollback import migrate_to_fernet
@@ -61,6 +62,8 @@ for _command in (
     migrate_from_fernet,
     migrate_from_authsome,
     migrate_to_fernet,
+    migrate,
+    migrate_back,
     rotate,
     reencrypt,
     dek,

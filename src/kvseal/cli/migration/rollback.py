@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kvseal.cli.migration.recoding import Recoding
     from kvseal.cli.output import Output
     from kvseal.cli.settings import Settings
+    from kvseal.legacy import SealingCodec
 
 
 @click.command("migrate-to-fernet")
@@ -46,14 +47,32 @@ async def migrate_to_fernet(output: Output, settings: Settings, *, options: Reco
     Names, creation times and expiries stay as they are, but nothing binds a Fernet record to
     its name or its expiry.  The vault itself stays, for records that do not open (exit code 3).
     """
-    options = options.checked()
     codec = FernetCodec(parse_keys(await old_secret(fernet_key, settings)))
+    return await rolled_back(
+        output, settings, options.checked(), codec, Way("Fernet", "FernetEncryptionWrapper")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where a rollback leads, in words: the format, and what reads it."""
+
+    format: str
+    reader: str
+
+
+async def rolled_back(
+    output: Output, settings: Settings, options: Recoding, codec: SealingCodec, way: Way
+) -> int:
+    """Turn every sealed record into one that *codec* writes, and return the exit code."""
     async with connect.vault(settings) as (found, vault), AsyncExitStack() as stack:
         target = await target_of(stack, found.data, options)
         if target is None and options.writes:
             connect.require_offline(found.data, settings)
-        confirm(output, settings, options, found.data, "Turn every record of {} back into Fernet in place?")
-        plan = plan_rollback(vault, codec, dry_run=not options.writes)
+        question = f"Turn every record of {{}} back into {way.format} in place?"
+        confirm(output, settings, options, found.data, question)
+        command = click.get_current_context().command.name or "migrate-back"
+        plan = plan_rollback(vault, codec, command=command, dry_run=not options.writes)
         back_up = backing_up(output, options)
         if back_up is not None and not await is_prepared(plan, found.data):
             await back_up.look_and_take(found.data)
@@ -73,7 +92,7 @@ async def migrate_to_fernet(output: Output, settings: Settings, *, options: Reco
     elif report.pending:
         output.note(LEFT_OVER)
     elif target is None:
-        output.note("next: deploy FernetEncryptionWrapper; the vault meta stays, and no record needs it")
+        output.note(f"next: deploy {way.reader}; the vault meta stays, and no record needs it")
     else:
-        output.note(f"next: deploy FernetEncryptionWrapper on {target.location}; the vault is as it was")
+        output.note(f"next: deploy {way.reader} on {target.location}; the vault is as it was")
     return exit_code(report, options)
