@@ -19,7 +19,8 @@ from kvseal.envelope.aead import KEY_SIZE
 from kvseal.envelope.codec import RecordCodec
 from kvseal.envelope.record import VAULT_ID_SIZE
 from kvseal.envelope.sealing import Associations, Opener, Sealer
-from kvseal.errors import RecodeError
+from kvseal.errors import RecodeError, VaultHeldError
+from kvseal.keys.policy import PLAINTEXT
 from kvseal.legacy import PlaintextCodec, codecs_for
 from kvseal.legacy.base import merged
 from kvseal.observe.events import ignore
@@ -92,6 +93,12 @@ class _Request:
     partition: tuple[int, int] = WHOLE
     rate: float | None = None
     before_writes: Callable[[Driver], Awaitable[None]] | None = None
+    only_imports: bool = False
+
+    @property
+    def seals(self) -> bool:
+        """Whether records in an old format are to be sealed."""
+        return not (self.dry_run or self.only_imports)
 
     @property
     def plaintext(self) -> PlaintextRule:
@@ -188,6 +195,7 @@ async def import_keys(
     store: AsyncKeyValue | Driver,
     keys: Sequence[LegacyKey],
     *,
+    hold: bool = False,
     dry_run: bool = False,
     listener: Listener = ignore,
     **options: Unpack[Options],
@@ -196,17 +204,25 @@ async def import_keys(
     Hold *keys* in the vault, so that its wrappers read old records from now on.
 
     As in `migrate`, a survey checks first that the keys open records, and the vault is created if
-    needed.  With the rule to seal plaintext, wrappers read plaintext too.  Raises like `migrate`.
+    needed.  With the rule to seal plaintext, wrappers read plaintext too.  With *hold*, they go on writing
+    the old format, in the same change: that of the first of *keys*, or plaintext.  Raises like `migrate`.
     """
     codecs = codecs_for((key.kind, key.key) for key in keys)
     request = _Request(
-        legacy=codecs, options=options, command="import-keys", listener=listener, dry_run=dry_run
+        legacy=codecs,
+        options=options,
+        command="import-keys",
+        listener=listener,
+        dry_run=dry_run,
+        only_imports=True,
     )
     async with reached(store, writes=not dry_run) as places, _prepared(places, request) as prepared:
         if prepared.vault is None:
             return Migration(None, None)
         if not dry_run:
-            await prepared.vault.read_legacy_with(keys, plaintext=request.plaintext is PlaintextRule.SEAL)
+            plaintext = request.plaintext is PlaintextRule.SEAL
+            write = (keys[0].kind if keys else PLAINTEXT) if hold else None
+            await prepared.vault.read_legacy_with(keys, plaintext=plaintext, write=write)
         return Migration(None, prepared.vault.status())
 
 
@@ -217,6 +233,9 @@ async def _prepared(places: Places, request: _Request) -> AsyncIterator[_Prepare
     adopts, reaches = options.get("adopts"), _opening(options)
     vault = await Vault.open_if_any(places.destination, adopts=adopts, **reaches)
     try:
+        if vault is not None and vault.holds and request.seals:
+            msg = "the vault's policy holds new values in the old format, and a migration would seal them"
+            raise VaultHeldError(msg, hint="vaultctl policy seal first; nothing was changed")
         codecs = merged([*request.legacy, *_held(vault)])
         begins = not request.dry_run and await _begins(places, request, codecs, vault)
         look = options.get("before_survey")

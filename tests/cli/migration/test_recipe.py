@@ -390,3 +390,13 @@ def test_documented(tmp_path: Path) -> None:
     }
     # What opens a Fernet vault is a field of a field of this very name, and a layout's keys stand beside the others.
     assert fields - {"where"} == documented
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [("a" + ".a" * 40_000 + " = 1", "dots"), ("# " + "x" * 2**18, "longer than")],
+    ids=["one key of many parts", "long"],
+)
+def test_what_would_keep_the_parser_busy(tmp_path: Path, text: str, what: str) -> None:
+    """A recipe that Python's parser needs minutes for is refused before it is parsed."""
+    assert what in str(refusal(tmp_path, text))

@@ -73,6 +73,7 @@ class Recoding:
     backup: Path | None = None
     no_backup: bool | None = None
     import_keys: bool | None = None
+    hold: bool | None = None
     finalize: bool | None = None
     partition: tuple[int, int] | None = None
     workers: int | None = None
@@ -158,6 +159,9 @@ class Recoding:
                 flags = " and ".join(f"--{name.replace('_', '-')}" for name in both)
                 msg = f"{flags} cannot be used together: {reason}"
                 raise UsageError(msg)
+        if self.hold and not self.import_keys:
+            msg = "--hold is for --import-keys"
+            raise UsageError(msg, hint="to flip a vault that has the keys already: vaultctl policy hold")
         if self.partition not in {None, WHOLE} and self.writes and not self.no_backup and self.to is None:
             msg = "a part of the store is not a backup of it"
             raise UsageError(msg, hint="run vaultctl backup FILE first, then every part with --no-backup")
@@ -216,6 +220,12 @@ _OPTIONS: Final[dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]]] =
         is_flag=True,
         default=None,
         help="Hold the old keys in the vault, so that wrappers read old records; change no record yet.",
+    ),
+    "hold": click.option(
+        "--hold",
+        is_flag=True,
+        default=None,
+        help="With --import-keys: go on writing the old format, until vaultctl policy seal.",
     ),
     "finalize": click.option(
         "--finalize",

@@ -14,7 +14,7 @@ from kvseal.cli.migration.outcome import tell_imported, tell_migrated
 from kvseal.cli.migration.recoding import confirm, target_of
 from kvseal.cli.migration.workers import share, with_what_workers_did
 from kvseal.errors import ExitCode, UsageError
-from kvseal.recoding import Migration, import_keys, migrate, prepare
+from kvseal.recoding import Migration, PlaintextRule, import_keys, migrate, prepare
 from kvseal.vault.metastore import MetaStore
 
 if TYPE_CHECKING:
@@ -74,12 +74,13 @@ class Run:
             return (await metastore.find(adopted)).meta is not None
 
     async def _import(self, origin: Origin, how: Options) -> int:
-        if not origin.keys:
+        if not origin.keys and not (self.options.hold and how.get("plaintext") is PlaintextRule.SEAL):
             msg = "no keys to import were given"
             raise UsageError(msg, hint="name them, for example with --fernet-key REF")
         done = await import_keys(
             self.found.data,
             origin.keys,
+            hold=bool(self.options.hold),
             dry_run=not self.options.writes,
             listener=self.output.event,
             **how,

@@ -13,7 +13,7 @@ from kvseal.cli import connect
 from kvseal.cli.options import Duration, command_options
 from kvseal.cli.output import ascii_json, interruptible, printable, table
 from kvseal.cli.streams import tell
-from kvseal.errors import UsageError
+from kvseal.errors import UsageError, VaultHeldError
 from kvseal.records import by_name
 
 if TYPE_CHECKING:
@@ -90,6 +90,9 @@ async def put(
     value = _json_object(value_file)
     async with connect.vault(settings) as (found, vault):
         await vault.confirm()
+        if vault.holds:
+            msg = "the vault's policy holds new values in the old format, and this would seal one"
+            raise VaultHeldError(msg, hint="vaultctl policy seal first, or let the application write it")
         codec = vault.codecs[""]
         if dry_run:
             codec.seal(value, collection, key)
