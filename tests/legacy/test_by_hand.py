@@ -22,6 +22,7 @@ from joserfc.jwk import OctKey
 from nacl.secret import SecretBox as NaClBox
 from tests.strategies import json_values, same, utf8_text
 
+from kvseal.envelope.stored import VERSION_FIELD, to_stored
 from kvseal.errors import (
     MalformedRecordError,
     RecordError,
@@ -217,6 +218,14 @@ def test_recognises_nothing_else(stored: dict[str, Any]) -> None:
     assert not ByHandCodec("aes-gcm", [], Layout()).recognises(stored)
 
 
+def test_kvseals_own_records_are_never_taken() -> None:
+    """Whatever a layout declares, what kvseal has sealed is not of it."""
+    sealed = to_stored(bytes(60))
+    constants: dict[str, str | int | bool] = {VERSION_FIELD: sealed[VERSION_FIELD]}
+
+    assert not ByHandCodec("aes-gcm", [], Layout(constants=constants)).recognises(sealed)
+
+
 @pytest.mark.parametrize("text", ["", "AAAA", "!", "AAAA====", "ключ", b64(bytes(27))])
 def test_no_record(text: str) -> None:
     """What is no base64, or too short, is malformed."""
@@ -285,6 +294,13 @@ def test_jwe_of_joserfc(alg: str, enc: str, size: int) -> None:
     assert VALUE == json.loads(opened.plaintext or b"")
     with pytest.raises(TamperedRecordError):
         JweCodec([KEYS[1][:size]], "token").open({"token": token})
+
+
+def test_jwe_keys_of_several_sizes() -> None:
+    """A key whose size is not that of the token's algorithm is passed over, for it may be of another token."""
+    stored = JweCodec([KEY]).seal(VALUE)
+
+    assert VALUE == JweCodec([KEY[:16], KEYS[0], KEY]).open(stored)
 
 
 def test_every_changed_character_of_a_jwe() -> None:

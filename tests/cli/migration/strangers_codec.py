@@ -59,6 +59,9 @@ class Vandal(Codec):
 
     def open(self, stored, collection, key):
         value = super().open(dict(stored), collection, key)
+        for inner in stored.values():
+            if isinstance(inner, dict):
+                inner.clear()
         stored.clear()
         if value.get("n") == 2:
             raise SystemExit(f"hunter2 {value}")

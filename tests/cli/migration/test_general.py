@@ -197,6 +197,14 @@ class TestStranger:
         assert (0, 3) == (done.code, done.lines[-1]["changed"])
         assert VALUES == sealed()
 
+    @pytest.mark.processes
+    def test_workers(self, strange: Terminalless) -> None:
+        """Several processes share the work, each with a codec of its own."""
+        done = strange(f"migrate {STRANGER.format('Codec')} --workers 2 --yes --json --argon2 1,8,1")
+
+        assert (0, 3) == (done.code, done.lines[-1]["changed"])
+        assert VALUES == sealed()
+
     def test_no_way_back(self, strange: Terminalless) -> None:
         """Without `seal` there is none, which is said before anything is touched; without `recognises` all is its."""
         command = STRANGER.format("OneWay")
