@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from base64 import b64encode
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from kvseal.legacy.authsome_keys import AuthsomeKeyRecord, read_master_key_file,
 from kvseal.legacy.base import merged
 from kvseal.legacy.fastmcp import FastMCPCodec, key_of_bytes_signing_key, key_of_client_secret
 from kvseal.legacy.fernet import FernetCodec, parse_key
+from kvseal.legacy.fernet_keys import ENCODINGS, Sha256, derive_keys, parse_keys
 from kvseal.legacy.fernet_token import FernetKey, decoded
 from kvseal.legacy.plaintext import PlaintextCodec
 
@@ -119,7 +120,11 @@ def _keys() -> list[bytes]:
 
 
 def _key(data: bytes) -> None:
+    for encoding in ENCODINGS:
+        with suppress(KvsealError):
+            derive_keys(Sha256(), data, None, encodings=(encoding, "raw"))
     for read in (
+        parse_keys,
         parse_key,
         key_of_client_secret,
         key_of_bytes_signing_key,
@@ -145,6 +150,7 @@ def _key_record(data: bytes) -> None:
 
 _OF_KEYS = (
     "legacy.fernet.parse_key",
+    "legacy.fernet_keys.parse_keys",
     "legacy.authsome_keys.read_master_key_file",
     "legacy.authsome_keys.read_master_secret",
 )
