@@ -248,6 +248,59 @@ def test_a_signal_in_a_backup(vaultctl: Terminalless, number: signal.Signals) ->
     assert 0 == vaultctl(command).code
 
 
+# Takes the backup, and then waits to be killed.
+KILLED_AFTER = """
+import asyncio
+from key_value.aio.stores.disk import DiskStore
+from kvseal.cli.migration.backing_up import BackupBefore
+
+take = BackupBefore.take
+
+async def taken(self, driver):
+    await take(self, driver)
+    print("taken", flush=True)
+    await asyncio.Event().wait()
+
+BackupBefore.take = taken
+
+async def make():
+    return DiskStore(directory="kv")
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("command", ["migrate-from-fernet --fernet-key env:OLD", "reencrypt"])
+def test_a_kill_right_after_the_backup(vaultctl: Terminalless, command: str) -> None:
+    """The same command adopts the backup of the run that was killed, and does the rest."""
+    Path("after.py").write_text(KILLED_AFTER)
+    old_store(Path("kv"), {f"{number}": {"v": number} for number in range(20)})
+    assert 0 == vaultctl("init --argon2 1,8,1").code
+    if command == "reencrypt":
+        assert 0 == vaultctl("migrate-from-fernet --fernet-key env:OLD --yes --no-backup").code
+        assert 0 == vaultctl("rotate --dek").code
+    command += " --yes --backup b.kvseal"
+
+    running = subprocess.Popen(
+        [str(PROGRAM), *command.split(), "--store", "python:after:make"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert running.stdout is not None
+    assert "taken\n" == running.stdout.readline()
+    running.kill()
+    running.communicate(timeout=60)
+    before = Path("b.kvseal").read_bytes()
+    done = vaultctl(command)
+
+    assert -signal.SIGKILL == running.returncode
+    assert 0 == done.code
+    assert "backup: adopted, 2" in done.err
+    assert before == Path("b.kvseal").read_bytes()
+    assert ["b.kvseal"] == [path.name for path in vaultctl.directory.glob("*.kvseal")]
+    assert 0 == vaultctl("verify").code
+
+
 # Becomes the program, and is interrupted in the middle of the imports that this takes.
 EARLY = """
 import os, signal, sys, builtins

@@ -49,6 +49,16 @@ COMMANDS: Final[Mapping[str, Place]] = {
     "inspect": Place("store.records", "inspect", "Show the header of one record, never its plaintext."),
     "keygen": Place("vault.keygen", "keygen", "Generate a 256-bit master secret as text with a checksum."),
     "list": Place("store.records", "list_", "List the names of all records, or of one collection's."),
+    "migrate": Place(
+        "migration.general",
+        "migrate",
+        "Seal a store whose values were encrypted in any way: by a recipe, or by a codec of your own.",
+    ),
+    "migrate-back": Place(
+        "migration.general",
+        "migrate_back",
+        "Turn every sealed record into one of the old application: the way back from migrate.",
+    ),
     "migrate-from-authsome": Place(
         "migration.migrate",
         "migrate_from_authsome",

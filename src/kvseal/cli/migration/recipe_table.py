@@ -104,6 +104,13 @@ class Table:
             self.refuse(key, "has to be a list of texts that are not empty")
         return tuple(values)
 
+    def constants(self, key: str) -> dict[str, str | int | bool]:
+        values = self._left.pop(key, {})
+        kinds = {str, int, bool}
+        if not isinstance(values, dict) or not all(type(value) in kinds for value in values.values()):
+            self.refuse(key, "has to be a table of texts, whole numbers and booleans")
+        return values
+
     def references(self, key: str) -> tuple[str, ...]:
         return tuple(self._reference(key, value) for value in self.texts(key))
 
