@@ -469,3 +469,36 @@ async def test_checkpoint_is_plain_json(store: MemoryStore, vault: Vault) -> Non
         Header.parse(from_stored((entry.value if entry else None) or {})).encoding for entry in entries
     ]
     assert checkpoint == await open_recode(vault)
+
+
+@pytest.mark.parametrize("effect", [False, True], ids=["before it is written", "once it is written"])
+async def test_cancelled_while_it_is_taken(store: MemoryStore, effect: bool) -> None:
+    """A run that is cancelled while it takes its lease leaves none behind, whatever became of its write."""
+    reached, may_end = asyncio.Event(), asyncio.Event()
+
+    async def around(name: str, operation: Callable[[], Awaitable[Any]]) -> Any:
+        if name != "put_if_absent" or not vault or reached.is_set():
+            return await operation()
+        done = await operation() if effect else None
+        reached.set()
+        await may_end.wait()
+        return done if effect else await operation()
+
+    vault: Vault | None = None
+    vault = await Vault.create(
+        store, secret=SECRET, kdf=CHEAP, meta_store=HookedDriver(driver_for(store), around)
+    )
+
+    async def run() -> None:
+        async with leased(Lease(vault, "p", "migrate", (0, 1))):
+            pytest.fail("it was cancelled before")
+
+    task = asyncio.create_task(run())
+    await reached.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert None is (await stored(vault)).parts[0].holder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +11,7 @@ from kvseal import clock
 from kvseal.backup.file import BackupReader, BackupWriter, new_file, writing
 from kvseal.backup.lines import Header
 from kvseal.backup.report import BackupReport, Failures
+from kvseal.concurrency import in_thread
 from kvseal.drivers.reach import recodable_driver
 from kvseal.errors import Conflict, MalformedBackupError
 from kvseal.keys.meta import META_COLLECTION, META_KEY
@@ -91,11 +91,11 @@ class _Backup:
             await self._add(writer, [entry for entry in page.entries if entry.collection != META_COLLECTION])
         await self._refuse_changed(meta)
         with writing(self.path):
-            return meta, await asyncio.to_thread(writer.finish)
+            return meta, await in_thread(writer.finish)
 
     async def _add(self, writer: BackupWriter, entries: Sequence[Entry]) -> None:
         with writing(self.path):
-            failed = await asyncio.to_thread(writer.add, entries)
+            failed = await in_thread(writer.add, entries)
         self.scanned += len(entries)
         for entry, problem in failed:
             failure = Failure(entry.collection, entry.key, problem)
@@ -113,9 +113,9 @@ class _Backup:
     async def _check(self, file: BinaryIO, trailer: Trailer) -> None:
         """Read the written file back, as a restore would."""
         file.seek(0)
-        reader = await asyncio.to_thread(BackupReader, file)
+        reader = await in_thread(BackupReader, file)
         batches = reader.batches()
-        while await asyncio.to_thread(next, batches, None) is not None:
+        while await in_thread(next, batches, None) is not None:
             self._tell("check", reader.entries)
         if reader.trailer != trailer:
             msg = f"{self.path} does not contain what was written"

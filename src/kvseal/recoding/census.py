@@ -7,13 +7,13 @@ records, so a format or a DEK that is not in them is no longer needed.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kvseal import clock
+from kvseal.concurrency import in_thread
 from kvseal.drivers.base import has_expired
 from kvseal.drivers.reach import recodable_driver
 from kvseal.errors import LegacyRecordError, PlaintextRecordError, RecordError, UnknownDEKError
@@ -136,9 +136,9 @@ async def take_census(
     async for page in driver.scan(partition=partition, expired=True):
         if pace is not None:
             await pace.take(len(page.entries))
-        found = await asyncio.to_thread(_census_of, page.entries, readers, opens, pends)
+        found = await in_thread(_census_of, page.entries, readers, opens, pends)
         if refresh is not None and found.unknown_dek and await refresh():
-            found = await asyncio.to_thread(_census_of, page.entries, readers, opens, pends)
+            found = await in_thread(_census_of, page.entries, readers, opens, pends)
         for failure in found.failures:
             listener(failure)
         census.add(found)

@@ -16,13 +16,13 @@ write, so an interrupted run is simply run again.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from kvseal import clock
+from kvseal.concurrency import in_thread
 from kvseal.drivers.base import has_expired
 from kvseal.drivers.reach import recodable_driver
 from kvseal.envelope.stored import is_sealed
@@ -158,7 +158,7 @@ async def take_needs(driver: Driver, *, listener: Listener = ignore) -> Needs:
     """Read every entry of *driver*; report entries that cannot be counted to *listener*."""
     needs, started = Needs(), clock.monotonic()
     async for page in driver.scan(expired=True):
-        found = await asyncio.to_thread(_needs_of, page.entries)
+        found = await in_thread(_needs_of, page.entries)
         for failure in found.examples:
             listener(failure)
         needs.add(found)

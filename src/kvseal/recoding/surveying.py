@@ -6,12 +6,12 @@ It finds a wrong legacy key, or plaintext that must not be there, before the mig
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from kvseal import clock
+from kvseal.concurrency import in_thread
 from kvseal.envelope.stored import is_sealed
 from kvseal.errors import PlaintextFoundError, RecordError, WrongLegacyKeyError
 from kvseal.keys.meta import META_COLLECTION
@@ -72,7 +72,7 @@ async def survey(
     started, pace = clock.monotonic(), Pace(rate)
     async for page in driver.scan(partition=partition):
         await pace.take(len(page.entries))
-        await asyncio.to_thread(look.at_all, page.entries)
+        await in_thread(look.at_all, page.entries)
         seen = sum(look.formats.values())
         listener(Progress("survey", seen, None, 0, 0, clock.monotonic() - started))
     look.judge(plaintext)

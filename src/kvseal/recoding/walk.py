@@ -12,6 +12,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from kvseal import clock
+from kvseal.concurrency import in_thread
 from kvseal.keys.meta import META_COLLECTION
 from kvseal.observe.events import Failure, Progress
 from kvseal.recoding.report import Tally
@@ -158,10 +159,10 @@ class Walk:
     async def _decided(self, entries: Sequence[Entry]) -> list[Decision]:
         await self._confirm()
         # Opening and sealing a page takes milliseconds, which would block the application's event loop.
-        decisions = await asyncio.to_thread(self._decide_all, entries)
+        decisions = await in_thread(self._decide_all, entries)
         if self._refresh is not None and any(isinstance(d, Failure) and d.unknown_dek for d in decisions):
             await self._refresh()
-            decisions = await asyncio.to_thread(self._decide_all, entries)
+            decisions = await in_thread(self._decide_all, entries)
         return decisions
 
     def _decide_all(self, entries: Sequence[Entry]) -> list[Decision]:

@@ -260,7 +260,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         names = self._names.of_many(collection, keys)
         vault = await self.vault()
         await vault.confirm()
-        sealing = vault.codecs[self._context].sealing
+        sealing = (await self._reader.codec()).sealing
         expires_at = None if ttl is None else expiry.expiry_of(ttl)
         sealed: list[dict[str, Any]] = []
         async for part in slices_between_turns(len(names)):

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from kvseal.keys.meta import VaultMeta
     from kvseal.vault.freshness import Freshness
 
-State = Literal["ok", "rotation due", "idle", "not opened", "stale", "meta refuted", "locked"]
+State = Literal[
+    "ok", "rotation due", "idle", "not opened", "meta unanswered", "stale", "meta refuted", "locked"
+]
 
 _OUT_OF_SERVICE: Final = frozenset({"stale", "meta refuted", "locked"})
 
@@ -47,6 +49,7 @@ class Health:
     * `idle`: they are forgotten, and the next operation unlocks them again
     * `meta refuted`: the store holds no vault meta, an older or another one; nothing is sealed any more
     * `stale`: the vault meta has been out of reach for so long that nothing is sealed any more
+    * `meta unanswered`: the last attempt to read the vault meta got no answer; sealing goes on until `stale`
     * `rotation due`: the active DEK is older than it should get
     * `ok`
 
@@ -124,6 +127,8 @@ def _state(freshness: Freshness, dek_age: int, max_dek_age: timedelta) -> State:
         return "meta refuted"
     if freshness.is_stale:
         return "stale"
+    if freshness.is_unanswered:
+        return "meta unanswered"
     return "rotation due" if dek_age > max_dek_age.total_seconds() else "ok"
 
 

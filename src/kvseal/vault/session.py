@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Literal, Protocol
@@ -24,6 +25,7 @@ from kvseal.errors import (
     ForeignVaultError,
     ForkedMetaError,
     RolledBackMetaError,
+    VaultLockedError,
     VaultMetaError,
     VaultMetaLostError,
     VaultNotFoundError,
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
 
 _NOT_OURS: Final = (VaultNotFoundError, ForeignVaultError, VaultMetaError)
 """Definite answers of a store that has lost our vault meta, or holds another one in its place."""
+UNLOCKINGS: Final = 3
+"""Attempts of one operation to find a vault unlocked that is locked again and again meanwhile."""
 
 _log = logging.getLogger("kvseal")
 
@@ -214,10 +218,13 @@ class OpenVault:
         Raises:
             StaleKeyringError: it has been out of reach for too long; see `kvseal.vault.freshness`.
         """
-        # Not within the patience of `renew`, which is shorter than a derivation may be.
-        await self.unlock()
-        await self.freshness.renew(self.refresh)
-        self.freshness.check()
+        for _ in range(UNLOCKINGS):
+            # Not within the patience of `renew`, which is shorter than a derivation may be.
+            await self.unlock()
+            with suppress(VaultLockedError):
+                await self.freshness.renew(self.refresh)
+                return self.freshness.check()
+        raise locked()
 
     async def lock(self) -> None:
         """

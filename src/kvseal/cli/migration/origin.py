@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kvseal.cli import connect
 from kvseal.cli.migration.recipe import FastMCPKeys, FernetKeys, NoKeys
+from kvseal.concurrency import in_thread
 from kvseal.errors import SecretReferenceError, UsageError
 from kvseal.keys.keyring import LegacyKey
 from kvseal.legacy import FERNET, FastMCPCodec, FernetCodec
@@ -88,7 +88,7 @@ async def fernet_origin(keys: FernetKeys, settings: Settings) -> Origin:
     found = [parse_key(await read(reference, settings)) for reference in keys.keys]
     if keys.source_material is not None and keys.salt is not None:
         material, salt = await read(keys.source_material, settings), await read(keys.salt, settings)
-        found.append(await asyncio.to_thread(derive_key, material, salt))
+        found.append(await in_thread(derive_key, material, salt))
     return Origin((FernetCodec(found),) if found else (), _held(found))
 
 
@@ -110,7 +110,7 @@ async def authsome_masters(keys: AuthsomeKeys, settings: Settings) -> list[Auths
     """Return the master keys of authsome that were named."""
     masters = []
     if keys.key_file is not None:
-        masters.append(read_master_key_file(await asyncio.to_thread(read_key_file, keys.key_file)))
+        masters.append(read_master_key_file(await in_thread(read_key_file, keys.key_file)))
     if keys.secret is not None:
         masters.append(read_master_secret(await read(keys.secret, settings)))
     return masters
@@ -143,7 +143,7 @@ async def _fastmcp_keys(
         raise AssertionError
     signing_key = await read(keys.signing_key, settings)
     # The secret does not show whether the server was given it as text or as bytes.
-    text = await asyncio.to_thread(key_of_text_signing_key, signing_key)
+    text = await in_thread(key_of_text_signing_key, signing_key)
     return [text, key_of_bytes_signing_key(signing_key)], proxy_places
 
 

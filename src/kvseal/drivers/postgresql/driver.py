@@ -33,6 +33,7 @@ import asyncpg
 from key_value.aio.stores.postgresql import PostgreSQLStore
 
 from kvseal import clock
+from kvseal.concurrency import within
 from kvseal.drivers.base import (
     KEEP,
     Capabilities,
@@ -45,7 +46,15 @@ from kvseal.drivers.base import (
     refuse_problem,
     refuse_problems,
 )
-from kvseal.drivers.postgresql.pools import RETRIABLE, BorrowedPool, OwnPools, open_pool, translated
+from kvseal.drivers.postgresql.pools import (
+    ANSWER_SECONDS,
+    RETRIABLE,
+    BorrowedPool,
+    OwnPools,
+    connection,
+    open_pool,
+    translated,
+)
 from kvseal.drivers.postgresql.purge import NO_TABLE, plan, purge_table
 from kvseal.drivers.postgresql.rows import checked_names, entry_of, is_text, written
 from kvseal.drivers.postgresql.table import Table
@@ -63,6 +72,8 @@ _DEFAULT_TABLE: Final = "kv_store"
 _PAGES_BEFORE_BOUND: Final = 32
 """Pages that a scan reads before it looks at the whole table for the latest creation time."""
 _ATTEMPTS: Final = 10
+_LONGEST: Final = 600
+"""Seconds for a statement about many rows."""
 _CREATED_BY_ANOTHER: Final = (
     asyncpg.UniqueViolationError,
     asyncpg.DuplicateTableError,
@@ -105,10 +116,11 @@ class PostgreSQLDriver:
         last = await self._query(self._table.last)
         for number in count() if last else ():
             if number == _PAGES_BEFORE_BOUND:
-                newest = (await self._query(self._table.newest))[0]["newest"]
+                newest = (await self._query(self._table.newest, seconds=_LONGEST))[0]["newest"]
             rows = await self._query(
                 self._table.page(is_first=not position, expired=expired),
                 *(*last[0].values(), newest, *partition, *position),
+                seconds=_LONGEST,
             )
             if not rows:
                 return
@@ -142,7 +154,8 @@ class PostgreSQLDriver:
         for numbers in _without_repeats(replacements):
             rows = [_replacement_row(number, replacements[number], texts[number]) for number in numbers]
             columns = [list(column) for column in zip(*rows, strict=True)]
-            for swapped in await self._query(self._table.replace, *columns):
+            seconds = ANSWER_SECONDS if len(numbers) == 1 else _LONGEST
+            for swapped in await self._query(self._table.replace, *columns, seconds=seconds):
                 done[swapped["number"]] = True
         return done
 
@@ -155,15 +168,15 @@ class PostgreSQLDriver:
 
     async def count(self) -> Count:
         """Count the live rows, which reads the whole table."""
-        rows = await self._query(self._table.count)
+        rows = await self._query(self._table.count, seconds=_LONGEST)
         return Count(rows[0]["count"] if rows else 0, exact=True)
 
     async def store_time(self) -> StoreTime:
         """Ask the server for its time, on a connection that is open already."""
         with translated(self.location):
-            async with (await self._pools.pool()).acquire() as connection:
+            async with connection(await self._pools.pool()) as held:
                 before = clock.monotonic()
-                at: datetime = await connection.fetchval("SELECT clock_timestamp()")
+                at: datetime = await held.fetchval("SELECT clock_timestamp()", timeout=ANSWER_SECONDS)
                 return StoreTime(at, before, clock.monotonic())
 
     async def purge(self, *, dry_run: bool = False) -> Purged:
@@ -193,28 +206,31 @@ class PostgreSQLDriver:
         for _ in range(_ATTEMPTS):
             with translated(self.location):
                 try:
-                    await _store(pool=await self._pools.pool(), table_name=self._table.name)._setup()  # noqa: SLF001
+                    store = _store(pool=await self._pools.pool(), table_name=self._table.name)
+                    await within(ANSWER_SECONDS, store._setup())  # noqa: SLF001
                 except _CREATED_BY_ANOTHER:
                     continue
             return
         msg = f"{self.location}: the table cannot be created, as others are creating it all the time"
         raise StoreUnreachableError(msg, hint="try again")
 
-    async def _query(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
+    async def _query(
+        self, sql: str, *arguments: Any, seconds: float = ANSWER_SECONDS
+    ) -> list[asyncpg.Record]:
         """Return the rows; none if there is no table and the store has yet to make it."""
         try:
-            return await self._run(sql, *arguments)
+            return await self._run(sql, *arguments, seconds=seconds)
         except asyncpg.UndefinedTableError as exc:
             if self._auto_create:
                 return []
             raise self._not_found() from exc
 
-    async def _run(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
+    async def _run(self, sql: str, *arguments: Any, seconds: float = ANSWER_SECONDS) -> list[asyncpg.Record]:
         for _ in range(_ATTEMPTS):
             with translated(self.location):
-                pool = await self._pools.pool()
                 try:
-                    rows: list[asyncpg.Record] = await pool.fetch(sql, *arguments)
+                    async with connection(await self._pools.pool()) as held:
+                        rows: list[asyncpg.Record] = await held.fetch(sql, *arguments, timeout=seconds)
                 except RETRIABLE:
                     continue
                 return rows

@@ -15,13 +15,13 @@ particular to these servers:
 
 from __future__ import annotations
 
-import asyncio
 from datetime import datetime, timedelta, timezone
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from typing_extensions import ParamSpec
 
+from kvseal.concurrency import in_thread
 from kvseal.drivers.base import (
     PAGE_BYTES,
     PAGE_SIZE,
@@ -139,7 +139,7 @@ class RespDriver:
 
     async def close(self) -> None:
         """Close the driver's own connections; the store's stay open."""
-        await asyncio.to_thread(self._server.close)
+        await in_thread(self._server.close)
 
     async def _blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         def call() -> T:
@@ -147,7 +147,7 @@ class RespDriver:
                 self._evicts = self._server.evicts()
             return function(*args, **kwargs)
 
-        return await asyncio.to_thread(call)
+        return await in_thread(call)
 
     async def _start(self, after: str | None) -> tuple[int, Batch | None]:
         """Return where the scan begins and its first batch, `None` behind the end."""
