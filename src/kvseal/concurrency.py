@@ -200,6 +200,9 @@ def _begin_anew() -> None:
 
 after_fork(_begin_anew)
 
+owns_loop: contextvars.ContextVar[bool] = contextvars.ContextVar("kvseal_owns_loop", default=False)
+"""Whether nothing but kvseal runs in this event loop, as in vaultctl."""
+
 TURN: Final = 0.002
 """Seconds after which others have their turn: more than a usual batch takes, so that one goes undivided."""
 _AT_ONCE: Final = 8

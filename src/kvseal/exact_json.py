@@ -73,7 +73,7 @@ def dumps_exact(value: dict[str, Any]) -> bytes:
     return _at_any_depth(_dumps_exact, value)
 
 
-def loads(text: bytes | str) -> Any:
+def loads(text: bytes | bytearray | str) -> Any:
     """Parse what `json.dumps` wrote, exactly; raises `ValueError` if it is not JSON."""
     try:
         value = orjson.loads(text)
@@ -82,9 +82,15 @@ def loads(text: bytes | str) -> Any:
     return loads_exact(text) if _has_lossy_float(value) else value
 
 
-def loads_exact(text: bytes | str) -> Any:
-    """Parse with the standard library alone: slower, but NaN, large integers and surrogates survive."""
+def loads_exact(text: bytes | bytearray | str) -> Any:
+    """
+    Parse with the standard library alone: slower, but NaN, large integers and surrogates survive.
+
+    Bytes are UTF-8, or generalized UTF-8: the standard library would take UTF-16 and UTF-32 for JSON too.
+    """
     try:
+        if not isinstance(text, str):
+            text = text.decode("utf-8", "surrogatepass")
         return _at_any_depth(json.loads, text)
     except RecursionError:
         msg = "JSON is nested too deeply"

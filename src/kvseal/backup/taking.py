@@ -13,8 +13,8 @@ from kvseal.backup.lines import Header
 from kvseal.backup.report import BackupReport, Failures
 from kvseal.concurrency import in_thread
 from kvseal.drivers.reach import recodable_driver
-from kvseal.errors import Conflict, MalformedBackupError
-from kvseal.keys.meta import META_COLLECTION, META_KEY
+from kvseal.errors import Conflict, MalformedBackupError, VaultError
+from kvseal.keys.meta import META_COLLECTION, META_KEY, VaultMeta
 from kvseal.observe.events import Failure, Progress, ignore
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class _Backup:
 
     async def run(self) -> BackupReport:
         with new_file(self.path) as file:
-            meta, trailer = await self._write(file)
+            has_meta, trailer = await self._write(file)
             await self._check(file, trailer)
             size = file.tell()
         return BackupReport(
@@ -72,14 +72,14 @@ class _Backup:
             scanned=self.scanned,
             saved=self.scanned - self.failures.count,
             failed=self.failures.count,
-            has_vault_meta=meta is not None,
+            has_vault_meta=has_meta,
             sha256=trailer.sha256,
             bytes=size,
             seconds=clock.monotonic() - self.started,
             failures=tuple(self.failures.kept),
         )
 
-    async def _write(self, file: BinaryIO) -> tuple[Entry | None, Trailer]:
+    async def _write(self, file: BinaryIO) -> tuple[bool, Trailer]:
         meta = await self.driver.get(META_COLLECTION, META_KEY)
         header = Header(f"kvseal {version('kvseal')}", self.driver.location, clock.utc_now())
         with writing(self.path):
@@ -91,7 +91,7 @@ class _Backup:
             await self._add(writer, [entry for entry in page.entries if entry.collection != META_COLLECTION])
         await self._refuse_changed(meta)
         with writing(self.path):
-            return meta, await in_thread(writer.finish)
+            return _is_whole(meta), await in_thread(writer.finish)
 
     async def _add(self, writer: BackupWriter, entries: Sequence[Entry]) -> None:
         with writing(self.path):
@@ -126,3 +126,14 @@ class _Backup:
         saved = done - self.failures.count if phase == "backup" else done
         seconds = clock.monotonic() - self.started
         self.listener(Progress(phase, done, total, saved, self.failures.count, seconds))
+
+
+def _is_whole(meta: Entry | None) -> bool:
+    """Whether *meta* is a vault meta that a restore can put back, and no damaged one."""
+    if meta is None or meta.value is None:
+        return False
+    try:
+        VaultMeta.from_value(meta.value)
+    except VaultError:
+        return False
+    return True

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from kvseal.cli.output import interruptible
-from kvseal.concurrency import in_thread
+from kvseal.concurrency import in_thread, owns_loop
 from kvseal.drivers import driver_from_url, factory
 from kvseal.drivers.backends import backend_of_url
 from kvseal.drivers.manifest import Manifest, NamedDriver
@@ -132,7 +132,11 @@ def synchronous(
 
     @wraps(function)
     def run(*arguments: Any, **options: Any) -> int | None:
-        return asyncio.run(function(*arguments, **options))
+        token = owns_loop.set(True)
+        try:
+            return asyncio.run(function(*arguments, **options))
+        finally:
+            owns_loop.reset(token)
 
     return run
 

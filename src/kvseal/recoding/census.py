@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kvseal import clock
-from kvseal.concurrency import in_thread
-from kvseal.drivers.base import has_expired
+from kvseal.drivers.base import PAGE_SIZE, has_expired
 from kvseal.drivers.reach import recodable_driver
 from kvseal.errors import LegacyRecordError, PlaintextRecordError, RecordError, UnknownDEKError
 from kvseal.keys.meta import META_COLLECTION
@@ -22,6 +22,7 @@ from kvseal.legacy import FERNET, FernetCodec, PlaintextCodec, codecs_for
 from kvseal.observe.events import Failure, Progress, ignore
 from kvseal.recoding.decision import classify, format_of
 from kvseal.recoding.formats import KVSEAL, LegacySource, RefusedSource, StrictSource, dek_of
+from kvseal.recoding.pace import LoopShare
 from kvseal.recoding.report import FAILURES_KEPT, Report
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ async def take_census(
     partition: tuple[int, int] = (0, 1),
     refresh: Refresh | None = None,
     pace: Pace | None = None,
+    share: LoopShare | None = None,
     listener: Listener = ignore,
 ) -> Census:
     """
@@ -133,15 +135,18 @@ async def take_census(
     process may have rotated the DEK meanwhile.
     """
     census, started = Census(), clock.monotonic()
+    share = share or LoopShare()
+    count = partial(_census_of, readers=readers, opens=opens, pends=pends)
     async for page in driver.scan(partition=partition, expired=True):
         if pace is not None:
             await pace.take(len(page.entries))
-        found = await in_thread(_census_of, page.entries, readers, opens, pends)
-        if refresh is not None and found.unknown_dek and await refresh():
-            found = await in_thread(_census_of, page.entries, readers, opens, pends)
-        for failure in found.failures:
-            listener(failure)
-        census.add(found)
+        for few in share.slices(page.entries, most=PAGE_SIZE):
+            found = await share.work(count, few)
+            if refresh is not None and found.unknown_dek and await refresh():
+                found = await share.work(count, few)
+            for failure in found.failures:
+                listener(failure)
+            census.add(found)
         seconds = clock.monotonic() - started
         listener(Progress("verify", census.scanned, None, 0, census.failed, seconds))
     return census

@@ -22,8 +22,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from kvseal import clock
-from kvseal.concurrency import in_thread
-from kvseal.drivers.base import has_expired
+from kvseal.drivers.base import PAGE_SIZE, has_expired
 from kvseal.drivers.reach import recodable_driver
 from kvseal.envelope.stored import is_sealed
 from kvseal.errors import DEKNeededError, LeaseHeldError, RecordError, VaultError
@@ -32,6 +31,7 @@ from kvseal.legacy import PlaintextCodec
 from kvseal.observe.events import Failure, Progress, ignore
 from kvseal.recoding.checkpoint import open_recode
 from kvseal.recoding.formats import dek_of
+from kvseal.recoding.pace import LoopShare
 from kvseal.recoding.report import FAILURES_KEPT
 
 if TYPE_CHECKING:
@@ -156,12 +156,13 @@ async def retire(
 
 async def take_needs(driver: Driver, *, listener: Listener = ignore) -> Needs:
     """Read every entry of *driver*; report entries that cannot be counted to *listener*."""
-    needs, started = Needs(), clock.monotonic()
+    needs, started, share = Needs(), clock.monotonic(), LoopShare()
     async for page in driver.scan(expired=True):
-        found = await in_thread(_needs_of, page.entries)
-        for failure in found.examples:
-            listener(failure)
-        needs.add(found)
+        for few in share.slices(page.entries, most=PAGE_SIZE):
+            found = await share.work(_needs_of, few)
+            for failure in found.examples:
+                listener(failure)
+            needs.add(found)
         seconds = clock.monotonic() - started
         listener(Progress("verify", needs.scanned, None, 0, needs.opaque, seconds))
     return needs

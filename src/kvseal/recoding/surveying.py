@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from kvseal import clock
-from kvseal.concurrency import in_thread
+from kvseal.drivers.base import PAGE_SIZE
 from kvseal.envelope.stored import is_sealed
 from kvseal.errors import PlaintextFoundError, RecordError, WrongLegacyKeyError
 from kvseal.keys.meta import META_COLLECTION
@@ -19,7 +19,7 @@ from kvseal.legacy import PlaintextCodec
 from kvseal.observe.events import Progress, ignore
 from kvseal.recoding.decision import classify, format_of
 from kvseal.recoding.formats import KVSEAL, LegacySource
-from kvseal.recoding.pace import Pace
+from kvseal.recoding.pace import LoopShare, Pace
 from kvseal.recoding.plan import PlaintextRule
 
 if TYPE_CHECKING:
@@ -69,10 +69,11 @@ async def survey(
     """
     left = [LegacySource(codec) for codec in leaves]
     look = _Look([LegacySource(codec) for codec in (*legacy, PlaintextCodec())], left)
-    started, pace = clock.monotonic(), Pace(rate)
+    started, pace, share = clock.monotonic(), Pace(rate), LoopShare()
     async for page in driver.scan(partition=partition):
         await pace.take(len(page.entries))
-        await in_thread(look.at_all, page.entries)
+        for few in share.slices(page.entries, most=PAGE_SIZE):
+            await share.work(look.at_all, few)
         seen = sum(look.formats.values())
         listener(Progress("survey", seen, None, 0, 0, clock.monotonic() - started))
     look.judge(plaintext)

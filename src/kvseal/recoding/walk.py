@@ -12,7 +12,6 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from kvseal import clock
-from kvseal.concurrency import in_thread
 from kvseal.keys.meta import META_COLLECTION
 from kvseal.observe.events import Failure, Progress
 from kvseal.recoding.report import Tally
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from kvseal.recoding.census import Refresh
     from kvseal.recoding.decision import Decision
     from kvseal.recoding.lease import Lease
-    from kvseal.recoding.pace import Pace
+    from kvseal.recoding.pace import LoopShare, Pace
     from kvseal.recoding.writing import Writing
 
 PAGES_IN_FLIGHT: Final = 3
@@ -77,6 +76,7 @@ class Walk:
         confirm: Callable[[], Awaitable[None]],
         total: int | None,
         listener: Listener,
+        share: LoopShare,
     ) -> None:
         self._driver = driver
         self._writing = writing
@@ -86,6 +86,7 @@ class Walk:
         self._confirm = confirm
         self._total = total
         self._listener = listener
+        self._share = share
         self._started = clock.monotonic()
         self._stopping = False
         self._waiting: set[asyncio.Task[None] | None] = set()
@@ -132,13 +133,11 @@ class Walk:
     async def _page(self, page: Page, number: int, frontier: Frontier, pace: Pace) -> None:
         tally = Tally()
         entries = [entry for entry in page.entries if entry.collection != META_COLLECTION]
-        size = pace.slice(max(1, len(entries)))
-        for start in range(0, len(entries), size):
+        for few in self._share.slices(entries, most=pace.slice(max(1, len(entries)))):
             if self._stopping:
                 return
             if self._lease is not None:
                 self._lease.check()
-            few = entries[start : start + size]
             await self._take(len(few), pace)
             tally.scanned += len(few)
             changes = book(await self._decided(few), tally, self._listener)
@@ -158,11 +157,10 @@ class Walk:
 
     async def _decided(self, entries: Sequence[Entry]) -> list[Decision]:
         await self._confirm()
-        # Opening and sealing a page takes milliseconds, which would block the application's event loop.
-        decisions = await in_thread(self._decide_all, entries)
+        decisions = await self._share.work(self._decide_all, entries)
         if self._refresh is not None and any(isinstance(d, Failure) and d.unknown_dek for d in decisions):
             await self._refresh()
-            decisions = await in_thread(self._decide_all, entries)
+            decisions = await self._share.work(self._decide_all, entries)
         return decisions
 
     def _decide_all(self, entries: Sequence[Entry]) -> list[Decision]:

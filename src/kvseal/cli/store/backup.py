@@ -10,6 +10,7 @@ import click
 from kvseal import backup as library
 from kvseal.cli import connect
 from kvseal.cli.options import command_options
+from kvseal.keys.meta import META_COLLECTION, META_KEY
 
 if TYPE_CHECKING:
     from kvseal.backup import BackupReport, RestoreReport
@@ -41,6 +42,8 @@ async def backup(output: Output, settings: Settings, *, file: Path) -> int:
     output.ended(report, _backup_text(report))
     if settings.meta_store is not None and not report.has_vault_meta:
         output.note("the vault meta is in a store of its own and not in this file: back that store up too")
+    if any((f.collection, f.key) == (META_COLLECTION, META_KEY) for f in report.failures):
+        output.note("the vault meta is damaged: this file opens with that of an older backup only")
     if report.failed:
         output.note("entries that failed are in the file as raw bytes, which restore does not put back")
     output.note(f"next: copy {report.file} to another machine, and keep the master secret elsewhere")
