@@ -82,7 +82,7 @@ class HealthApp:
     async def _health(self) -> tuple[int, dict[str, Any]]:
         try:
             health = self._look()
-            if health.state in {"stale", "meta refuted"}:
+            if health.state in {"stale", "meta refuted", "upgrade needed"}:
                 watched = self._watched
                 vault = watched if isinstance(watched, Vault) else await watched.vault()
                 await vault.freshness.renew(vault.refresh)

@@ -227,7 +227,15 @@ def test_help_leads_with_examples(vaultctl: Terminalless, name: str | None) -> N
 def test_whatever_changes_something_has_a_dry_run() -> None:
     """Every command that writes can be asked what it would do."""
     migrating = {"migrate-from-fernet", "migrate-from-authsome", "migrate-to-fernet"}
-    keys = {"slot add", "slot remove", "reencrypt", "dek retire", "bench argon2", "policy set"}
+    keys = {
+        "slot add",
+        "slot remove",
+        "reencrypt",
+        "dek retire",
+        "bench argon2",
+        "policy set",
+        "policy drop-extension",
+    }
     writing = {"init", "rotate", "put", "delete", "restore", "purge", *keys, *migrating}
     reading = {"status", "verify", "inspect", "get", "list", "keygen", "backup", "completion", "help"}
     reading |= {"slot list", "slot verify", "dek list", "policy show"}

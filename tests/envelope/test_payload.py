@@ -243,6 +243,7 @@ def encoders(part: Any) -> tuple[bool, bool]:
 
 
 @given(value=objects)
+@pytest.mark.exhaustive
 @settings(max_examples=1000)
 def test_both_encodings_agree_on_any_object(value: Any) -> None:
     """Of arbitrary Python objects MessagePack takes what JSON took, and gives back what JSON gave back."""
@@ -313,6 +314,7 @@ def test_cycles_are_refused(inside: Any) -> None:
 @example(value={"a" * 31: "b" * 32, "c" * 255: "d" * 256, "e" * 65535: "f" * 65536})
 @example(value={"a": [None] * 15, "b": [None] * 16, "c": [None] * 65535, "d": [None] * 65536})
 @example(value={"a": {str(n): n for n in range(15)}, "b": {str(n): n for n in range(65536)}})
+@pytest.mark.exhaustive
 @settings(max_examples=300)
 def test_packing_is_the_one_form(value: dict[str, Any]) -> None:
     """What is written is read by the independent parser, which takes nothing but the shortest forms."""
@@ -328,6 +330,7 @@ bad = st.sampled_from(
 
 
 @given(value=json_objects, at=st.integers(0, 400), cut=st.integers(0, 3), put=bad | st.binary(max_size=6))
+@pytest.mark.exhaustive
 @settings(max_examples=1000)
 def test_verify_takes_what_the_independent_parser_takes(
     value: dict[str, Any], at: int, cut: int, put: bytes

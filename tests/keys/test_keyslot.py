@@ -143,6 +143,7 @@ def test_a_label_of_a_later_unicode() -> None:
     assert not later.isprintable()
 
 
+@pytest.mark.exhaustive
 def test_labels_as_the_independent_verifier_has_them() -> None:
     """Of all code points, kvseal and the verifier of the vectors show the very same."""
     every = [chr(number) for number in range(0x110000)]

@@ -76,7 +76,7 @@ async def filled(store: MemoryStore) -> MemoryStore:
 
 
 async def forgotten() -> None:
-    """Let the thread that derived end, and the event loop drop what woke this task: both may hold a key."""
+    """Let the thread that unlocked end, and the event loop drop what woke this task: both may hold a key."""
     for thread in threading.enumerate():
         if thread.name == "kvseal-unlock":
             thread.join()

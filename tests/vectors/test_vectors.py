@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tests.keys.made import NOW
 from tests.strategies import same
+from tests.vectors.generate_extensions import extensions
 from tests.vectors.generate_records import metas, records, text_of
 from tests.vectors.verify_records import edited
 
@@ -29,6 +30,7 @@ from kvseal.keys.unlocking import unlock
 HERE = Path(__file__).parent
 VERIFIER = HERE / "verify_records.py"
 RECORDS: dict[str, Any] = json.loads((HERE / "record-v1.json").read_text(encoding="ascii"))
+EXTENSIONS: dict[str, Any] = json.loads((HERE / "extensions-v1.json").read_text(encoding="ascii"))
 METAS: dict[str, Any] = json.loads((HERE / "meta-v1.json").read_text(encoding="ascii"))
 
 
@@ -60,7 +62,9 @@ async def open_meta(meta: dict[str, Any], secret: str) -> Keyring:
 
 
 @pytest.mark.parametrize(
-    ("name", "vectors"), [("record-v1.json", records), ("meta-v1.json", metas)], ids=["records", "metas"]
+    ("name", "vectors"),
+    [("record-v1.json", records), ("meta-v1.json", metas), ("extensions-v1.json", extensions)],
+    ids=["records", "metas", "extensions"],
 )
 def test_generator_writes_what_is_committed(name: str, vectors: Any) -> None:
     """The committed file is what the generator writes today: no format drifts unnoticed."""
@@ -73,7 +77,7 @@ def test_independent_implementation_agrees() -> None:
     done = subprocess.run([sys.executable, VERIFIER], capture_output=True, text=True, check=False)
 
     assert "" == done.stderr
-    assert "119 record vectors and 37 vault meta vectors verified\n" == done.stdout
+    assert "119 record, 37 vault meta and 36 extension vectors verified\n" == done.stdout
 
 
 def test_verifier_is_independent() -> None:
@@ -153,4 +157,25 @@ async def test_meta_is_refused(vector: dict[str, Any]) -> None:
     """A vault meta that must not open has exactly the error that the vector names."""
     with pytest.raises(KvsealError) as caught:
         await open_meta(edited(METAS["positive"][-1]["meta"], vector["edits"]), vector["secret"])
+    assert vector["error"] == type(caught.value).__name__
+
+
+@each(EXTENSIONS["positive"])
+async def test_extended_meta_opens(vector: dict[str, Any]) -> None:
+    """A vault to which a later kvseal has added parts opens, and may be changed unless one of them is critical."""
+    keyring, meta = await open_meta(vector["meta"], vector["secret"]), VaultMeta.from_value(vector["meta"])
+    record, refusal = vector["record"], meta.extensions.refusal()
+
+    assert vector["deks"] == {str(number): dek.hex() for number, dek in keyring._deks.items()}
+    assert (record["value"], None) == keyring.codecs[""].open(
+        record["stored"], record["collection"], record["key"]
+    )
+    assert vector["change"] == ("accepted" if refusal is None else type(refusal).__name__)
+
+
+@each(EXTENSIONS["negative"])
+async def test_extended_meta_is_refused(vector: dict[str, Any]) -> None:
+    """A part that not every release could keep has exactly the error that the vector names."""
+    with pytest.raises(KvsealError) as caught:
+        await open_meta(vector["meta"], EXTENSIONS["positive"][0]["secret"])
     assert vector["error"] == type(caught.value).__name__

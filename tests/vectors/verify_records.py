@@ -1,5 +1,5 @@
 """
-Check record-v1.json and meta-v1.json with an implementation that shares nothing with kvseal.
+Check record-v1.json, meta-v1.json and extensions-v1.json with an implementation that shares nothing with kvseal.
 
     python tests/vectors/verify_records.py
 
@@ -39,6 +39,9 @@ META_FIELDS = {
     "legacy",
     "mac",
 }
+OPTIONAL_META_FIELDS = {"handover", "ext", "crit"}
+KNOWN_PARTS: set[str] = set()
+"""The extensions that this reader knows: none. It is the oldest one that there will ever be."""
 WRAP_FIELDS = {"commitment", "nonce", "wrapped"}
 CONSTANTS = {
     **{byte: byte for byte in range(0x80)},
@@ -289,7 +292,10 @@ def check_meta(meta: dict[str, Any]) -> None:
     """Refuse a vault meta that is not exactly as kvseal writes it."""
     version = meta.get("kvseal")
     require(type(version) is not int or version <= 1, "UnknownMetaVersionError")
-    require(type(version) is int and set(meta) | {"handover"} == META_FIELDS | {"handover"}, "VaultMetaError")
+    required = set(meta) - OPTIONAL_META_FIELDS
+    require(type(version) is int and required == META_FIELDS, "VaultMetaError")
+    require(len(canonical(meta)) <= 2**20, "VaultMetaError")
+    check_extensions(meta)
     require(re.fullmatch("[0-9a-f]{32}", meta["vault_id"]), "VaultMetaError")
     require(type(meta["revision"]) is int and meta["revision"] > 0, "VaultMetaError")
     require(set(meta["policy"]) == {"read_legacy", "read_plaintext", "binding"}, "VaultMetaError")
@@ -314,6 +320,60 @@ def check_meta(meta: dict[str, Any]) -> None:
     require(all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", time) for time in times), "VaultMetaError")
 
 
+def check_extensions(meta: dict[str, Any]) -> None:
+    """Refuse parts of later releases that are not of the shape that each release can keep."""
+    ext, crit = meta.get("ext", {}), meta.get("crit", [])
+    require(isinstance(ext, dict) and isinstance(crit, list), "VaultMetaError")
+    require(("ext" in meta) == bool(ext) and ("crit" in meta) == bool(crit), "VaultMetaError")
+    require(len(ext) <= 32, "VaultMetaError")
+    require(all(re.fullmatch("[a-z][a-z0-9-]{0,31}", name) for name in ext), "VaultMetaError")
+    for part in ext.values():
+        check_part(part, 2)
+    require(len(canonical(ext)) <= 65_536, "VaultMetaError")
+    require(all(isinstance(name, str) and name in ext for name in crit), "VaultMetaError")
+    require(crit == sorted(set(crit)), "VaultMetaError")
+    for name in crit:
+        since = ext[name].get("since") if isinstance(ext[name], dict) else None
+        pattern = r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}"
+        require(isinstance(since, str) and re.fullmatch(pattern, since), "VaultMetaError")
+
+
+def check_part(value: Any, depth: int) -> None:
+    """Refuse a part, or what is in one, that two canonical encoders could write in two ways."""
+    if isinstance(value, dict):
+        require(depth <= 8 and all(re.fullmatch("[a-z0-9_-]{1,64}", key) for key in value), "VaultMetaError")
+        for inner in value.values():
+            check_part(inner, depth + 1)
+    elif isinstance(value, list):
+        require(depth <= 8, "VaultMetaError")
+        for inner in value:
+            check_part(inner, depth + 1)
+    elif isinstance(value, str):
+        require(not any(0xD800 <= ord(character) <= 0xDFFF for character in value), "VaultMetaError")
+    elif not isinstance(value, bool) and value is not None:
+        require(isinstance(value, int) and abs(value) < 2**53, "VaultMetaError")
+
+
+def check_critical(meta: dict[str, Any]) -> None:
+    """Refuse to seal by *meta*, or to change it, where a critical part is of a later release."""
+    require(set(meta.get("crit", [])) <= KNOWN_PARTS, "UnknownExtensionError")
+
+
+def relabelled(meta: dict[str, Any], root: bytes, label: str) -> dict[str, Any]:
+    """Return the next revision, in which the first slot has another *label*, as this reader writes it."""
+    check_critical(meta)
+    first, *others = meta["slots"]
+    changed = {**meta, "revision": meta["revision"] + 1, "slots": [{**first, "label": label}, *others]}
+    return {**changed, "mac": base64.b64encode(mac_of(changed, root)).decode()}
+
+
+def canonical(value: Any) -> bytes:
+    """Return RFC 8785 JSON: the keys are ASCII and the numbers integers, so this is all there is to it."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(
+        errors="surrogatepass"
+    )
+
+
 def root_key(meta: dict[str, Any], secret: bytes) -> bytes:
     """Return the root key that *secret* opens in one of the slots, or refuse."""
     for slot in meta["slots"]:
@@ -328,13 +388,16 @@ def root_key(meta: dict[str, Any], secret: bytes) -> bytes:
     raise Refused("WrongSecretError")
 
 
+def mac_of(meta: dict[str, Any], root: bytes) -> bytes:
+    """Return the MAC that a holder of *root* gives *meta*."""
+    authenticated = {name: value for name, value in meta.items() if name != "mac"}
+    key = expand(root, b"kvseal/meta-mac/v1", 32)
+    return hmac.digest(key, canonical(authenticated), hashlib.sha256)
+
+
 def check_mac(meta: dict[str, Any], root: bytes) -> None:
     """Refuse a vault meta that a holder of *root* did not write."""
-    authenticated = {name: value for name, value in meta.items() if name != "mac"}
-    # RFC 8785: the field names are ASCII and the numbers integers, so this is all there is to it.
-    text = json.dumps(authenticated, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-    mac = hmac.digest(expand(root, b"kvseal/meta-mac/v1", 32), text, hashlib.sha256)
-    require(mac == unbase64(meta["mac"]), "TamperedMetaError")
+    require(mac_of(meta, root) == unbase64(meta["mac"]), "TamperedMetaError")
 
 
 def open_meta(meta: dict[str, Any], secret: bytes) -> tuple[bytes, dict[int, bytes], dict[str, bytes]]:
@@ -449,11 +512,29 @@ def verify_metas(vectors: dict[str, Any]) -> int:
     return len(vectors["positive"]) + len(vectors["negative"])
 
 
+def verify_extensions(vectors: dict[str, Any]) -> int:
+    """Check every vector of a vault meta of a later release and return how many there are."""
+    for vector in vectors["positive"]:
+        meta = vector["meta"]
+        root, deks, _ = open_meta(meta, bytes.fromhex(vector["secret"]))
+        expect(vector["name"], vector["deks"], {str(number): dek.hex() for number, dek in deks.items()})
+        expect(vector["name"], vector["change"], outcome_of(relabelled, meta, root, "later"))
+        if vector["change"] == "accepted":
+            later = relabelled(meta, root, "later")
+            open_meta(later, bytes.fromhex(vector["secret"]))
+            expect(vector["name"], canonical(meta["ext"]), canonical(later["ext"]))
+    for vector in vectors["negative"]:
+        actual = outcome_of(open_meta, vector["meta"], bytes.fromhex(vectors["positive"][0]["secret"]))
+        expect(vector["name"], vector["error"], actual)
+    return len(vectors["positive"]) + len(vectors["negative"])
+
+
 def main() -> None:
-    """Check both files."""
+    """Check all three files."""
     records = verify_records(json.loads((HERE / "record-v1.json").read_text(encoding="ascii")))
     metas = verify_metas(json.loads((HERE / "meta-v1.json").read_text(encoding="ascii")))
-    print(f"{records} record vectors and {metas} vault meta vectors verified")  # noqa: T201 - a script
+    later = verify_extensions(json.loads((HERE / "extensions-v1.json").read_text(encoding="ascii")))
+    print(f"{records} record, {metas} vault meta and {later} extension vectors verified")  # noqa: T201 - a script
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ Every error kvseal raises, each a subclass of py-key-value's own.
       · TamperedMetaError
       · RolledBackMetaError
       · ForkedMetaError
+    - UnknownExtensionError
     - DamagedSlotError
     - LastSlotError
     - SlotsLeftOutError
@@ -140,6 +141,7 @@ from kvseal.errors.vault import (
     SlotNotFoundError,
     SlotsLeftOutError,
     TamperedMetaError,
+    UnknownExtensionError,
     UnknownMetaVersionError,
     UnknownSlotKindError,
     VaultError,
@@ -197,6 +199,7 @@ __all__ = [
     "TruncatedBackupError",
     "UnknownBackupVersionError",
     "UnknownDEKError",
+    "UnknownExtensionError",
     "UnknownFlagsError",
     "UnknownMetaVersionError",
     "UnknownRecordVersionError",

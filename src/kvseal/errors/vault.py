@@ -38,6 +38,10 @@ class UnknownSlotKindError(VaultMetaError):
     """A keyslot is of a kind whose fields this kvseal does not know."""
 
 
+class UnknownExtensionError(VaultError):
+    """The vault meta has a critical part of a later kvseal: this one reads, and seals and changes nothing."""
+
+
 class TamperedMetaError(VaultMetaError):
     """The vault meta was changed by something that does not hold the root key."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kvseal.envelope.aead import KEY_SIZE
 from kvseal.errors import LastSlotError, VaultError
-from kvseal.keys.meta import MAX_SLOTS, VaultMeta, WrappedDEK, WrappedLegacyKey
+from kvseal.keys.meta import MAX_SIZE, MAX_SLOTS, VaultMeta, WrappedDEK, WrappedLegacyKey
 from kvseal.keys.rootkey import Handover
 
 if TYPE_CHECKING:
@@ -139,6 +139,11 @@ def without_legacy_keys(meta: VaultMeta, root: RootKey, *, now: datetime) -> Vau
     return _next(meta, root, now, policy=policy, legacy=())
 
 
+def without_extension(meta: VaultMeta, root: RootKey, *, name: str, now: datetime) -> VaultMeta:
+    """Remove one part of a later release, critical or not; raises `VaultError` where it is not there."""
+    return _next(meta, root, now, extensions=meta.extensions.without(name))
+
+
 def put_back(meta: VaultMeta, root: RootKey, *, above: int, now: datetime) -> VaultMeta:
     """Return *meta* as a revision higher than *above*, which every process that has seen that one follows."""
     return _next(replace(meta, revision=above), root, now)
@@ -150,7 +155,11 @@ def _next(meta: VaultMeta, root: RootKey, now: datetime, **fields: Any) -> Vault
     if all(slot.expires_at is not None for slot in slots):
         msg = "no keyslot without an expiry would be left, and the vault could not be opened any more"
         raise LastSlotError(msg, hint="add another slot first: vaultctl slot add")
-    return replace(changed, slots=slots).authenticated(root)
+    done = replace(changed, slots=slots).authenticated(root)
+    if done.size > MAX_SIZE:
+        msg = f"the vault meta would have {done.size:,} bytes, and {MAX_SIZE:,} are the most"
+        raise VaultError(msg, hint="remove slots and legacy keys that nobody needs; nothing was changed")
+    return done
 
 
 def _new_dek(root: RootKey, number: int, now: datetime) -> WrappedDEK:

@@ -29,6 +29,7 @@ from kvseal.errors import (
     UnknownSlotKindError,
     VaultMetaError,
 )
+from kvseal.keys.extensions import NO_EXTENSIONS, Extensions
 from kvseal.keys.external_slot import ExternalSlot, is_external_kind
 from kvseal.keys.keyslot import ID_SIZE, KIND, Keyslot, is_label
 from kvseal.keys.policy import Policy
@@ -44,6 +45,8 @@ META_COLLECTION: Final = "__vault_meta__"
 META_KEY: Final = "__dek__"
 FORMAT: Final = 1
 MAX_SLOTS: Final = 32
+MAX_SIZE: Final = 2**20
+"""Bytes of the canonical JSON of the whole meta."""
 
 DEKState = Literal["active", "readable", "retired"]
 
@@ -93,6 +96,8 @@ class VaultMeta:
     mac: bytes = b""
     handover: Handover | None = None
     """Present once the root key has been rotated."""
+    extensions: Extensions = NO_EXTENSIONS
+    """What later releases have added."""
 
     @classmethod
     def from_value(cls, value: Mapping[str, Any]) -> VaultMeta:
@@ -110,7 +115,10 @@ class VaultMeta:
             raise UnknownMetaVersionError(msg, hint="upgrade kvseal")
         try:
             meta = _parse(value)
-            exact = meta is not None and _canonical(meta.as_value()) == _canonical(value)
+            canonical = _canonical(value)
+            exact = (
+                meta is not None and len(canonical) <= MAX_SIZE and _canonical(meta.as_value()) == canonical
+            )
         except KDFParametersError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, Base64Error):
@@ -147,6 +155,22 @@ class VaultMeta:
         """Whether *root* has handed over to the root key that authenticates this meta."""
         return self.handover is not None and self.handover.is_by(root)
 
+    def refuse_unknown(self) -> None:
+        """
+        Raise where this release may change nothing.
+
+        Raises:
+            UnknownExtensionError: a critical part is of a later release.
+        """
+        refusal = self.extensions.refusal()
+        if refusal is not None:
+            raise refusal
+
+    @property
+    def size(self) -> int:
+        """How many bytes its canonical JSON has."""
+        return len(_canonical(self.as_value()))
+
     @property
     def active_dek(self) -> WrappedDEK:
         """The DEK that seals new records."""
@@ -169,6 +193,7 @@ class VaultMeta:
             "deks": [_dek_json(dek) for dek in self.deks],
             "legacy": [_legacy_json(key) for key in self.legacy],
             **handover,
+            **self.extensions.as_json(),
         }
 
 
@@ -216,6 +241,7 @@ def _parse(value: Mapping[str, Any]) -> VaultMeta | None:
         legacy=tuple(_legacy(key) for key in value["legacy"]),
         mac=_bytes(value[_MAC_FIELD]),
         handover=_handover(value[_HANDOVER_FIELD]) if _HANDOVER_FIELD in value else None,
+        extensions=Extensions.from_json(value),
     )
     return meta if _is_consistent(meta) else None
 

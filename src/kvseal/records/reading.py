@@ -22,6 +22,7 @@ from kvseal.errors import (
     RefutedKeyringError,
     StaleKeyringError,
     UnknownDEKError,
+    UnknownExtensionError,
     UnreadableRecordsError,
     VaultLockedError,
 )
@@ -29,7 +30,7 @@ from kvseal.keys.keyring import locked
 from kvseal.observe.counters import failed
 from kvseal.records.legacy_window import LegacyWindow, refresh_soon
 from kvseal.records.resealing import OldRecord
-from kvseal.vault.session import UNLOCKINGS
+from kvseal.vault.idle import UNLOCKINGS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -150,7 +151,7 @@ class Reader:
     async def _reseal(self, old: Sequence[OldRecord]) -> None:
         if old:
             vault = await self._vault()
-            # A vault that was locked meanwhile, or whose meta was not read or is another one, seals nothing.
-            with suppress(VaultLockedError, StaleKeyringError, RefutedKeyringError):
+            # A vault that is locked, or whose meta was not read, is another one or forbids it, seals nothing.
+            with suppress(VaultLockedError, StaleKeyringError, RefutedKeyringError, UnknownExtensionError):
                 vault.freshness.check()
                 await self._resealer.reseal(old, vault.codecs[self._context])

@@ -27,7 +27,7 @@ from kvseal.observe.counters import failed
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from kvseal.errors import KvsealError, VaultError
+    from kvseal.errors import KvsealError, UnknownExtensionError, VaultError
 
 REFRESH_AFTER: Final = 60.0
 """Seconds."""
@@ -53,6 +53,7 @@ class Freshness:
     """
 
     __slots__ = (
+        "_barred_by",
         "_ends_at",
         "_refreshing",
         "_refuted_by",
@@ -74,6 +75,7 @@ class Freshness:
         self.refresh_after = refresh_after
         self.clock = clock
         self._refreshing: SingleFlight[None] = SingleFlight()
+        self._barred_by: UnknownExtensionError | None = None
         self.confirm(clock())
 
     def confirm(self, since: float) -> None:
@@ -84,7 +86,7 @@ class Freshness:
         self.is_unanswered = False
         """Whether the last attempt to read the vault meta again got no answer."""
         self._retry_at = since + self.refresh_after
-        self.due = min(since + _WITNESS_AFTER, self._retry_at)
+        self.due = -math.inf if self.is_barred else min(since + _WITNESS_AFTER, self._retry_at)
         self._ends_at = since + LIMIT * self.refresh_after
 
     def refute(self, error: VaultError) -> None:
@@ -92,6 +94,19 @@ class Freshness:
         self._refuted_by = error
         self._retry_at = self.clock() + self.refresh_after / _ATTEMPTS
         self.due = -math.inf
+
+    def bar(self, error: UnknownExtensionError | None) -> None:
+        """Seal nothing while the vault meta asks for a later kvseal, as *error* says; `None` lifts that."""
+        if error is not None and not self.is_barred:
+            _log.error("%s", error.message)
+        self._barred_by = error
+        if error is not None:
+            self.due = -math.inf
+
+    @property
+    def is_barred(self) -> bool:
+        """Whether the newest vault meta has a critical part that this release does not know."""
+        return self._barred_by is not None
 
     @property
     def is_refuted(self) -> bool:
@@ -122,7 +137,7 @@ class Freshness:
         now = self.clock()
         if now >= self._retry_at or self._overslept(now) >= self.refresh_after:
             await self._refreshing.run(partial(self._attempt, refresh))
-        elif self._refuted_by is None:
+        elif self._refuted_by is None and not self.is_barred:
             self.due = min(now + _WITNESS_AFTER, self._retry_at, self._ends_at)
 
     def check(self) -> None:
@@ -131,6 +146,7 @@ class Freshness:
 
         Raises:
             RefutedKeyringError: the store holds another vault meta than ours, or none.
+            UnknownExtensionError: the vault meta asks for a later kvseal.
             StaleKeyringError: for `LIMIT * refresh_after` seconds the vault meta could not be read.
         """
         if self._refuted_by is not None:
@@ -140,6 +156,9 @@ class Freshness:
             )
             failed("seal", error)
             raise error from self._refuted_by
+        if self._barred_by is not None:
+            failed("seal", self._barred_by)
+            raise self._barred_by
         now = self.clock()
         if now + self._overslept(now) >= self._ends_at:
             seconds = LIMIT * self.refresh_after

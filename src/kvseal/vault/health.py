@@ -23,10 +23,18 @@ if TYPE_CHECKING:
     from kvseal.vault.freshness import Freshness
 
 State = Literal[
-    "ok", "rotation due", "idle", "not opened", "meta unanswered", "stale", "meta refuted", "locked"
+    "ok",
+    "rotation due",
+    "idle",
+    "not opened",
+    "meta unanswered",
+    "stale",
+    "upgrade needed",
+    "meta refuted",
+    "locked",
 ]
 
-_OUT_OF_SERVICE: Final = frozenset({"stale", "meta refuted", "locked"})
+_OUT_OF_SERVICE: Final = frozenset({"stale", "upgrade needed", "meta refuted", "locked"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,7 @@ class Health:
     * `locked`: the keys are forgotten, and whatever needs them fails
     * `idle`: they are forgotten, and the next operation unlocks them again
     * `meta refuted`: the store holds no vault meta, an older or another one; nothing is sealed any more
+    * `upgrade needed`: the vault meta has a critical part of a later kvseal; nothing is sealed any more
     * `stale`: the vault meta has been out of reach for so long that nothing is sealed any more
     * `meta unanswered`: the last attempt to read the vault meta got no answer; sealing goes on until `stale`
     * `rotation due`: the active DEK is older than it should get
@@ -125,6 +134,8 @@ def crypto() -> Crypto:
 def _state(freshness: Freshness, dek_age: int, max_dek_age: timedelta) -> State:
     if freshness.is_refuted:
         return "meta refuted"
+    if freshness.is_barred:
+        return "upgrade needed"
     if freshness.is_stale:
         return "stale"
     if freshness.is_unanswered:

@@ -37,7 +37,7 @@ async def put_back_older(metastore: MetaStore, ours: VaultMeta, keyring: Keyring
     older = found.meta
     if older.vault_id != ours.vault_id or older.revision >= ours.revision:
         return False
-    if not _holds_all(keyring, older, root):
+    if not _holds_all(keyring, older, root) or older.extensions.unknown or ours.extensions.unknown:
         return False
     await metastore.change(found.entry, ours)
     return True
@@ -51,9 +51,11 @@ async def put_back(
 
     Raises:
         ForkedMetaError: the store's meta has a key that is not in *keyring*, or is of another vault.
+        UnknownExtensionError: one of both has a critical part of a later kvseal.
         ForeignVaultError, VaultMetaError: what is there is no vault meta, or a damaged one.
         Conflict, StoreError: nothing was written.
     """
+    ours.refuse_unknown()
     found = await metastore.look()
     if found.meta == ours:
         return ours, keyring
@@ -83,6 +85,7 @@ def _check_keys(location: str, theirs: VaultMeta, ours: VaultMeta, keyring: Keyr
         raise ForkedMetaError(
             msg, hint="keep both: back up the store, and restore the records of each to a store of its own"
         )
+    theirs.refuse_unknown()
 
 
 def _holds_all(keyring: Keyring, meta: VaultMeta, root: RootKey) -> bool:

@@ -34,7 +34,7 @@ from kvseal.keys.keyring import Keyring, LockedCodecs, locked
 from kvseal.keys.meta import VaultMeta
 from kvseal.observe import audit
 from kvseal.vault.health import Health
-from kvseal.vault.idle import IdleWatch, WatchedCodecs
+from kvseal.vault.idle import UNLOCKINGS, IdleWatch, WatchedCodecs
 from kvseal.vault.newest import accept
 from kvseal.vault.opening import unlocked
 from kvseal.vault.putting_back import put_back_older
@@ -56,8 +56,6 @@ if TYPE_CHECKING:
 
 _NOT_OURS: Final = (VaultNotFoundError, ForeignVaultError, VaultMetaError)
 """Definite answers of a store that has lost our vault meta, or holds another one in its place."""
-UNLOCKINGS: Final = 3
-"""Attempts of one operation to find a vault unlocked that is locked again and again meanwhile."""
 
 _log = logging.getLogger("kvseal")
 
@@ -99,10 +97,9 @@ class OpenVault:
 
     def _hold(self, opened: Opened) -> None:
         self._enter(WayIn(opened.secret, opened.slot_id, opened.root))
-        self._meta = opened.meta
         if self._watch is not None:
             self._watch.start()
-        self._use(opened.keyring)
+        self._go_by(opened.meta, opened.keyring)
 
     def _enter(self, way_in: WayIn) -> None:
         self._way_in: WayIn | None = way_in
@@ -112,7 +109,9 @@ class OpenVault:
         """When it did."""
         self._succession = Succession()
 
-    def _use(self, keyring: Keyring) -> None:
+    def _go_by(self, meta: VaultMeta, keyring: Keyring) -> None:
+        self._meta = meta
+        self.freshness.bar(meta.extensions.refusal())
         self._keyring: Keyring | None = keyring
         self.codecs: Mapping[str, RecordCodec] = keyring.codecs
         """The keyring's codecs by context, a dict hit away for the wrapper."""
@@ -274,11 +273,12 @@ class OpenVault:
         await self.unlock()
         return self.way_in().root
 
-    async def read_current(self, root: RootKey) -> tuple[Entry, VaultMeta]:
+    async def read_current(self, root: RootKey, *, despite_unknown: bool = False) -> tuple[Entry, VaultMeta]:
         """
         Return the vault meta as it is stored now, and the entry that a change of it replaces.
 
         Raises:
+            UnknownExtensionError: it has a critical part of a later kvseal, unless *despite_unknown*.
             Conflict: another process has rotated the root key; this one has followed.
             VaultNotFoundError, VaultMetaError: it is missing, or cannot be believed.
         """
@@ -289,6 +289,8 @@ class OpenVault:
             raise Conflict(msg, hint="nothing was changed; look at vaultctl status and try again")
         meta.verify(root)
         await self.metastore.seen.remember(meta)
+        if not despite_unknown:
+            meta.refuse_unknown()
         return entry, meta
 
     async def commit(
@@ -313,10 +315,10 @@ class OpenVault:
             await self.refresh()
         return stored
 
-    async def amend(self, change: Change) -> VaultStatus:
-        """Make one change that leaves the ways in as they are; raises `Conflict` like `commit`."""
+    async def amend(self, change: Change, *, despite_unknown: bool = False) -> VaultStatus:
+        """Make one change that leaves the ways in as they are; raises like `read_current` and `commit`."""
         root = await self.root_key()
-        entry, meta = await self.read_current(root)
+        entry, meta = await self.read_current(root, despite_unknown=despite_unknown)
         amended = change(meta, root, now=clock.utc_seconds())
         keyring = Keyring(VaultMeta.from_value(amended.as_value()), root)
         await self.commit(entry, amended, keyring)
@@ -396,5 +398,4 @@ class OpenVault:
         """
         accept(meta)
         if self._way_in is not None and meta.revision >= self._meta.revision:
-            self._meta = meta
-            self._use(keyring)
+            self._go_by(meta, keyring)

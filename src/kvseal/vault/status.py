@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from kvseal import clock
+from kvseal.keys.extensions import KNOWN
 from kvseal.keys.external_slot import ExternalSlot
 from kvseal.keys.keyslot import KIND, Keyslot
 from kvseal.keys.meta import time_of, time_text
@@ -77,6 +78,15 @@ class LegacyKeyStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ExtensionStatus:
+    """One part of a later kvseal; a critical one that is not known ends sealing and changes here."""
+
+    name: str
+    critical: bool
+    known: bool
+
+
+@dataclass(frozen=True, slots=True)
 class VaultStatus:
     """The vault meta in words.  Times are RFC 3339, UTC."""
 
@@ -89,6 +99,7 @@ class VaultStatus:
     deks: tuple[DEKStatus, ...]
     policy: dict[str, Any]
     legacy: tuple[LegacyKeyStatus, ...]
+    extensions: tuple[ExtensionStatus, ...]
 
     @classmethod
     def of(cls, meta: VaultMeta, *, location: str, opened_by: str, opened_at: datetime) -> VaultStatus:
@@ -106,6 +117,10 @@ class VaultStatus:
             deks=tuple(DEKStatus(dek.number, dek.state, time_text(dek.created_at)) for dek in meta.deks),
             policy=meta.policy.as_json(),
             legacy=tuple(LegacyKeyStatus(k.id, k.kind, time_text(k.created_at)) for k in meta.legacy),
+            extensions=tuple(
+                ExtensionStatus(name, name in meta.extensions.critical, name in KNOWN)
+                for name in meta.extensions.parts
+            ),
         )
 
     def due(self, *, records: int | None = None, max_age: float | None = None) -> str | None:

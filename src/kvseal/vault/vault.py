@@ -216,6 +216,18 @@ class Vault(OpenVault):
             limits["max_dek_records"] = max_dek_records
         return await self.amend(partial(changes.with_limits, limits=limits))
 
+    async def drop_extension(self, name: str) -> VaultStatus:
+        """
+        Remove the part *name* that a later kvseal has added to the vault meta, critical or not.
+
+        What that part was for is lost, so this is for an operator who knows it.
+
+        Raises:
+            VaultError: there is no such part.
+            Conflict: another process changed the vault meta; nothing was written.
+        """
+        return await self.amend(partial(changes.without_extension, name=name), despite_unknown=True)
+
     async def put_back(self) -> VaultStatus:
         """
         Write the vault meta that this process holds again, where the store has lost it or gone back.

@@ -88,6 +88,7 @@ async def put(
     """
     value = _json_object(value_file)
     async with connect.vault(settings) as (found, vault):
+        await vault.confirm()
         codec = vault.codecs[""]
         if dry_run:
             codec.seal(value, collection, key)

@@ -119,6 +119,33 @@ async def set_(
     output.note("next: run vaultctl status --check from cron or CI")
 
 
+@policy.command("drop-extension")
+@click.argument("name")
+@click.option("--dry-run", is_flag=True, help="Open the vault, and change nothing.")
+@command_options
+@connect.synchronous
+async def drop_extension(output: Output, settings: Settings, *, name: str, dry_run: bool) -> None:
+    """
+    Remove the part NAME that a later kvseal has added to the vault meta.
+
+    \b
+    Examples:
+      vaultctl policy drop-extension NAME --yes
+
+    What the part was for is lost. A release that does not know a critical part reads records, and seals and
+    changes nothing, until it is upgraded or the part is removed. vaultctl status names the parts.
+    """
+    async with connect.vault(settings) as (_, vault):
+        if dry_run:
+            vault.meta.extensions.without(name)
+            _tell(output, vault.status())
+            output.note("nothing was written")
+            return
+        output.confirm(f"Remove the extension {name}, and lose what it is for?", settings)
+        now = await vault.drop_extension(name)
+    _tell(output, now)
+
+
 def age_of(seconds: float) -> timedelta:
     """Return the age that a duration names, or raise `UsageError` where a policy cannot keep it."""
     if seconds % 1 or seconds > LONGEST_DEK_AGE:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from kvseal.recoding.census import Census
-    from kvseal.vault.status import SlotStatus, VaultStatus
+    from kvseal.vault.status import ExtensionStatus, SlotStatus, VaultStatus
 
 _DAY: Final = 86_400
 
@@ -35,7 +35,16 @@ def tables_of(now: VaultStatus) -> list[Table]:
     if now.legacy:
         rows = [(key.id, key.kind, key.created_at) for key in now.legacy]
         tables.append(table("Legacy keys", ("id", "kind", "held since"), rows))
+    if now.extensions:
+        parts = [(part.name, _meaning(part)) for part in now.extensions]
+        tables.append(table("Extensions", ("name", "this vaultctl"), parts))
     return tables
+
+
+def _meaning(part: ExtensionStatus) -> str:
+    if part.known:
+        return "knows it"
+    return "must not seal or change anything" if part.critical else "keeps it"
 
 
 def count_table(census: Census) -> Table:
