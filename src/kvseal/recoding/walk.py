@@ -133,15 +133,18 @@ class Walk:
     async def _page(self, page: Page, number: int, frontier: Frontier, pace: Pace) -> None:
         tally = Tally()
         entries = [entry for entry in page.entries if entry.collection != META_COLLECTION]
-        for few in self._share.slices(entries, most=pace.slice(max(1, len(entries)))):
+        size = pace.slice(max(1, len(entries)))
+        for start in range(0, len(entries), size):
             if self._stopping:
                 return
             if self._lease is not None:
                 self._lease.check()
-            await self._take(len(few), pace)
-            tally.scanned += len(few)
-            changes = book(await self._decided(few), tally, self._listener)
-            await self._writing.write(changes, tally)
+            batch = entries[start : start + size]
+            await self._take(len(batch), pace)
+            for few in self._share.slices(batch, most=size):
+                tally.scanned += len(few)
+                changes = book(await self._decided(few), tally, self._listener)
+                await self._writing.write(changes, tally)
         frontier.finish(number, page.cursor, tally)
         self._note(frontier)
         self._tell(frontier)
