@@ -62,7 +62,9 @@ class Capabilities:
     atomic_replace: bool
     """`replace` is one step for every writer: other processes, other threads, and the store object itself."""
     evicts: bool
-    """The store drops live entries when it is full."""
+    """The store drops live entries when it is full, or nobody says whether it does: see `conceals`."""
+    conceals: str = ""
+    """Why that is not known, where it is not."""
     lasting: bool = True
     """What is stored outlives the process that opened the store."""
     sees_all: bool = True

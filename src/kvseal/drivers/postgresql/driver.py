@@ -52,6 +52,7 @@ from kvseal.drivers.postgresql.pools import (
     BorrowedPool,
     OwnPools,
     connection,
+    is_behind_bouncer,
     open_pool,
     translated,
 )
@@ -188,6 +189,9 @@ class PostgreSQLDriver:
             raise self._not_found()
         if dry_run:
             return plan(self._table.name)
+        if is_behind_bouncer(await self._pools.pool()):
+            msg = f"{self.location}: a bouncer gives each statement of a purge to another server process"
+            raise UnsupportedStoreError(msg, hint="purge with the URL of the server itself")
         with translated(self.location):
             return await purge_table(await self._pools.pool(), self._table.name, self.location)
 
@@ -280,17 +284,19 @@ async def from_url(url: StoreUrl, *, create: bool) -> PostgreSQLDriver:
     """
     Return the driver of the table that `//user:password@host:port/database?table=name` names.
 
-    It exists, or with *create* is made now.  Everything but `table` is as libpq has it, so the
-    environment (`PGPASSWORD`, …) and password files work.
+    It exists, or with *create* is made now.  Everything but `table` and `pgbouncer` is as libpq has it, so
+    the environment (`PGPASSWORD`, …), password files and the directory of a socket (`?host=/run/postgresql`)
+    work.  Behind a bouncer in transaction mode, where a prepared statement may be
+    another client's, `pgbouncer=true` prepares none.
 
     Raises:
         UnsupportedStoreError: that is not the URL of a table.
         StoreNotFoundError: there is no such database, or without *create* no such table.
         StoreUnreachableError: there is no server, or it refuses the user.
     """
-    dsn, table = _dsn_and_table(url.location)
+    dsn, table, parameters = _dsn_and_table(url.location)
     driver = PostgreSQLDriver(
-        OwnPools(partial(open_pool, dsn)), location=f"{_shown(dsn)}?table={table}", table=table
+        OwnPools(partial(open_pool, dsn, **parameters)), location=f"{_shown(dsn)}?table={table}", table=table
     )
     try:
         await (driver.create_table() if create else driver.expect_table())
@@ -300,13 +306,14 @@ async def from_url(url: StoreUrl, *, create: bool) -> PostgreSQLDriver:
     return driver
 
 
-def _dsn_and_table(location: str) -> tuple[str, str]:
+def _dsn_and_table(location: str) -> tuple[str, str, dict[str, int]]:
     base, _, query = location.rpartition("?") if "?" in location else (location, "", "")
     options = query.split("&") if query else []
     tables = [option.removeprefix("table=") for option in options if option.startswith("table=")]
-    others = "&".join(option for option in options if not option.startswith("table="))
+    bouncers = [option.removeprefix("pgbouncer=") for option in options if option.startswith("pgbouncer=")]
+    others = "&".join(option for option in options if not option.startswith(("table=", "pgbouncer=")))
     hint = "write postgresql://USER@HOST:PORT/DATABASE?table=NAME"
-    if not location.startswith("//") or len(tables) > 1:
+    if not location.startswith("//") or len(tables) > 1 or bouncers not in ([], ["true"], ["false"]):
         msg = f"{_shown('postgresql:' + location)} is not the URL of a table"
         raise UnsupportedStoreError(msg, hint=hint)
     table = tables[0] if tables else _DEFAULT_TABLE
@@ -315,7 +322,8 @@ def _dsn_and_table(location: str) -> tuple[str, str]:
     except ValueError as exc:
         msg = f"{_shown('postgresql:' + location)}: {exc}"
         raise UnsupportedStoreError(msg, hint=hint) from exc
-    return f"postgresql:{base}?{others}" if others else f"postgresql:{base}", table
+    dsn = f"postgresql:{base}?{others}" if others else f"postgresql:{base}"
+    return dsn, table, {"statement_cache_size": 0} if bouncers == ["true"] else {}
 
 
 def _shown(url: str) -> str:

@@ -35,6 +35,9 @@ _CONNECTING_SECONDS: Final = 10
 ANSWER_SECONDS: Final = 30
 """For a statement about single entries, which may have to wait for another writer of them."""
 _CLOSING_SECONDS: Final = 3
+_NO_STATEMENT: Final = "26000"
+_TWO_STATEMENTS: Final = "42P05"
+_BOUNCED: Final = "behind PgBouncer in transaction mode, add ?pgbouncer=true to the URL"
 _FAILURES: Final = (asyncpg.InterfaceError, OSError, asyncio.TimeoutError)
 
 
@@ -191,6 +194,11 @@ async def connection(pool: asyncpg.Pool) -> AsyncGenerator[Any, None]:
         await pool.release(held)
 
 
+def is_behind_bouncer(pool: Any) -> bool:
+    """Whether *pool* prepares no statement for later, as one must behind PgBouncer in transaction mode."""
+    return getattr(pool, "_connect_kwargs", {}).get("statement_cache_size") == 0
+
+
 @contextlib.contextmanager
 def translated(location: str) -> Generator[None, None, None]:
     """
@@ -239,8 +247,11 @@ def _translation(exc: asyncpg.PostgresError, location: str) -> StoreError:
         return StoreUnreachableError(msg, hint="check the user, the password and the server's pg_hba.conf")
     if state == "42501":
         return StoreUnreachableError(msg, hint="grant SELECT, INSERT, UPDATE and DELETE on the table")
-    if state.startswith("42"):
-        return UnsupportedStoreError(msg, hint="name a table that PostgreSQLStore made")
+    if state.startswith("42") or state == _NO_STATEMENT:
+        is_bounced = state in {_NO_STATEMENT, _TWO_STATEMENTS}
+        return UnsupportedStoreError(
+            msg, hint=_BOUNCED if is_bounced else "name a table that PostgreSQLStore made"
+        )
     if _may_quote_values(exc):
         return StoreError(msg, hint="PostgreSQL cannot hold this name or value; nothing was written")
     return StoreUnreachableError(msg, hint="check the server and its log")

@@ -55,6 +55,9 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _END: Final = "end"
 
 
+_CONCEALED: Final = "this user may run neither INFO nor CONFIG, which say whether the server evicts"
+
+
 class RespDriver:
     """
     The entries in one database of a server.
@@ -70,6 +73,7 @@ class RespDriver:
         self.location = server.location
         self._server = server
         self._evicts: bool | None = None
+        self._is_asked = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -77,6 +81,7 @@ class RespDriver:
         return Capabilities(
             atomic_replace=True,
             evicts=self._evicts is not False,
+            conceals=_CONCEALED if self._evicts is None and self._is_asked else "",
         )
 
     async def scan(
@@ -143,8 +148,9 @@ class RespDriver:
 
     async def _blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         def call() -> T:
-            if self._evicts is None:
+            if not self._is_asked:
                 self._evicts = self._server.evicts()
+                self._is_asked = True
             return function(*args, **kwargs)
 
         return await in_thread(call)
