@@ -10,13 +10,15 @@ SECONDS ?= 3600
 # The tests that need no server, no process and no network, and do not search at length.
 QUICK := not servers and not processes and not exhaustive and not long
 
-.PHONY: help check quick test test-long test-simulation smoke lint format hooks demo bench bench-quick wheel constraints clean
+.PHONY: help check quick test test-long test-simulation test-fuzz smoke lint format hooks demo bench bench-quick wheel constraints clean
 
 help:
 	@echo "make check        the quick part, in a minute: format, lint, types, import rules, tests without servers"
 	@echo "make test         everything CI checks: format, lint, types, import rules, tests"
 	@echo "make test-long    the on-demand checks too, such as the million-step vector"
 	@echo "make test-simulation  kvseal in a simulated world, for SECONDS=3600, with a story for what it loses"
+	@echo "make test-fuzz    every parser against hostile input, for SECONDS=3600 in all; findings join the corpus"
+	@echo "make   real processes, servers and faults, for SECONDS=3600; what was acknowledged has to be there"
 	@echo "make smoke        the quick tests on the oldest and the newest Python and py-key-value-aio"
 	@echo "make format       format the code, and mend what ruff can mend"
 	@echo "make hooks        run make check before each commit"
@@ -58,6 +60,10 @@ test-long: $(VENV)/ready
 # Each time other seeds; a seed that breaks a promise is printed, and told by: python -m tests.simulation story SEED
 test-simulation: $(VENV)/ready
 	PYTHONPATH=src:. $(BIN)/python -m tests.simulation $$(date +%s) 100000000 --jobs 2 --seconds $(SECONDS)
+
+# A finding is written into tests/fuzz/corpus, and is tried by make test from then on.
+test-fuzz: $(VENV)/ready
+	PYTHONPATH=src:. $(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 # The sessions of noxfile.py, whose files are on the disk: make test has them in memory.
 smoke: $(VENV)/ready

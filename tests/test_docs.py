@@ -246,7 +246,7 @@ RUNBOOKS = {
     "Replace the root key": Runbook((*IMPORTED, RECOVERY, "Rotate the secret"), after=root_replaced),
     "After a leak": Runbook(
         (*IMPORTED, RECOVERY, "Rotate the secret", "Replace the root key"),
-        ("DEK 1 is retired: none of", "purge: no overwritten record is left"),
+        ("DEK 1 is dropped: none of", "purge: no overwritten record is left"),
         notice,
         sealed_anew,
     ),

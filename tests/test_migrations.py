@@ -36,7 +36,8 @@ from kvseal.keys.meta import META_COLLECTION as META
 from kvseal.legacy import FERNET, FastMCPCodec, FernetCodec
 from kvseal.legacy.authsome_keys import read_master_key_file, read_master_secret
 from kvseal.legacy.fastmcp import key_of_client_secret, key_of_text_signing_key
-from kvseal.legacy.fernet import derive_key, parse_key
+from kvseal.legacy.fernet import parse_key
+from kvseal.legacy.fernet_keys import UPSTREAM, derive_keys, parse_keys
 from kvseal.recoding import PlaintextRule, import_keys, migrate, take_over_authsome, verify
 from kvseal.secrets.key_file import read_key_file
 from kvseal.secrets.sources import resolve
@@ -225,9 +226,11 @@ def read(reference: str) -> bytes:
 
 def fernet_keys(keys: FernetKeys) -> list[bytes]:
     """Return the Fernet keys of a recipe, in order."""
-    found = [parse_key(read(reference)) for reference in keys.keys]
-    if keys.source_material is not None and keys.salt is not None:
-        found.append(derive_key(read(keys.source_material), read(keys.salt)))
+    found = [key for reference in keys.keys for key in parse_keys(read(reference))]
+    if keys.source_material is not None:
+        salt = None if keys.salt is None else read(keys.salt)
+        encodings = (keys.source_material_encoding, keys.salt_encoding)
+        found += derive_keys(keys.kdf or UPSTREAM, read(keys.source_material), salt, encodings=encodings)
     return found
 
 

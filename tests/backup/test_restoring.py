@@ -36,6 +36,7 @@ from kvseal.drivers import driver_for
 from kvseal.drivers.base import Entry
 from kvseal.errors import (
     BackupFileError,
+    Conflict,
     MalformedBackupError,
     StoreUnreachableError,
     UnknownBackupVersionError,
@@ -43,6 +44,7 @@ from kvseal.errors import (
     VaultExistsError,
 )
 from kvseal.keys.meta import META_COLLECTION, META_KEY
+from kvseal.vault import newest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -480,10 +482,10 @@ class TestInterrupted:
 
         await restore(saved, HookedDriver(driver_for(store), death))
 
-        assert ["put_if_absent", "get", *["put_if_absent"] * 3] == death.operations
+        assert ["put_if_absent", "get", *["put_if_absent"] * 3, "get"] == death.operations
 
     @pytest.mark.parametrize("after", [False, True])
-    @pytest.mark.parametrize("at", [1, 2, 3, 4, 5])
+    @pytest.mark.parametrize("at", [1, 2, 3, 4, 5, 6])
     async def test_killed(
         self, any_store: AnyStore, saved: Path, secret: Secret, cheap: Argon2idParams, at: int, after: bool
     ) -> None:
@@ -593,5 +595,83 @@ async def test_records_of_a_retired_dek(
     report = await restore(tmp_path / "file", store, overwrite=overwrite)
 
     assert (0, 0, 2) == (report.restored, report.overwritten, report.failed)
-    assert all("needs DEK 1" in failure.reason for failure in report.failures)
+    assert all("needs a DEK 1" in failure.reason for failure in report.failures)
     assert [{"v": 2}, None] == await wrapped(vault).get_many(["stays", "deleted"])
+
+
+async def test_another_dek_of_the_same_number(
+    store: MemoryStore, cheap: Argon2idParams, tmp_path: Path
+) -> None:
+    """After a rotation was lost and made again, records of the lost DEK are named, and not put back as if they opened."""
+    vault = await Vault.create(store, secret=Secret(b"the secret"), kdf=cheap)
+    await wrapped(vault).put("first", {"v": 1})
+    before = await raw_meta(store)
+    await vault.rotate_dek()
+    await wrapped(vault).put("lost", {"v": 2})
+    await backup(store, tmp_path / "file")
+    for key in ("first", "lost"):
+        await store.delete(key)
+    await put_raw_meta(store, before)
+    newest._newest.clear()
+    again = await Vault.open(store, secret=Secret(b"the secret"))
+    await again.rotate_dek()
+    await again.rotate_dek()
+
+    report = await restore(tmp_path / "file", store)
+
+    assert (1, 1, ["lost"]) == (report.restored, report.failed, [f.key for f in report.failures])
+    assert "needs a DEK 2 that this vault has retired or never had" in report.failures[0].reason
+    assert {"v": 1} == await wrapped(again).get("first")
+
+
+async def test_the_same_dek_under_a_new_root_key(
+    store: MemoryStore, cheap: Argon2idParams, tmp_path: Path
+) -> None:
+    """A DEK that was wrapped anew for a new root key is the same one."""
+    vault = await Vault.create(store, secret=Secret(b"the secret"), kdf=cheap)
+    await wrapped(vault).put("k", {"v": 1})
+    await backup(store, tmp_path / "file")
+    await vault.rotate_root()
+    await store.delete("k")
+
+    report = await restore(tmp_path / "file", store)
+
+    assert (1, 0) == (report.restored, report.failed)
+    assert {"v": 1} == await wrapped(vault).get("k")
+
+
+async def test_a_dek_is_retired_meanwhile(store: MemoryStore, cheap: Argon2idParams, tmp_path: Path) -> None:
+    """A census may have been before the record came back: the restore says so, and does not succeed."""
+    vault = await Vault.create(store, secret=Secret(b"the secret"), kdf=cheap)
+    await wrapped(vault).put("k", {"v": 1})
+    await backup(store, tmp_path / "file")
+    await store.delete("k")
+    await vault.rotate_dek()
+    puts: list[bool] = []
+
+    async def around(name: str, operation: Any) -> Any:
+        puts.append(name == "put_if_absent")
+        if sum(puts) == 2:
+            await vault.retire_dek(1)
+        return await operation()
+
+    with pytest.raises(Conflict, match="DEK 1 was retired or lost during the restore"):
+        await restore(tmp_path / "file", HookedDriver(driver_for(store), around))
+
+
+async def test_nothing_is_replaced_by_what_nothing_opens(
+    store: MemoryStore, cheap: Argon2idParams, tmp_path: Path
+) -> None:
+    """Where no vault meta is seen, a sealed record takes the place of no other value, whatever was asked."""
+    vault = await Vault.create(store, secret=Secret(b"the secret"), kdf=cheap)
+    await wrapped(vault).put_many(["a", "b"], [{"v": 1}] * 2)
+    await store.delete(META_KEY, collection=META_COLLECTION)
+    await backup(store, tmp_path / "file")
+    await store.put("a", {"v": "readable"})
+    await store.delete("b")
+
+    report = await restore(tmp_path / "file", store, overwrite=True)
+
+    assert (1, 0, 1, 3) == (report.restored, report.overwritten, report.failed, report.exit_code)
+    assert "no vault meta was seen that opens it" in report.failures[0].reason
+    assert {"v": "readable"} == await store.get("a")

@@ -183,6 +183,7 @@ async def test_summary_and_progress(store: MemoryStore, path: Path) -> None:
         "saved": 3,
         "failed": 0,
         "vault_meta": False,
+        "sealed_alone": 0,
     } == summary
     phases = [(e.phase, e.scanned, e.total, e.changed) for e in heard if isinstance(e, Progress)]
     assert [("backup", 0, None, 0), ("backup", 3, None, 3), ("check", 3, 3, 3)] == phases

@@ -235,6 +235,8 @@ def test_whatever_changes_something_has_a_dry_run() -> None:
         "bench argon2",
         "policy set",
         "policy drop-extension",
+        "policy hold",
+        "policy seal",
     }
     writing = {"init", "rotate", "put", "delete", "restore", "purge", *keys, *migrating}
     reading = {"status", "verify", "inspect", "get", "list", "keygen", "backup", "completion", "help"}
@@ -450,7 +452,9 @@ class TestJson:
         (status,) = migrated("status --json").lines
 
         assert {"vault_id", "revision", "slots", "deks", "policy", "legacy"} <= set(status)
-        assert [{"id", "state", "created_at"}] == [set(dek) for dek in status["deks"]]
+        assert [{"id", "state", "created_at", "retired_at", "dropped"}] == [
+            set(dek) for dek in status["deks"]
+        ]
 
     @pytest.mark.parametrize(
         ("command", "code"),

@@ -62,6 +62,14 @@ async def one_dek_too_many(store: Any) -> None:
     await vault.close()
 
 
+async def a_retired_dek(store: Any) -> None:
+    """Begin with a DEK that was retired, and is kept."""
+    await one_dek_too_many(store)
+    vault = await Vault.open(store, secret=OLD)
+    await vault.retire_dek(1)
+    await vault.close()
+
+
 async def half_a_rotation(store: Any) -> None:
     """Begin with what a rotation leaves that has died between its two writes."""
     await two_deks(store)

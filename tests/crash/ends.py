@@ -67,8 +67,16 @@ async def has_one_dek(vault: Vault, world: World) -> None:
 
 
 async def has_retired(vault: Vault, world: World) -> None:
-    """DEK 1 is retired, and nothing needs it."""
-    assert ["retired", "active"] == [dek.state for dek in vault.status().deks]
+    """DEK 1 is dropped, and nothing needs it."""
+    assert [("retired", True), ("active", False)] == [(dek.state, dek.dropped) for dek in vault.status().deks]
+    await has_one_dek(vault, world)
+
+
+async def keeps_the_dek(vault: Vault, world: World) -> None:
+    """DEK 1 is retired and kept, and nothing needs it."""
+    assert [("retired", False), ("active", False)] == [
+        (dek.state, dek.dropped) for dek in vault.status().deks
+    ]
     await has_one_dek(vault, world)
 
 

@@ -129,6 +129,9 @@ async def reencrypted_with_renewals(driver: Driver, directory: Path) -> Any:
         return await reencrypted(driver, directory)
 
 
+kept = opened_and(lambda vault: vault.retire_dek(1))
+
+
 async def retired(driver: Driver, _: Path) -> None:
     """Retire DEK 1, as if every process had been restarted."""
     await retire(driver, await Vault.open(driver, secret=OLD), 1, grace=timedelta())

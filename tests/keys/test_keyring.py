@@ -156,7 +156,8 @@ def test_every_change_raises_the_revision(made: Made) -> None:
 
 def test_dek_numbers_are_never_used_twice(made: Made) -> None:
     """The next DEK has the next number, and exactly one is active."""
-    meta = changes.with_new_dek(changes.with_new_dek(made.meta, made.root, now=NOW), made.root, now=NOW)
+    second = changes.with_new_dek(made.meta, made.root, now=NOW, at=NOW)
+    meta = changes.with_new_dek(second, made.root, now=NOW, at=NOW)
 
     assert [(1, "readable"), (2, "readable"), (3, "readable"), (4, "active")] == [
         (dek.number, dek.state) for dek in meta.deks
@@ -197,9 +198,9 @@ def test_legacy_keys_open_a_window_and_close_it(made: Made) -> None:
 
 def test_window_for_plaintext_does_not_close_by_itself(made: Made) -> None:
     """Adding a further legacy key without plaintext leaves the window for plaintext as it was."""
-    opened = changes.with_legacy_keys(made.meta, made.root, keys=[], plaintext=True, now=NOW)
+    opened = changes.with_legacy_keys(made.meta, made.root, keys=[], plaintext=True, now=NOW, at=NOW)
     further = changes.with_legacy_keys(
-        opened, made.root, keys=[LegacyKey("fernet", b"c" * 32)], plaintext=False, now=NOW
+        opened, made.root, keys=[LegacyKey("fernet", b"c" * 32)], plaintext=False, now=NOW, at=NOW
     )
 
     assert further.policy.read_plaintext

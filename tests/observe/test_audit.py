@@ -220,11 +220,13 @@ async def test_rotation_that_keeps_the_old_secret(vault: Vault, trail: Trail) ->
 
 
 async def test_deks(vault: Vault, trail: Trail) -> None:
-    """A new DEK and a retired one are told by number."""
+    """A new DEK, a retired one and one that is dropped are told by number."""
     await vault.rotate_dek()
+    await vault.retire_dek(1)
     await vault.drop_dek(1)
 
-    assert [("dek.add", 2), ("dek.retire", 1)] == [(one["event"], one["dek"]) for one in trail.events]
+    expected = [("dek.add", 2), ("dek.retire", 1), ("dek.drop", 1)]
+    assert expected == [(one["event"], one["dek"]) for one in trail.events]
 
 
 async def test_root_rotation(vault: Vault, trail: Trail) -> None:

@@ -13,7 +13,8 @@ from tests.fakes import HookedDriver, dump
 from tests.recoding.worlds import damage, entries_of, fill, plant
 from tests.wrapping import wrapped
 
-from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault, clock
+from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault, clock, verify
+from kvseal.backup import backup, restore
 from kvseal.drivers import driver_for
 from kvseal.drivers.base import Entry, Page
 from kvseal.drivers.delegate import DelegatingDriver
@@ -26,9 +27,10 @@ from kvseal.errors import (
     UnsupportedStackError,
     VaultError,
 )
+from kvseal.observe import counters
 from kvseal.recoding import Failure, Retirement, open_recode, plan_reencryption, recode, retire
 from kvseal.recoding.lease import Lease
-from kvseal.recoding.retirement import take_needs
+from kvseal.recoding.retirement import GRACE, KEPT, take_needs
 from kvseal.vault.freshness import REFRESH_AFTER, Freshness
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ async def test_retired(any_store: AnyStore) -> None:
     done = await retire(any_store, vault, 1, grace=NONE)
 
     assert ("retired", True, 4, {2: 4}) == (done.state, done.changed, done.scanned, done.deks)
+    assert (True, None) == (done.dropped, done.kept_until)
     other = await Vault.open(any_store, secret=SECRET)
     assert ["retired", "active"] == states(other)
     assert (None, 1) == (other.meta.deks[0].wrapped, other.meta.deks[0].number)
@@ -126,7 +129,7 @@ async def test_again(any_store: AnyStore) -> None:
 
     done = await retire(any_store, vault, 1)
 
-    assert Retirement(1, "retired", changed=False, scanned=0, deks={}, seconds=0.0) == done
+    assert Retirement(1, "retired", False, True, None, scanned=0, deks={}, seconds=0.0) == done
     assert before == dump(any_store)
 
 
@@ -315,6 +318,145 @@ async def test_grace_counts_from_the_next_dek(store: MemoryStore, monkeypatch: p
     assert (await retire(store, vault, 1)).changed
     with pytest.raises(DEKNeededError):
         await retire(store, vault, 2)
+
+
+class Host:
+    """A host whose clock is moved by hand."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.now = datetime(2030, 1, 1, tzinfo=timezone.utc)
+        patch.setattr("kvseal.clock.utc_seconds", lambda: self.now)
+
+    async def with_a_late_record(self, store: MemoryStore) -> Vault:
+        """Return a vault whose DEK 1 was retired, and then met in a record that no census has seen."""
+        vault = await rotated(store)
+        late = await driver_for(store).get("c", "a")
+        assert late is not None
+        await recode(store, plan_reencryption(vault))
+        self.now += 2 * GRACE
+        await retire(store, vault, 1)
+        await store.delete("a", collection="c")
+        assert await driver_for(store).put_if_absent(late)
+        return vault
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Host:
+    """Return the clock of this host, to be moved."""
+    return Host(monkeypatch)
+
+
+async def test_a_retired_dek_is_kept(store: MemoryStore, host: Host) -> None:
+    """Nothing is sealed under it, and run again within the week the command reads and changes nothing."""
+    vault = await reencrypted(store)
+    host.now += 2 * GRACE
+
+    done = await retire(store, vault, 1)
+
+    kept = ("retired", True, False, host.now + KEPT)
+    assert kept == (done.state, done.changed, done.dropped, done.kept_until)
+    assert (["retired", "active"], 2) == (states(vault), vault.keyring.active_dek)
+    before = dump(store)
+    host.now += KEPT - timedelta(seconds=1)
+    for dry_run in (False, True):
+        again = await retire(store, vault, 1, dry_run=dry_run)
+        assert ("retired", False, False, 0) == (again.state, again.changed, again.dropped, again.scanned)
+    assert before == dump(store)
+
+
+async def test_after_a_week_it_is_dropped(store: MemoryStore, host: Host) -> None:
+    """The same command counts once more and drops the key for ever; the number stays, and says when."""
+    vault = await reencrypted(store)
+    host.now += 2 * GRACE
+    await retire(store, vault, 1)
+    retired_at = host.now
+    host.now += KEPT
+
+    done = await retire(store, vault, 1)
+
+    assert ("retired", True, True, None, 4) == (
+        done.state,
+        done.changed,
+        done.dropped,
+        done.kept_until,
+        done.scanned,
+    )
+    dek = (await Vault.open(store, secret=SECRET)).meta.deks[0]
+    assert (1, "retired", None, retired_at) == (dek.number, dek.state, dek.wrapped, dek.retired_at)
+
+
+async def test_a_late_record_still_opens_loudly(
+    store: MemoryStore, host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a census has missed is read, and log, counter and health say that it needs a retired DEK."""
+    vault = await host.with_a_late_record(store)
+    assert "ok" == vault.health().state
+    caplog.clear()
+
+    values = await EnvelopeEncryptionWrapper(store, vault=vault).get_many(["a", "b"], collection="c")
+
+    assert [{"v": "a"}, {"v": "b"}] == values
+    (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert f"records of vault {vault.meta.vault_id.hex()} need DEK 1, which is retired" in line
+    assert 1 == counters.of_retired_deks[vault.meta.vault_id, 1].number
+    health = vault.health()
+    assert ("retired dek needed", 1, True) == (health.state, health.retired_dek_opens, health.serves)
+    assert {1: 1, 2: 3} == (await verify(store, vault)).deks
+
+
+async def test_the_second_census(store: MemoryStore, host: Host) -> None:
+    """A late record keeps the DEK until it is re-encrypted; then nobody misses the key."""
+    vault = await host.with_a_late_record(store)
+    host.now += KEPT
+    with pytest.raises(DEKNeededError, match="1 record still uses DEK 1"):
+        await retire(store, vault, 1)
+    assert vault.meta.deks[0].wrapped is not None
+    await recode(store, plan_reencryption(vault))
+
+    assert (await retire(store, vault, 1)).dropped
+
+    kv = EnvelopeEncryptionWrapper(store, vault=await Vault.open(store, secret=SECRET))
+    assert {"v": "a"} == await kv.get("a", collection="c")
+    assert "ok" == vault.health().state
+
+
+async def test_a_kept_dek_is_dropped_on_the_word_of_the_operator(store: MemoryStore, host: Host) -> None:
+    """After a leak a week is too long: a grace of zero drops a retired DEK too, if nothing needs it."""
+    vault = await reencrypted(store)
+    host.now += 2 * GRACE
+    await retire(store, vault, 1)
+
+    assert (await retire(store, vault, 1, grace=NONE)).dropped
+
+    assert vault.meta.deks[0].wrapped is None
+
+
+async def test_a_kept_dek_follows_a_new_root_key(store: MemoryStore, host: Host) -> None:
+    """Whatever else changes, a retired DEK opens until it is dropped."""
+    vault = await host.with_a_late_record(store)
+    await vault.rotate_root()
+    await vault.rotate_dek()
+
+    fresh = await Vault.open(store, secret=SECRET)
+
+    assert {"v": "a"} == await EnvelopeEncryptionWrapper(store, vault=fresh).get("a", collection="c")
+
+
+async def test_a_restore_brings_back_nothing_of_a_retired_dek(
+    store: MemoryStore, host: Host, tmp_path: Path
+) -> None:
+    """What would be lost a week later does not come back as restored."""
+    vault = await rotated(store)
+    await backup(store, tmp_path / "file")
+    await recode(store, plan_reencryption(vault))
+    host.now += 2 * GRACE
+    await retire(store, vault, 1)
+    await store.delete("a", collection="c")
+
+    report = await restore(tmp_path / "file", store)
+
+    assert (0, 3) == (report.restored, report.failed)
+    assert await EnvelopeEncryptionWrapper(store, vault=vault).get("a", collection="c") is None
 
 
 async def test_a_recode_is_under_way(store: MemoryStore) -> None:

@@ -54,9 +54,7 @@ class Claims:
         lost = [
             name[len(COLLECTION) :]
             for name in oracle.looker.names()
-            if (seen := oracle.look(name)).state == "lost"
-            and seen.dek == dek
-            and oracle.authors[name].at < begun
+            if (seen := oracle.look(name)).is_lost and seen.dek == dek and oracle.authors[name].at < begun
         ]
         if lost and not oracle.is_excused(me):
             oracle.find(

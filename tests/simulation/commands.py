@@ -75,7 +75,7 @@ async def _rotate(op: Operation) -> str:
             keep_old_for = None if keep is None else timedelta(seconds=keep)
             await vault.rotate(new_secret=new.secret, keep_old_for=keep_old_for)
         own.state = "opens" if own is not new and own.state == "maybe" else own.state
-        ways.rotated(new, None if new is own else keep, op.oracle.loop.now)
+        ways.rotated(new, None if new is own else keep, op.begun, op.oracle.loop.now)
         op.oracle.judge_change(op.me, op.what, vault)
         ways.judge(f"after {op.what} of {op.me.name}")
     finally:
@@ -148,13 +148,14 @@ async def _verify(op: Operation) -> str:
 
 async def _retire(op: Operation) -> str:
     vault = await op.open()
-    readable = [dek.number for dek in vault.meta.deks if dek.state == "readable"]
-    if not readable:
+    kept = [dek for dek in vault.meta.deks if dek.state == "retired" and dek.wrapped is not None]
+    candidates = [dek for dek in vault.meta.deks if dek.state == "readable"] or kept
+    if not candidates:
         return "nothing to do"
-    found = await seams.retire(op.driver, vault, readable[0])
+    found = await seams.retire(op.driver, vault, candidates[0].number)
     if found.changed:
         op.world.judge_retired(op.me, found.dek, op.begun)
-    return f"retired DEK {found.dek}"
+    return f"{'dropped' if found.dropped else 'retired' if found.changed else 'kept'} DEK {found.dek}"
 
 
 async def _import_keys(op: Operation) -> str:
@@ -181,6 +182,8 @@ async def _migrate(op: Operation) -> str:
         raise Incomplete("not finalized")
     if op.what == "migrate":
         _complete(done.report)
+        if set(done.report.expired or {}) - {"kvseal"}:
+            raise Incomplete(f"expired={done.report.expired}")
     op.oracle.judge_success(op.me, op.what, op.begun)
     op.world.judge_migrated(op.me, op.what)
     return f"changed={done.report.changed} of {done.report.scanned}"
@@ -213,11 +216,11 @@ async def _restore(op: Operation) -> str:
     finally:
         registers.end_restore(writes, world.loop.now)
     if report.exit_code:
-        raise Incomplete(f"failed={report.failed}")
+        raise Incomplete(f"failed={report.failed} unchecked={report.unchecked}")
     view = op.oracle.view
     for key in values:
         seen = op.oracle.looker.look(f"{COLLECTION}{key}", view)
-        if seen.state == "lost" and not op.oracle.is_excused(op.me):
+        if seen.is_lost and not op.oracle.is_excused(op.me):
             op.oracle.find("false_restore", f"{op.what} of {op.me.name} succeeded: {key}: {seen.reason}")
     op.oracle.judge_all(f"after {op.what} of {op.me.name}")
     return f"restored={report.restored} overwritten={report.overwritten}"

@@ -40,6 +40,7 @@ _PLAYBOOKS: tuple[tuple[float, _Playbook], ...] = (
     (1, ("rotate_dek",)),
     (1, ("reencrypt",)),
     (1, ("retire",)),
+    (1, ("rotate_dek", "reencrypt", "retire", "week", "retire")),
     (1, ("rotate",)),
     (1, ("rotate_secret",)),
     (1.5, ("rotate_keep",)),
@@ -140,6 +141,9 @@ class Drawing:
         steps = draw.choices([book for _, book in books], [weight for weight, _ in books])[0]
         for what in steps:
             who = who if draw.random() < 0.8 else draw.choice(OPS)
+            if what == "week":
+                at += 8 * 24 * HOUR
+                continue
             if what == "deploy":
                 self.events.append(Event(at, OLD_APP, "deploy"))
             else:

@@ -170,6 +170,18 @@ def _expiry_dropped() -> Replacements:
     return [(target, "seal", lambda self, value, entry, _: seal(self, value, entry, None))]
 
 
+def _own_clock() -> Replacements:
+    clocks = _module("store_clock")
+
+    async def no_store_time(_: Any) -> None:
+        return None
+
+    class Abilities:
+        store_time = staticmethod(no_store_time)
+
+    return [(clocks, "abilities", Abilities)]
+
+
 def _slot_kept() -> Replacements:
     changes = _module("changes")
 
@@ -199,8 +211,14 @@ BUGS: dict[str, Planted] = {
     ),
     "retire-without-grace": Planted(
         "retire does not wait until every process knows the next DEK",
-        _check("retirement", "_check_grace"),
+        _check("retirement", "_check_grace", value=_nothing_async),
         _LOSS | {"false_retire"},
+    ),
+    "grace-by-own-clock": Planted(
+        "a new DEK is stamped, and its grace measured, by whatever clock a host has",
+        _own_clock,
+        _LOSS | {"false_retire"},
+        frozenset({"skew"}),
     ),
     "no-refresh": Planted("a process never reads the vault meta again", _no_refresh, _LOSS, _CALM),
     "no-limit": Planted(

@@ -28,7 +28,7 @@ from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault, clo
 from kvseal.backup import backup, restore
 from kvseal.backup.file import BackupReader, is_meta
 from kvseal.drivers import backends
-from kvseal.drivers.base import Capabilities, Entry, Page, Replacement, _Keep
+from kvseal.drivers.base import Capabilities, Entry, Page, Replacement, StoreTime, _Keep
 from kvseal.drivers.body import UnreadableBodyError, patch_body, read_body, write_body
 from kvseal.drivers.landing import JoinedPlaces
 from kvseal.envelope import kdf
@@ -75,6 +75,7 @@ __all__ = [
     "RecordError",
     "Replacement",
     "Secret",
+    "StoreTime",
     "StoreUnreachableError",
     "UnreadableBodyError",
     "Vault",
@@ -82,6 +83,7 @@ __all__ = [
     "WrongSecretError",
     "_Keep",
     "backup",
+    "clock",
     "codecs_for",
     "import_keys",
     "is_meta",
@@ -113,6 +115,7 @@ MODULES = {
     "resealing": "kvseal.records.resealing",
     "restoring": "kvseal.backup.restoring",
     "retirement": "kvseal.recoding.retirement",
+    "store_clock": "kvseal.vault.store_clock",
     "session": "kvseal.vault.session",
     "taking": "kvseal.backup.taking",
     "wrapper": "kvseal.records.wrapper",
@@ -244,8 +247,8 @@ def keyring_of(meta: VaultMeta, root: Any) -> Keyring:
 
 
 def deks_of(keyring: Any) -> dict[int, bytes]:
-    """Return the DEKs themselves: two of one number may differ."""
-    return keyring._deks  # type: ignore[no-any-return]
+    """Return the DEKs themselves, without those that are retired: two of one number may differ."""
+    return {number: dek for number, dek in keyring._deks.items() if number not in keyring.retired}
 
 
 def codec_of(keyring: Keyring) -> Any:

@@ -20,7 +20,7 @@ class SimDriver:
     """As the driver of Redis: bodies that name themselves, native expiry, what has expired is left out."""
 
     location = "sim:"
-    capabilities = seams.Capabilities(atomic_replace=True, evicts=False)
+    capabilities = seams.Capabilities(atomic_replace=True, evicts=False, keeps_time=True)
 
     def __init__(self, wire: Wire) -> None:
         self._wire, self._server = wire, wire.server
@@ -82,6 +82,11 @@ class SimDriver:
         names = tuple(swap[0] for swap in swaps)
         done: list[bool] = await self._call("swap", names, lambda: self._server.swap(swaps))
         return done
+
+    async def store_time(self) -> seams.StoreTime:
+        before = seams.clock.monotonic()
+        at: float = await self._call("time", (), lambda: EPOCH + self._server.clock())
+        return seams.StoreTime(datetime.fromtimestamp(at, timezone.utc), before, seams.clock.monotonic())
 
     async def close(self) -> None:
         pass

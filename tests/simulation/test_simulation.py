@@ -19,13 +19,10 @@ from tests.simulation.drawing import KINDS
 from tests.simulation.planted import BUGS
 
 pytestmark = pytest.mark.processes
-STILL_LOST = {
-    "clock-behind-grace": "lost_put",
-    "doubled-reencrypt": "unreadable",
-}
+STILL_LOST: dict[str, str] = {}
 """By plan: the promise that it still breaks.  Every other plan has to hold; mend kvseal, and take its line out."""
 
-WITH_LOSSES = {"doubled", "restores", "skew"}
+WITH_LOSSES = {"restores"}
 """Kinds of fault that break a promise until kvseal is mended."""
 
 ROOT = Path(__file__).parents[2]
@@ -109,4 +106,4 @@ def test_a_broken_promise_is_told_as_a_short_story() -> None:
     said = json.loads(simulate("planted", "keep-old-ignored", "--story"))["keep-old-ignored"]
     assert said["events"] <= 3
     assert "begins rotate_keep" in said["story"][0]
-    assert "ORACLE   locked_out" in said["story"][-2]
+    assert any("ORACLE   locked_out" in line for line in said["story"])

@@ -42,6 +42,13 @@ class Seen:
     reason: str = ""
     expires: float | None = None
     """The sealed expiry, as a wall time."""
+    is_dying: bool = False
+    """It opens with a DEK that is retired, for as long as that is kept."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether no success may come of it: it does not open, or not for long."""
+        return self.state == "lost" or self.is_dying
 
 
 MISSING = Seen("missing")
@@ -106,14 +113,18 @@ class Looker:
         if view is None:
             return Seen("lost", dek=dek, reason="no vault meta that opens")
         collection, _, key = name.partition("::")
+        needs = [dek]
         try:
             opened, expires = seams.codec_of(view.keyring).open(value, collection, key)
             if seams.is_sealed(opened):
+                needs.append(seams.header_of(opened)[0])
                 opened, _ = seams.codec_of(view.keyring).open(opened, collection, key)
         except seams.RecordError as exc:
             return Seen("lost", dek=dek, reason=f"{type(exc).__name__}, DEK {dek}")
         ends = None if expires is None else expires / 1000
-        return Seen("opens", opened.get("v"), dek, expires=ends)
+        is_dying = bool(view.keyring.retired.intersection(needs))
+        reason = f"retired, DEK {dek}" if is_dying else ""
+        return Seen("opens", opened.get("v"), dek, reason, expires=ends, is_dying=is_dying)
 
     def _old(self, name: str, raw: bytes, value: dict[str, Any], view: View | None) -> Seen:
         for codec in () if view is None else view.legacy:

@@ -72,8 +72,12 @@ class Ways:
         for way in ways or self._ways:
             way.state = "maybe"
 
-    def rotated(self, new: Way, keep: float | None, now: float) -> None:
-        """*new* took the place of every other primary way, at once or after *keep* seconds."""
+    def rotated(self, new: Way, keep: float | None, begun: float, now: float) -> None:
+        """
+        *new* took the place of every other primary way, at once or after *keep* seconds.
+
+        They are counted from some moment between *begun* and *now*.
+        """
         self.current = new
         for way in self.primaries():
             if way is new:
@@ -82,7 +86,8 @@ class Ways:
                 self._settle(way, "shut")
             elif way.state != "shut":
                 way.until = min(now + keep, way.until if way.state == "until" else now + keep)
-                self._settle(way, "maybe" if way.state == "maybe" else "until")
+                is_unsure = way.state == "maybe" or now - begun > self._slack / 2
+                self._settle(way, "maybe" if is_unsure else "until")
 
     def only(self, *kept: Way) -> None:
         """Of all ways these are left."""

@@ -63,7 +63,7 @@ class World(Claims):
         self.loop = SimLoop(plan.seed)
         self.server = Server(self.loop, seams.META)
         far = max([0.0, *(abs(skew) for skew in plan.skews.values())])
-        self.oracle = Oracle(self.loop, self.server, self.log, clocks_agree=far < 1)
+        self.oracle = Oracle(self.loop, self.server, self.log, clocks_agree=far < 1, doubled=plan.doubled)
         self.server.watcher = self.oracle
         self.wire = Wire(
             self.loop,

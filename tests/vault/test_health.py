@@ -46,6 +46,7 @@ async def test_what_is_told(store: MemoryStore) -> None:
         "vault_id": vault.status().vault_id,
         "revision": 2,
         "active_dek": 2,
+        "retired_dek_opens": 0,
     } == told
 
 

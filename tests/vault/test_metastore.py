@@ -36,6 +36,7 @@ from kvseal.keys.meta import META_COLLECTION, META_KEY
 from kvseal.vault.metastore import MetaStore
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
 NEW = Secret(b"the new secret")
@@ -185,6 +186,22 @@ async def test_an_expired_meta_beside_records_is_a_lost_meta(
         await Vault.open_or_create(any_store, secret=secret, kdf=cheap)
 
     await driver.close()
+    await vault.close()
+
+
+async def test_a_record_that_has_expired_by_this_clock_is_an_orphan(
+    any_store: MemoryStore | DiskStore, secret: Secret, cheap: Argon2idParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host whose clock is ahead makes no vault over records that are live by every other clock."""
+    vault = await Vault.create(any_store, secret=secret, kdf=cheap)
+    await wrapped(vault).put("k", {"v": 1}, ttl=3600)
+    await any_store.delete(META_KEY, collection=META_COLLECTION)
+    tomorrow = datetime.now(timezone.utc) + timedelta(days=1)
+    monkeypatch.setattr("kvseal.clock.utc_now", lambda: tomorrow)
+
+    with pytest.raises(VaultMetaLostError, match="there are sealed records such as"):
+        await Vault.open_or_create(any_store, secret=secret, kdf=cheap)
+
     await vault.close()
 
 
@@ -375,3 +392,29 @@ raise SystemExit(status)
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=False)
 
     assert 0 == done.returncode
+
+
+@pytest.mark.parametrize("genuine", [True, False], ids=["genuine", "forged"])
+async def test_a_later_revision_over_a_new_vault(
+    store: MemoryStore, cheap: Argon2idParams, *, genuine: bool
+) -> None:
+    """What lies over a new vault meta at once is believed if its MAC is right, and for no revision."""
+    secret = Secret(b"the secret")
+
+    async def around(name: str, operation: Callable[[], Awaitable[Any]]) -> Any:
+        result = await operation()
+        if name == "put_if_absent" and genuine:
+            await (await Vault.open(store, secret=secret)).rotate_dek()
+        elif name == "put_if_absent":
+            meta = await raw_meta(store)
+            policy = {**meta["policy"], "read_plaintext": True}
+            await put_raw_meta(store, {**meta, "revision": 2, "policy": policy})
+        return result
+
+    creation = Vault.create(HookedDriver(driver_for(store), around), secret=secret, kdf=cheap)
+    if genuine:
+        vault = await creation
+        assert (2, 2) == (vault.meta.revision, vault.keyring.active_dek)
+        return
+    with pytest.raises(TamperedMetaError):
+        await creation

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
+from dataclasses import replace
 from datetime import datetime, timezone
 from hashlib import shake_128
 from io import BytesIO
@@ -27,6 +28,7 @@ from kvseal.envelope.wrapping import WrappedKey, wrap_key
 from kvseal.keys import keyslot, rootkey
 from kvseal.keys.keyslot import Keyslot
 from kvseal.keys.meta import VaultMeta, WrappedDEK, WrappedLegacyKey
+from kvseal.keys.policy import WritePolicy
 from kvseal.keys.rootkey import Handover, RootKey
 from kvseal.secrets.secret import generate
 
@@ -120,10 +122,24 @@ def metas() -> dict[str, Any]:
         [("primary", Secret(b"correct horse"), None)],
         previous=previous,
     )
+    kept = _vault(
+        urandom,
+        "a DEK that was retired and is dropped, and one that is retired and kept",
+        [("primary", Secret(b"correct horse"), None)],
+        states=["retired", "kept", "active"],
+    )
+    held = _vault(
+        urandom,
+        "new values are held in an old format, under the second of two legacy keys",
+        [("primary", Secret(b"correct horse"), None)],
+        policy=Policy(read_legacy=True),
+        legacy=["fernet", "fernet"],
+        writes_with=1,
+    )
     return {
         "format": "kvseal vault meta, version 1",
         "provenance": PROVENANCE,
-        "positive": [small, rotated, full],
+        "positive": [small, rotated, kept, held, full],
         "negative_are": "the last of the positive ones, with a new value at each path of the edits",
         "negative": _refused_metas(full),
     }
@@ -417,11 +433,16 @@ def _vault(
     policy: Policy | None = None,
     legacy: list[str] | None = None,
     previous: bytes | None = None,
+    writes_with: int | None = None,
 ) -> dict[str, Any]:
+    # "kept" stands for a DEK that is retired and not dropped; beside one, those that are dropped have a stamp too.
     states, policy, legacy = states or ["active"], policy or Policy(), legacy or []
     root = RootKey.generate(urandom(16), random=urandom)
     deks = {number: urandom(32) for number in range(1, len(states) + 1)}
     legacy_keys = {urandom(8).hex(): (kind, urandom(32)) for kind in legacy}
+    if writes_with is not None:
+        write = WritePolicy("legacy", _time(2027), list(legacy_keys)[writes_with])
+        policy = replace(policy, write=write)
     meta = VaultMeta(
         vault_id=root.vault_id,
         revision=7,
@@ -432,11 +453,12 @@ def _vault(
         deks=tuple(
             WrappedDEK(
                 number,
-                states[number - 1],
+                "retired" if states[number - 1] == "kept" else states[number - 1],
                 _time(2026),
                 None
                 if states[number - 1] == "retired"
                 else _wrap(urandom, root, rootkey._DEK_PURPOSE, dek, root._dek_aad(number)),
+                _time(2027) if "kept" in states and states[number - 1] in {"kept", "retired"} else None,
             )
             for number, dek in deks.items()
         ),
@@ -497,6 +519,11 @@ def _refused_metas(full: dict[str, Any]) -> list[dict[str, Any]]:
         "WrongSecretError",
         "DamagedSlotError",
     )
+    since, legacy = meta["created_at"], meta["legacy"][0]["id"]
+
+    def write(value: dict[str, Any]) -> tuple[tuple[str | int, ...], Any]:
+        return ("policy", "write"), value
+
     return [
         refused("wrong secret", wrong, secret=b"wrong".hex()),
         refused("changed salt", wrong, (("slots", 0, "salt"), meta["slots"][1]["salt"])),
@@ -525,7 +552,30 @@ def _refused_metas(full: dict[str, Any]) -> list[dict[str, Any]]:
             (("deks", 2), {**second, **{field: first[field] for field in wrap}}),
         ),
         refused("dropped legacy keys", tampered, (("legacy",), [])),
+        refused("held without the right to read it", malformed, write({"as": "plaintext", "since": since})),
+        refused(
+            "held under a key that is not there",
+            malformed,
+            write({"as": "legacy", "key": "0", "since": since}),
+        ),
+        refused("held under no key", malformed, write({"as": "legacy", "since": since})),
+        refused("sealed under a key", malformed, write({"as": "sealed", "key": legacy, "since": since})),
+        refused("held in an unknown format", malformed, write({"as": "fernet", "since": since})),
+        refused("held since no time", malformed, write({"as": "sealed"})),
+        refused("held since a number", malformed, write({"as": "sealed", "since": 1})),
+        refused("claimed hold", tampered, write({"as": "legacy", "key": legacy, "since": since})),
         refused("changed MAC", tampered, (("mac",), b64encode(bytes(32)).decode())),
+        refused("retired DEK with a key and no stamp", malformed, (("deks", 1, "state"), "retired")),
+        refused("readable DEK with a stamp", malformed, (("deks", 1, "retired_at"), "2027-01-02T03:04:05Z")),
+        refused(
+            "stamp of a retired DEK that is no time", malformed, (("deks", 0, "retired_at"), "2027-01-02")
+        ),
+        refused(
+            "retired DEK with a stamp of its own",
+            tampered,
+            (("deks", 0, "retired_at"), "2027-01-02T03:04:05Z"),
+        ),
+        refused("dropped DEK called readable", malformed, (("deks", 0, "state"), "readable")),
         refused("later version", "UnknownMetaVersionError", (("kvseal",), 2)),
         refused("version true", malformed, (("kvseal",), True)),
         refused("unknown field", malformed, (("extra",), 1)),

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.cmac import CMAC
 
 HERE = Path(__file__).parent
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
 BINDINGS = {"collection+key": 0, "collection": 1, "none": 2}
 SLOT_FIELDS = {"id", "label", "kind", "t", "m", "p", "salt", "commitment", "nonce", "wrapped", "created_at"}
 META_FIELDS = {
@@ -306,7 +307,7 @@ def check_meta(meta: dict[str, Any]) -> None:
     check_extensions(meta)
     require(re.fullmatch("[0-9a-f]{32}", meta["vault_id"]), "VaultMetaError")
     require(type(meta["revision"]) is int and 1 <= meta["revision"] < 2**53, "VaultMetaError")
-    require(set(meta["policy"]) == {"read_legacy", "read_plaintext", "binding"}, "VaultMetaError")
+    check_policy(meta["policy"], {key["id"] for key in meta["legacy"]})
     require(meta["policy"]["binding"] in BINDINGS, "VaultMetaError")
     for slot in meta["slots"]:
         require(set(slot) | {"expires_at"} == SLOT_FIELDS | {"expires_at"}, "VaultMetaError")
@@ -315,8 +316,12 @@ def check_meta(meta: dict[str, Any]) -> None:
         require(1 <= slot["t"] <= 64 and 1 <= slot["p"] <= 64, "KDFParametersError")
         require(8 * slot["p"] <= slot["m"] <= 4 * 2**20, "KDFParametersError")
     for dek in meta["deks"]:
-        wrap = set() if dek["state"] == "retired" else WRAP_FIELDS
-        require(set(dek) == {"number", "state", "created_at"} | wrap, "VaultMetaError")
+        fields, stamped = {"number", "state", "created_at"}, {"retired_at"}
+        require(dek["state"] in {"active", "readable", "retired"}, "VaultMetaError")
+        forms = [fields | WRAP_FIELDS]
+        if dek["state"] == "retired":
+            forms = [fields, fields | stamped, fields | stamped | WRAP_FIELDS]
+        require(set(dek) in forms, "VaultMetaError")
     for key in meta["legacy"]:
         require(set(key) == {"id", "kind", "created_at"} | WRAP_FIELDS, "VaultMetaError")
         require(re.fullmatch("[a-z][a-z0-9-]{0,31}", key["kind"]), "VaultMetaError")
@@ -330,7 +335,32 @@ def check_meta(meta: dict[str, Any]) -> None:
     require(states.index("active") == len(states) - 1 if "active" in states else False, "VaultMetaError")
     parts = [meta, *meta["slots"], *meta["deks"], *meta["legacy"]]
     times = [value for part in parts for name, value in part.items() if name.endswith("_at")]
-    require(all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", time) for time in times), "VaultMetaError")
+    require(all(re.fullmatch(TIME, time) for time in times), "VaultMetaError")
+
+
+def check_policy(policy: dict[str, Any], held: set[str]) -> None:
+    """Refuse a policy that is malformed, or writes what it does not read."""
+    optional = {"max_dek_age", "max_dek_records", "write"}
+    require(set(policy) - optional == {"read_legacy", "read_plaintext", "binding"}, "VaultMetaError")
+    require(
+        all(isinstance(policy[name], bool) for name in ("read_legacy", "read_plaintext")), "VaultMetaError"
+    )
+    for name, most in (("max_dek_age", 3_153_600_000), ("max_dek_records", 2**53 - 1)):
+        limit = policy.get(name, 1)
+        require(type(limit) is int and 1 <= limit <= most, "VaultMetaError")
+    if "write" not in policy:
+        return
+    write = policy["write"]
+    fields = {"as", "since"} | ({"key"} if write.get("as") == "legacy" else set())
+    require(set(write) == fields, "VaultMetaError")
+    is_time = isinstance(write["since"], str) and re.fullmatch(TIME, write["since"])
+    require(is_time, "VaultMetaError")
+    can_read = {
+        "sealed": True,
+        "plaintext": policy["read_plaintext"],
+        "legacy": policy["read_legacy"] and write.get("key") in held,
+    }
+    require(can_read.get(write["as"], False), "VaultMetaError")
 
 
 def check_extensions(meta: dict[str, Any]) -> None:
@@ -420,7 +450,7 @@ def open_meta(meta: dict[str, Any], secret: bytes) -> tuple[bytes, dict[int, byt
     check_mac(meta, root)
     deks, legacy = {}, {}
     for dek in meta["deks"]:
-        if dek["state"] != "retired":
+        if "wrapped" in dek:
             number = dek["number"]
             key = unwrap(root, b"kvseal/dek/v1", dek, vault_id + struct.pack(">I", number))
             require(isinstance(key, bytes), "TamperedMetaError")

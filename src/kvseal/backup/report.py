@@ -36,6 +36,8 @@ class BackupReport:
     bytes: int
     seconds: float
     failures: tuple[Failure, ...] = ()
+    sealed_alone: int = 0
+    """Sealed records in a file that has no vault meta."""
 
     @property
     def exit_code(self) -> int:
@@ -53,6 +55,7 @@ class BackupReport:
             "saved": self.saved,
             "failed": self.failed,
             "vault_meta": self.has_vault_meta,
+            "sealed_alone": self.sealed_alone,
             "sha256": self.sha256,
             "bytes": self.bytes,
             "seconds": round(self.seconds, 3),
@@ -79,11 +82,15 @@ class RestoreReport:
     seconds: float
     dry_run: bool = False
     failures: tuple[Failure, ...] = ()
+    follows: bool = False
+    """The older vault meta became a revision above the one that was there: running processes follow it."""
+    unchecked: int = 0
+    """Sealed records of which it is not known whether anything opens them, for no vault meta was seen."""
 
     @property
     def exit_code(self) -> int:
-        """0, or 3 if some entries were not restored."""
-        return ExitCode.SOME_FAILED if self.failed else 0
+        """0, or 3 if some entries were not restored, or it is not known whether anything opens them."""
+        return ExitCode.SOME_FAILED if self.failed or self.unchecked else 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the summary line that `--json` prints last."""

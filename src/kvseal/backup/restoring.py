@@ -23,11 +23,13 @@ from kvseal.backup.report import Failures, RestoreReport
 from kvseal.concurrency import in_thread
 from kvseal.drivers.abilities import in_place_of
 from kvseal.drivers.base import Replacement, refuse_problem
-from kvseal.drivers.reach import recodable_driver
+from kvseal.drivers.reach import driver_of, recodable_driver
+from kvseal.envelope.kdf import DEFAULT_MEMORY_CEILING
 from kvseal.envelope.record import Header
 from kvseal.envelope.stored import from_stored, is_sealed
 from kvseal.errors import (
     BackupFileError,
+    Conflict,
     KvsealError,
     RecordError,
     StoreError,
@@ -35,10 +37,13 @@ from kvseal.errors import (
     StoreUnreachableError,
     UnsealableValueError,
     VaultExistsError,
+    VaultMetaError,
 )
 from kvseal.keys.meta import META_COLLECTION, META_KEY, VaultMeta, is_vault_meta
 from kvseal.observe.events import Failure, Progress, ignore
 from kvseal.vault.metastore import MetaStore
+from kvseal.vault.returning import returned_to
+from kvseal.vault.store_clock import check_clocks, read_clocks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -46,7 +51,9 @@ if TYPE_CHECKING:
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
     from kvseal.drivers.base import Driver, Entry
+    from kvseal.keys.meta import WrappedDEK
     from kvseal.observe.events import Listener, Phase
+    from kvseal.secrets.sources import Unlocker
 
 IN_FLIGHT: Final = 16
 """Entries that are written concurrently."""
@@ -58,10 +65,12 @@ async def restore(
     path: Path | str,
     store: AsyncKeyValue | Driver,
     *,
+    meta_store: AsyncKeyValue | Driver | None = None,
     dry_run: bool = False,
     overwrite: bool = False,
     overwrite_meta: bool = False,
     only_meta: bool = False,
+    secret: Unlocker | None = None,
     listener: Listener = ignore,
 ) -> RestoreReport:
     """
@@ -74,44 +83,59 @@ async def restore(
     The vault meta has its own rule.  A later revision of the same vault stays.  Any other vault meta
     in the store ends the restore before the first write, unless *overwrite_meta* is set.  That rolls
     the vault back: secrets that it no longer accepts open it again, and records sealed since may not
-    open.
+    open.  With a *secret* that opens the older one, the older one becomes a revision above the present, with
+    the DEKs of both, which running processes follow; without, they refuse it.
 
     A record that needs a DEK which the vault in the store has retired, or never had, is a failure: it could
-    not be opened.
+    not be opened, or not for long.  So is one under another DEK of the same number, by the meta in the file.
+    Where no vault meta is seen, sealed records replace nothing, and those that were put back are counted.
 
+    With *meta_store*, the vault meta in the file goes there, and the one that is there then counts.
     With *only_meta* only the vault meta is restored, so entries deleted since stay deleted.
 
     Raises:
         MalformedBackupError, BackupFileError: nothing was written.
         VaultExistsError: the store holds another vault meta; nothing was written.
+        ClocksApartError: this host's clock is not the store's; nothing was written.
+        Conflict: a DEK was retired meanwhile that records need which were put back.
         StoreError: the backend failed; run the restore again to finish it.
     """
     driver = recodable_driver(store, writes=not dry_run)
+    metas = driver if meta_store is None else driver_of(meta_store)
     try:
+        await check_clocks(driver, "what has expired in a backup")
         with open_file(Path(path)) as file:
-            run = _Restore(driver, listener, dry_run, overwrite, overwrite_meta, only_meta)
+            run = _Restore(driver, metas, listener, dry_run, overwrite, overwrite_meta, only_meta, secret)
             return await run.all(file)
     finally:
-        if driver is not store:
-            await driver.close()
+        for one in {driver, metas} - {store, meta_store}:
+            await one.close()
 
 
 @dataclass(slots=True)
 class _Restore:
     driver: Driver
+    metas: Driver
+    """The driver of the store that holds the vault meta."""
     listener: Listener
     dry_run: bool
     overwrite: bool
     overwrite_meta: bool
     only_meta: bool
+    secret: Unlocker | None = None
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: Failures = field(default_factory=Failures)
     deks: frozenset[int] | None = None
-    """The DEKs that the vault of the store still has, `None` where its vault meta is elsewhere."""
+    """The DEKs that may open a record in the store, `None` where its vault meta is elsewhere."""
+    unchecked: int = 0
+    needs: Counter[int] = field(default_factory=Counter)
+    """Sealed records by the DEK that they need."""
+    follows: bool = False
+    """The vault meta was returned to as a change, so running processes follow."""
     started: float = field(default_factory=clock.monotonic)
 
     async def all(self, file: BinaryIO) -> RestoreReport:
-        total = 0
+        total, saved = 0, None
         async for batch in _batches(file):
             total += len(batch)
             self._tell("check", total, None)
@@ -121,10 +145,11 @@ class _Restore:
                 saved = batch.pop(0) if is_meta(batch[0]) else None
                 if saved is not None:
                     await self._settle(saved)
-                    MetaStore(self.driver).warn_of_eviction()
+                    MetaStore(self.metas).warn_of_eviction()
                 self.deks = await self._deks_of_the_vault(saved)
             await self._settle_all([] if self.only_meta else batch)
             self._tell("restore", self._scanned, total)
+        await self._refuse_retired_meanwhile(saved)
         if self.only_meta and not self._scanned:
             msg = "there is no vault meta in the backup"
             raise BackupFileError(msg, hint="use a backup of the store that holds the vault meta")
@@ -134,6 +159,8 @@ class _Restore:
             seconds=clock.monotonic() - self.started,
             dry_run=self.dry_run,
             failures=tuple(self.failures.kept),
+            unchecked=self.unchecked,
+            follows=self.follows,
         )
 
     @property
@@ -174,13 +201,14 @@ class _Restore:
         if entry.expires_at is not None and entry.expires_at <= clock.utc_now():
             return "expired"
         self._refuse_unreadable(entry)
+        driver = self._driver_of(entry)
         if entry.path is not None:
             # Checked first, because its error says why a store cannot hold an entry without a name.
-            await in_place_of(self.driver, entry)
+            await in_place_of(driver, entry)
         for _ in range(_ATTEMPTS):
-            if not self.dry_run and await self.driver.put_if_absent(entry):
+            if not self.dry_run and await driver.put_if_absent(entry):
                 return "restored"
-            there = await in_place_of(self.driver, entry)
+            there = await in_place_of(driver, entry)
             outcome = await self._beside(entry, there) if there is not None else self.dry_run and "restored"
             if outcome:
                 return outcome
@@ -188,21 +216,22 @@ class _Restore:
         raise _UnrestoredError(msg)
 
     async def _deks_of_the_vault(self, saved: Entry | None) -> frozenset[int] | None:
-        """Return the DEKs in the store's vault meta or, in a dry run without one, in the *saved* one."""
-        entry = await self.driver.get(META_COLLECTION, META_KEY) or saved
-        if entry is None or entry.value is None or not is_vault_meta(entry.value):
-            return None
-        deks = VaultMeta.from_value(entry.value).deks
-        return frozenset(dek.number for dek in deks if dek.wrapped is not None)
+        """Return the DEKs by which a record of the backup opens; *saved* is the vault meta in that."""
+        present = _meta_in(await self.metas.get(META_COLLECTION, META_KEY) or saved)
+        return None if present is None else usable_deks(present, _meta_in(saved))
 
     def _refuse_unreadable(self, entry: Entry) -> None:
-        """Raise for a record whose header names a DEK that no process of this vault has any more."""
-        if self.deks is None or entry.value is None or not is_sealed(entry.value):
+        """Raise for a record whose header names a DEK that this vault has not, or has retired."""
+        if entry.value is None or not is_sealed(entry.value):
+            return
+        if self.deks is None:
+            self.unchecked += 1
             return
         with suppress(RecordError):
             number = Header.parse(from_stored(entry.value)).dek
+            self.needs[number] += 1
             if number not in self.deks:
-                msg = f"it needs DEK {number}, which this vault does not have, so it could not be opened"
+                msg = f"it needs a DEK {number} that this vault has retired or never had"
                 raise _UnrestoredError(msg)
 
     async def _beside(self, entry: Entry, there: Entry) -> str | None:
@@ -217,22 +246,58 @@ class _Restore:
         if not self.overwrite:
             msg = "another value is there"
             raise _UnrestoredError(msg)
+        if self.deks is None and entry.value is not None and is_sealed(entry.value):
+            msg = "it is sealed, and no vault meta was seen that opens it, so it replaces nothing"
+            raise _UnrestoredError(msg)
         return await self._replaced(entry, there)
 
     async def _meta_beside(self, entry: Entry, there: Entry) -> str | None:
         if not self.overwrite_meta:
             if _is_later(there, entry):
                 return "already"
-            msg = f"{self.driver.location} holds a different vault meta than the backup"
+            msg = f"{self.metas.location} holds a different vault meta than the backup"
             hint = "restore into another store, or use --overwrite-vault-meta, which rolls this vault back"
             raise VaultExistsError(msg, hint=hint)
-        return await self._replaced(entry, there)
+        return await self._replaced(await self._meant(entry, there), there)
+
+    async def _meant(self, entry: Entry, there: Entry) -> Entry:
+        """Return the vault meta *entry* as a change of *there*, if the secret can say that it is meant."""
+        if self.secret is None or entry.value is None:
+            return entry
+        try:
+            present = VaultMeta.from_value(there.value or {})
+        except VaultMetaError:
+            return entry  # What is there is damaged: it has nothing that could be kept.
+        meta = await returned_to(
+            VaultMeta.from_value(entry.value),
+            present,
+            self.secret,
+            clocks=await read_clocks(self.metas),
+            memory_ceiling=DEFAULT_MEMORY_CEILING,
+        )
+        self.follows = meta is not None
+        return entry if meta is None else replace(entry, value=meta.as_value())
 
     async def _replaced(self, entry: Entry, there: Entry) -> str | None:
         refuse_problem(there)
         replacement = Replacement(there, entry.value or {}, entry.expires_at)
-        done = self.dry_run or (await self.driver.replace_many([replacement]))[0]
+        done = self.dry_run or (await self._driver_of(entry).replace_many([replacement]))[0]
         return "overwritten" if done else None
+
+    async def _refuse_retired_meanwhile(self, saved: Entry | None) -> None:
+        """Raise where a DEK was retired meanwhile, for records that need it may have been put back."""
+        if self.dry_run or not self.needs:
+            return
+        now = await self._deks_of_the_vault(saved) or frozenset()
+        gone = sorted(number for number in self.needs if number in (self.deks or ()) and number not in now)
+        if gone:
+            msg = f"DEK {gone[0]} was retired or lost during the restore, which put back records that need it"
+            raise Conflict(
+                msg, hint="vaultctl reencrypt now, before it is dropped; then run the restore again"
+            )
+
+    def _driver_of(self, entry: Entry) -> Driver:
+        return self.metas if is_meta(entry) else self.driver
 
     def _tell(self, phase: Phase, done: int, total: int | None) -> None:
         changed = self.outcomes["restored"] + self.outcomes["overwritten"]
@@ -249,6 +314,33 @@ async def _batches(file: BinaryIO) -> AsyncIterator[list[Entry]]:
     batches = reader.batches()
     while (batch := await in_thread(next, batches, None)) is not None:
         yield batch
+
+
+def _meta_in(entry: Entry | None) -> VaultMeta | None:
+    if entry is None or entry.value is None or not is_vault_meta(entry.value):
+        return None
+    return VaultMeta.from_value(entry.value)
+
+
+def usable_deks(present: VaultMeta, saved: VaultMeta | None) -> frozenset[int]:
+    """
+    Return the DEKs that *present* has, has not retired, and that are the same ones in *saved*.
+
+    A number proves nothing: a rotation may have been lost, such as in a failover, and made again.  A wrap is
+    made once, and again only for a new root key, which leaves number and stamp as they are.
+    """
+    if saved is not None and saved.vault_id != present.vault_id:
+        return frozenset()
+    known = {} if saved is None else {dek.number: dek for dek in saved.deks}
+    is_rewrapped = saved is not None and saved.handover != present.handover
+
+    def is_other(dek: WrappedDEK) -> bool:
+        old = known.get(dek.number)
+        if old is None or old.wrapped is None or old.wrapped == dek.wrapped:
+            return False
+        return not is_rewrapped or old.created_at != dek.created_at
+
+    return frozenset(dek.number for dek in present.deks if dek.state != "retired" and not is_other(dek))
 
 
 def _groups(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:

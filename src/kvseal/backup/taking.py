@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +13,8 @@ from kvseal.backup.file import BackupReader, BackupWriter, new_file, writing
 from kvseal.backup.lines import Header
 from kvseal.backup.report import BackupReport, Failures
 from kvseal.concurrency import in_thread
-from kvseal.drivers.reach import recodable_driver
+from kvseal.drivers.reach import driver_of, recodable_driver
+from kvseal.envelope.stored import is_sealed
 from kvseal.errors import Conflict, MalformedBackupError, VaultError
 from kvseal.keys.meta import META_COLLECTION, META_KEY, VaultMeta
 from kvseal.observe.events import Failure, Progress, ignore
@@ -28,10 +30,17 @@ if TYPE_CHECKING:
 
 
 async def backup(
-    store: AsyncKeyValue | Driver, path: Path | str, *, listener: Listener = ignore
+    store: AsyncKeyValue | Driver,
+    path: Path | str,
+    *,
+    meta_store: AsyncKeyValue | Driver | None = None,
+    listener: Listener = ignore,
 ) -> BackupReport:
     """
     Write every live entry of *store* into the new file *path*, as it is stored: no secret is needed.
+
+    The vault meta is read first, from *meta_store* where it has a store of its own, and once more at the
+    end: so it opens every record in the file.  Two backups, of one store each, promise no such thing.
 
     When it returns, the file is complete, durable and has been read back.  Until then, and after an
     error, there is no such file.  An entry that cannot be read is kept as its stored bytes, and counts
@@ -45,26 +54,34 @@ async def backup(
         Conflict: the vault meta was changed during the backup, so it might not open the records.
         StoreError: the backend failed.
     """
-    driver = recodable_driver(store, writes=False)
-    try:
-        return await _Backup(driver, Path(path), listener).run()
-    finally:
-        if driver is not store:
-            await driver.close()
+    async with AsyncExitStack() as stack:
+        driver = await _entered(stack, store, recodable_driver(store, writes=False))
+        metas = driver if meta_store is None else await _entered(stack, meta_store, driver_of(meta_store))
+        return await _Backup(driver, metas, Path(path), listener).run()
+
+
+async def _entered(stack: AsyncExitStack, store: AsyncKeyValue | Driver, driver: Driver) -> Driver:
+    """Return *driver*, which *stack* closes unless the caller has brought it."""
+    if driver is not store:
+        stack.push_async_callback(driver.close)
+    return driver
 
 
 @dataclass(slots=True)
 class _Backup:
     driver: Driver
+    metas: Driver
+    """The driver of the store that holds the vault meta."""
     path: Path
     listener: Listener
     scanned: int = 0
+    sealed: int = 0
     failures: Failures = field(default_factory=Failures)
     started: float = field(default_factory=clock.monotonic)
 
     async def run(self) -> BackupReport:
         with new_file(self.path) as file:
-            has_meta, trailer = await self._write(file)
+            meta, trailer = await self._write(file)
             await self._check(file, trailer)
             size = file.tell()
         return BackupReport(
@@ -72,15 +89,16 @@ class _Backup:
             scanned=self.scanned,
             saved=self.scanned - self.failures.count,
             failed=self.failures.count,
-            has_vault_meta=has_meta,
+            has_vault_meta=_is_whole(meta),
             sha256=trailer.sha256,
             bytes=size,
             seconds=clock.monotonic() - self.started,
             failures=tuple(self.failures.kept),
+            sealed_alone=self.sealed if meta is None else 0,
         )
 
-    async def _write(self, file: BinaryIO) -> tuple[bool, Trailer]:
-        meta = await self.driver.get(META_COLLECTION, META_KEY)
+    async def _write(self, file: BinaryIO) -> tuple[Entry | None, Trailer]:
+        meta = await self.metas.get(META_COLLECTION, META_KEY)
         header = Header(f"kvseal {version('kvseal')}", self.driver.location, clock.utc_now())
         with writing(self.path):
             writer = BackupWriter(file, header)
@@ -91,12 +109,13 @@ class _Backup:
             await self._add(writer, [entry for entry in page.entries if entry.collection != META_COLLECTION])
         await self._refuse_changed(meta)
         with writing(self.path):
-            return _is_whole(meta), await in_thread(writer.finish)
+            return meta, await in_thread(writer.finish)
 
     async def _add(self, writer: BackupWriter, entries: Sequence[Entry]) -> None:
         with writing(self.path):
             failed = await in_thread(writer.add, entries)
         self.scanned += len(entries)
+        self.sealed += sum(entry.value is not None and is_sealed(entry.value) for entry in entries)
         for entry, problem in failed:
             failure = Failure(entry.collection, entry.key, problem)
             self.failures.add(failure)
@@ -105,7 +124,7 @@ class _Backup:
 
     async def _refuse_changed(self, meta: Entry | None) -> None:
         """Refuse if the meta changed during the scan: records may need a DEK that the saved meta lacks."""
-        now = await self.driver.get(META_COLLECTION, META_KEY)
+        now = await self.metas.get(META_COLLECTION, META_KEY)
         if (None if now is None else now.stored) != (None if meta is None else meta.stored):
             msg = "the vault meta was changed during the backup, and might not open the records in it"
             raise Conflict(msg, hint="no file was written; take the backup again")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from kvseal.drivers.base import Count
+from kvseal.drivers.base import Count, Written
 from kvseal.errors import StoreError, UnsupportedStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from kvseal.drivers.base import Driver, Entry, Purged, StoreTime
+    from kvseal.drivers.base import Driver, Entry, Purged, Replacement, StoreTime
 
 
 @runtime_checkable
@@ -74,6 +74,19 @@ class KnowsTime(Protocol):
 
     async def store_time(self) -> StoreTime | None:
         """Return what it says; `None` from a driver around another one that cannot."""
+        ...
+
+
+@runtime_checkable
+class Replicates(Protocol):
+    """A driver whose server may have replicas, which can be asked whether they have what was written."""
+
+    async def replace_confirmed(self, replacement: Replacement) -> Written:
+        """Do what `replace_many` does with one, and wait for the replicas, within a bound."""
+        ...
+
+    async def put_confirmed(self, entry: Entry) -> Written:
+        """Do what `put_if_absent` does, and wait for the replicas, within a bound."""
         ...
 
 
@@ -139,6 +152,21 @@ async def purge(driver: Driver, *, dry_run: bool = False) -> Purged:
     raise UnsupportedStoreError(
         msg, hint="or move: vaultctl backup, vaultctl restore into a new store, and delete the old one"
     )
+
+
+async def replace_confirmed(driver: Driver, replacement: Replacement) -> Written:
+    """Replace one entry, and say what speaks against its lasting where the driver can find out."""
+    if isinstance(driver, Replicates):
+        return await driver.replace_confirmed(replacement)
+    (done,) = await driver.replace_many([replacement])
+    return Written(done)
+
+
+async def put_confirmed(driver: Driver, entry: Entry) -> Written:
+    """Put *entry* if absent, and say what speaks against its lasting where the driver can find out."""
+    if isinstance(driver, Replicates):
+        return await driver.put_confirmed(entry)
+    return Written(await driver.put_if_absent(entry))
 
 
 async def store_time(driver: Driver) -> StoreTime | None:

@@ -69,6 +69,8 @@ class Capabilities:
     """What is stored outlives the process that opened the store."""
     sees_all: bool = True
     """A scan yields every live entry, rather than those that a manifest names."""
+    keeps_time: bool = False
+    """The backend has a clock of its own, which its processes share; otherwise it has that of this host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,14 @@ class Purged:
     """No file of the store itself holds what was overwritten before; with a dry run, none would."""
     halts: str = ""
     """What it keeps waiting while it runs, for the operator who is asked to agree."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Whether a write was done, and if so what speaks against its lasting, in words."""
+
+    done: bool
+    doubt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

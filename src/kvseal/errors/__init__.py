@@ -9,6 +9,7 @@ Every error kvseal raises, each a subclass of py-key-value's own.
       · UnknownFlagsError
     - UnknownDEKError
     - TamperedRecordError (CorruptedDataError)
+    - SealedTwiceError
     - LegacyRecordError
     - PlaintextRecordError
     - UnreadableRecordsError: several records of one call
@@ -38,7 +39,10 @@ Every error kvseal raises, each a subclass of py-key-value's own.
     - VaultLockedError
     - PinFileError
       · PinNotWrittenError
+    - VaultHeldError
+      · HoldNotPermittedError
     - DEKNeededError
+    - ClocksApartError
   + SecretError
     - WrongSecretError
     - EmptySecretError
@@ -82,6 +86,7 @@ from kvseal.errors.records import (
     PlaintextRecordError,
     RecordError,
     ReservedNameError,
+    SealedTwiceError,
     TamperedRecordError,
     UnknownDEKError,
     UnknownFlagsError,
@@ -126,11 +131,13 @@ from kvseal.errors.tools import (
     WrongLegacyKeyError,
 )
 from kvseal.errors.vault import (
+    ClocksApartError,
     DamagedSlotError,
     DEKNeededError,
     EvictingStoreError,
     ForeignVaultError,
     ForkedMetaError,
+    HoldNotPermittedError,
     LastSlotError,
     PinFileError,
     PinNotWrittenError,
@@ -146,6 +153,7 @@ from kvseal.errors.vault import (
     UnknownSlotKindError,
     VaultError,
     VaultExistsError,
+    VaultHeldError,
     VaultLockedError,
     VaultMetaError,
     VaultMetaLostError,
@@ -155,6 +163,7 @@ from kvseal.errors.vault import (
 __all__ = [
     "BackupError",
     "BackupFileError",
+    "ClocksApartError",
     "Conflict",
     "DEKNeededError",
     "DamagedSlotError",
@@ -164,6 +173,7 @@ __all__ = [
     "ExposedSecretFileError",
     "ForeignVaultError",
     "ForkedMetaError",
+    "HoldNotPermittedError",
     "KDFParametersError",
     "KvsealError",
     "LastSlotError",
@@ -184,6 +194,7 @@ __all__ = [
     "ReservedNameError",
     "RolledBackMetaError",
     "RootRotatedError",
+    "SealedTwiceError",
     "SecretError",
     "SecretNotFoundError",
     "SecretReferenceError",
@@ -212,6 +223,7 @@ __all__ = [
     "UsageError",
     "VaultError",
     "VaultExistsError",
+    "VaultHeldError",
     "VaultLockedError",
     "VaultMetaError",
     "VaultMetaLostError",

@@ -63,6 +63,10 @@ class TamperedRecordError(RecordError, CorruptedDataError):
     """The record was changed, or was sealed for another name, context or vault."""
 
 
+class SealedTwiceError(RecordError):
+    """The value in the record is a sealed record itself: two wrappers seal, one above the other."""
+
+
 class LegacyRecordError(RecordError):
     """The record was written by something other than kvseal, and policy does not read such records."""
 

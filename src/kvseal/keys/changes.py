@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from os import urandom
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from kvseal.envelope.aead import KEY_SIZE
-from kvseal.errors import LastSlotError, VaultError
+from kvseal.errors import LastSlotError, VaultError, VaultHeldError
 from kvseal.keys.meta import MAX_SIZE, MAX_SLOTS, VaultMeta, WrappedDEK, WrappedLegacyKey
+from kvseal.keys.policy import PLAINTEXT, SEALED, WritePolicy
 from kvseal.keys.rootkey import Handover
 
 if TYPE_CHECKING:
@@ -26,6 +27,20 @@ if TYPE_CHECKING:
     from kvseal.keys.rootkey import RootKey
 
 _ID_SIZE: Final = 8
+
+
+class Change(Protocol):
+    """One of the functions below, with all but these given."""
+
+    def __call__(self, meta: VaultMeta, root: RootKey, *, now: datetime) -> VaultMeta:
+        """Return the next meta."""
+
+
+class StampedChange(Protocol):
+    """The same, of which something later is counted by the store's time."""
+
+    def __call__(self, meta: VaultMeta, root: RootKey, *, now: datetime, at: datetime) -> VaultMeta:
+        """Return the next meta."""
 
 
 def first(
@@ -76,19 +91,34 @@ def with_slot_in_place(
     return _next(meta, root, now, slots=tuple(slots))
 
 
-def with_new_dek(meta: VaultMeta, root: RootKey, *, now: datetime) -> VaultMeta:
-    """Add the next DEK as the active one; the previous one becomes readable."""
+def with_new_dek(meta: VaultMeta, root: RootKey, *, now: datetime, at: datetime) -> VaultMeta:
+    """
+    Add the next DEK as the active one, created *at* the store's time; the previous one becomes readable.
+
+    Stamps never fall: where the store's clock was put back, the new DEK is as old as the newest.
+    """
     older = (replace(dek, state="readable") if dek.state == "active" else dek for dek in meta.deks)
-    return _next(meta, root, now, deks=(*older, _new_dek(root, len(meta.deks) + 1, now)))
+    at = max(at, *(dek.created_at for dek in meta.deks))
+    return _next(meta, root, now, deks=(*older, _new_dek(root, len(meta.deks) + 1, at)))
 
 
-def without_dek(meta: VaultMeta, root: RootKey, *, number: int, now: datetime) -> VaultMeta:
+def with_retired_dek(
+    meta: VaultMeta, root: RootKey, *, number: int, now: datetime, at: datetime
+) -> VaultMeta:
+    """
+    Retire a DEK *at* the store's time: readers still open with it.
+
+    Raises:
+        VaultError: it is active.
+    """
+    return _next(meta, root, now, deks=_with_one_retired(meta, number, at))
+
+
+def without_dek(meta: VaultMeta, root: RootKey, *, number: int, now: datetime, at: datetime) -> VaultMeta:
     """Drop a DEK but keep its number, which is never reused; raises `VaultError` if it is active."""
-    if meta.active_dek.number == number:
-        msg = f"every new record is sealed under DEK {number}: it is active"
-        raise VaultError(msg, hint="vaultctl rotate --dek first")
-    deks = (replace(dek, state="retired", wrapped=None) if dek.number == number else dek for dek in meta.deks)
-    return _next(meta, root, now, deks=tuple(deks))
+    deks = _with_one_retired(meta, number, at)
+    dropped = (replace(dek, wrapped=None) if dek.number == number else dek for dek in deks)
+    return _next(meta, root, now, deks=tuple(dropped))
 
 
 def with_new_root(
@@ -125,17 +155,40 @@ def with_limits(meta: VaultMeta, root: RootKey, *, limits: Mapping[str, Any], no
 
 
 def with_legacy_keys(
-    meta: VaultMeta, root: RootKey, *, keys: Sequence[LegacyKey], plaintext: bool, now: datetime
+    meta: VaultMeta,
+    root: RootKey,
+    *,
+    keys: Sequence[LegacyKey],
+    plaintext: bool,
+    written: str | None = None,
+    now: datetime,
+    at: datetime,
 ) -> VaultMeta:
-    """Hold *keys* and allow reading legacy records, and with *plaintext* unencrypted ones too."""
+    """
+    Hold *keys* and allow reading legacy records, and with *plaintext* unencrypted ones too.
+
+    With *written*, new values are written so from the same moment on, as by `with_writes`.
+    """
     policy = replace(meta.policy, read_legacy=True, read_plaintext=meta.policy.read_plaintext or plaintext)
     legacy = (*meta.legacy, *(_wrap_legacy(root, key, now) for key in keys))
+    if written is not None:
+        policy = _writing(replace(meta, policy=policy, legacy=legacy), written, at)
     return _next(meta, root, now, policy=policy, legacy=legacy)
 
 
+def with_writes(meta: VaultMeta, root: RootKey, *, written: str, now: datetime, at: datetime) -> VaultMeta:
+    """
+    Write new values *written* since *at*, the store's time: `sealed`, `plaintext`, or a held key's kind.
+
+    Raises:
+        VaultHeldError: such values could not be read back.
+    """
+    return _next(meta, root, now, policy=_writing(meta, written, at))
+
+
 def without_legacy_keys(meta: VaultMeta, root: RootKey, *, now: datetime) -> VaultMeta:
-    """Drop the legacy keys and allow reading sealed records only."""
-    policy = replace(meta.policy, read_legacy=False, read_plaintext=False)
+    """Drop the legacy keys and allow reading sealed records only; raises `VaultHeldError` under hold."""
+    policy = replace(_sealing(meta.policy), read_legacy=False, read_plaintext=False)
     return _next(meta, root, now, policy=policy, legacy=())
 
 
@@ -144,9 +197,51 @@ def without_extension(meta: VaultMeta, root: RootKey, *, name: str, now: datetim
     return _next(meta, root, now, extensions=meta.extensions.without(name))
 
 
+def _writing(meta: VaultMeta, written: str, at: datetime) -> Policy:
+    at = at if meta.policy.write is None else max(at, meta.policy.write.since)
+    key = next((held.id for held in meta.legacy if held.kind == written), None)
+    forms = {SEALED: WritePolicy("sealed", at), PLAINTEXT: WritePolicy("plaintext", at)}
+    by_key = None if key is None else WritePolicy("legacy", at, key)
+    policy = replace(meta.policy, write=forms.get(written, by_key))
+    if policy.write is None or not policy.can_hold({held.id for held in meta.legacy}):
+        msg = f"the vault cannot read {written} records, so it must not write them"
+        raise VaultHeldError(
+            msg,
+            hint="import the old keys, or allow plaintext, with vaultctl migrate-from-fernet --import-keys",
+        )
+    return policy
+
+
+def _sealing(policy: Policy) -> Policy:
+    """Return *policy*, or raise `VaultHeldError` where new values are not sealed."""
+    if policy.holds:
+        msg = "the vault's policy holds new values in the old format"
+        raise VaultHeldError(msg, hint="vaultctl policy seal first; nothing was changed")
+    return policy
+
+
 def put_back(meta: VaultMeta, root: RootKey, *, above: int, now: datetime) -> VaultMeta:
     """Return *meta* as a revision higher than *above*, which every process that has seen that one follows."""
     return _next(replace(meta, revision=above), root, now)
+
+
+def returned(older: VaultMeta, root: RootKey, *, present: VaultMeta, now: datetime) -> VaultMeta:
+    """
+    Return *older* as the revision after *present*, with the DEKs and legacy keys of both.
+
+    A DEK that was dropped since is readable again.
+    """
+    wrapped = {dek.number: dek for dek in older.deks if dek.wrapped is not None}
+    deks = tuple(
+        replace(wrapped[dek.number], state="readable", retired_at=None)
+        if dek.wrapped is None and dek.number in wrapped
+        else dek
+        for dek in present.deks
+    )
+    held = {key.id for key in older.legacy}
+    legacy = (*older.legacy, *(key for key in present.legacy if key.id not in held))
+    above = max(older.revision, present.revision)
+    return _next(replace(older, revision=above), root, now, deks=deks, legacy=legacy)
 
 
 def _next(meta: VaultMeta, root: RootKey, now: datetime, **fields: Any) -> VaultMeta:
@@ -160,6 +255,20 @@ def _next(meta: VaultMeta, root: RootKey, now: datetime, **fields: Any) -> Vault
         msg = f"the vault meta would have {done.size:,} bytes, and {MAX_SIZE:,} are the most"
         raise VaultError(msg, hint="remove slots and legacy keys that nobody needs; nothing was changed")
     return done
+
+
+def _with_one_retired(meta: VaultMeta, number: int, at: datetime) -> tuple[WrappedDEK, ...]:
+    """Return the DEKs of *meta* with this one retired; one that was retired before stays as it is."""
+    if meta.active_dek.number == number:
+        msg = f"every new record is sealed under DEK {number}: it is active"
+        raise VaultError(msg, hint="vaultctl rotate --dek first")
+    at = max(at, *(dek.created_at for dek in meta.deks))
+    return tuple(
+        replace(dek, state="retired", retired_at=at)
+        if dek.number == number and dek.state != "retired"
+        else dek
+        for dek in meta.deks
+    )
 
 
 def _new_dek(root: RootKey, number: int, now: datetime) -> WrappedDEK:

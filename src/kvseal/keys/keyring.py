@@ -1,5 +1,5 @@
 """
-The keyring: the unlocked DEKs of one vault in memory.
+The keyring: the unlocked DEKs of one vault in memory, retired ones too until they are dropped.
 
 It is built from a vault meta that the root key has verified, and is immutable.
 When the meta changes, a new keyring replaces it.
@@ -15,12 +15,14 @@ from kvseal.envelope.bounded_cache import BoundedCache
 from kvseal.envelope.codec import RecordCodec
 from kvseal.envelope.sealing import Associations, Opener, Sealer
 from kvseal.errors import VaultLockedError
+from kvseal.keys.retired import LoudCount
 from kvseal.observe.counters import operations
 
 if TYPE_CHECKING:
     from kvseal.keys.meta import VaultMeta
     from kvseal.keys.policy import Policy
     from kvseal.keys.rootkey import RootKey
+    from kvseal.observe.counters import Count
 
 
 _CONTEXTS: Final = 256
@@ -52,12 +54,13 @@ class Keyring:
         "__weakref__",
         "_active",
         "_deks",
-        "_retired",
         "codecs",
         "legacy",
         "policy",
+        "retired",
         "revision",
         "vault_id",
+        "writes_with",
     )
 
     def __init__(self, meta: VaultMeta, root: RootKey) -> None:
@@ -71,12 +74,16 @@ class Keyring:
             for dek in meta.deks
             if dek.wrapped is not None
         }
-        self._retired = frozenset(dek.number for dek in meta.deks if dek.wrapped is None)
+        self.retired = frozenset(dek.number for dek in meta.deks if dek.state == "retired")
         # Kept here and not in wrappers, so that no key outlives the keyring.
         self.codecs: BoundedCache[str, RecordCodec] = BoundedCache(self._build_codec, _CONTEXTS)
         self.legacy = tuple(
             LegacyKey(key.kind, root.unwrap_legacy(key.wrapped, key.kind, key.id)) for key in meta.legacy
         )
+        write, ids = meta.policy.write, [key.id for key in meta.legacy]
+        held = None if write is None or write.key is None else self.legacy[ids.index(write.key)]
+        self.writes_with: LegacyKey | None = held if meta.policy.holds else None
+        """The legacy key under which new values are written, while the policy holds that format."""
 
     def includes(self, other: Keyring) -> bool:
         """Whether every DEK, under its number, and every legacy key of *other* is in this keyring, too."""
@@ -89,7 +96,7 @@ class Keyring:
         """Return the lowest number whose DEK is another one in *later*, or gone without being retired."""
         kept = later._deks
         for number, dek in sorted(self._deks.items()):
-            if number not in later._retired and not compare_digest(kept.get(number, b""), dek):
+            if number not in later.retired and not compare_digest(kept.get(number, b""), dek):
                 return number
         return None
 
@@ -102,11 +109,16 @@ class Keyring:
         associations = Associations(self.vault_id, context=context)
         binding, active = self.policy.binding, self._active
         sealed = operations[self.vault_id, active, "seal"]
-        opened = {number: operations[self.vault_id, number, "open"] for number in self._deks}
+        opened = {number: self._opened(number) for number in self._deks}
         return RecordCodec(
             Sealer(self._deks[active], active, associations, binding=binding, counts=sealed),
             Opener(self._deks, associations, weakest=binding, counts=opened),
         )
+
+    def _opened(self, number: int) -> Count:
+        """Return the counter of what this DEK opens; one that is retired is heard of."""
+        count = operations[self.vault_id, number, "open"]
+        return LoudCount(count, self.vault_id, number) if number in self.retired else count
 
     def __repr__(self) -> str:
         return (

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from binascii import Error as Base64Error
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -35,9 +34,11 @@ from kvseal.keys.external_slot import ExternalSlot, is_external_kind
 from kvseal.keys.keyslot import KIND, Keyslot, is_label
 from kvseal.keys.policy import Policy
 from kvseal.keys.rootkey import Handover
+from kvseal.keys.stamps import time_of, time_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from kvseal.keys.making_slots import Slot
     from kvseal.keys.rootkey import RootKey
@@ -62,18 +63,26 @@ _ID: Final = re.compile(r"[0-9a-f]{16}")
 _LEGACY_KIND: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
 """The maximum number of DEKs, and of legacy keys, in one vault: a rotation every day for 179 years."""
 _EXTERNAL_FIELDS: Final = {"id", "label", "kind", "key", "wrapped", "created_at"}
-_TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
 _MALFORMED: Final = "restore the vault meta from a backup"
 
 
 @dataclass(frozen=True, slots=True)
 class WrappedDEK:
-    """One numbered DEK at rest; a retired one keeps only its number and creation time."""
+    """One numbered DEK at rest; a retired one keeps its wrap for a while, and its number for ever."""
 
     number: int
     state: DEKState
     created_at: datetime
     wrapped: WrappedKey | None
+    retired_at: datetime | None = None
+    """`None` as long as it is not retired; and for one that was dropped before this was stamped."""
+
+    @property
+    def is_consistent(self) -> bool:
+        """Whether its state, its wrap and its stamps go together."""
+        if self.state == "retired":
+            return self.wrapped is None or self.retired_at is not None
+        return self.wrapped is not None and self.retired_at is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,16 +225,6 @@ def is_vault_meta(value: Mapping[str, Any]) -> bool:
     return _FORMAT_FIELD in value
 
 
-def time_text(moment: datetime) -> str:
-    """Return an RFC 3339 UTC time in whole seconds."""
-    return moment.astimezone(timezone.utc).strftime(_TIME)
-
-
-def time_of(text: str) -> datetime:
-    """Return the time that `time_text` wrote; raises `ValueError` or `TypeError` for anything else."""
-    return datetime.strptime(_text(text), _TIME).replace(tzinfo=timezone.utc)
-
-
 def _canonical(value: Mapping[str, Any]) -> bytes:
     """Return RFC 8785 JSON, which distinguishes 1, 1.0 and true; `==` does not."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
@@ -264,7 +263,8 @@ def _is_consistent(meta: VaultMeta) -> bool:
         and numbers == list(range(1, len(numbers) + 1))
         and len(numbers) <= MAX_DEK
         and [dek.number for dek in meta.deks if dek.state == "active"] == [len(numbers)]
-        and all((dek.wrapped is None) == (dek.state == "retired") for dek in meta.deks)
+        and all(dek.is_consistent for dek in meta.deks)
+        and meta.policy.can_hold({key.id for key in meta.legacy})
     )
 
 
@@ -328,13 +328,16 @@ def _dek(value: Mapping[str, Any]) -> WrappedDEK:
     if state not in {"active", "readable", "retired"} or type(value["number"]) is not int:
         msg = "not a DEK of this version"
         raise ValueError(msg)
-    wrapped = None if state == "retired" else _wrapped(value)
-    return WrappedDEK(value["number"], state, time_of(value["created_at"]), wrapped)
+    wrapped = None if state == "retired" and "wrapped" not in value else _wrapped(value)
+    retired_at = time_of(value["retired_at"]) if "retired_at" in value else None
+    return WrappedDEK(value["number"], state, time_of(value["created_at"]), wrapped, retired_at)
 
 
 def _dek_json(dek: WrappedDEK) -> dict[str, Any]:
+    retired = {} if dek.retired_at is None else {"retired_at": time_text(dek.retired_at)}
     wrapped = {} if dek.wrapped is None else _wrapped_json(dek.wrapped)
-    return {"number": dek.number, "state": dek.state, "created_at": time_text(dek.created_at), **wrapped}
+    stamps = {"created_at": time_text(dek.created_at), **retired}
+    return {"number": dek.number, "state": dek.state, **stamps, **wrapped}
 
 
 def _legacy(value: Mapping[str, Any]) -> WrappedLegacyKey:

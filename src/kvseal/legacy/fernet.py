@@ -2,8 +2,7 @@
 Records of py-key-value's `FernetEncryptionWrapper`, every release that has one (0.2.7 on).
 
 `{"__encrypted_data__": <base64 of the token>, "__encryption_version__": 1}`, where the
-token is Fernet over the value's JSON text.  Keys are given as one key,
-as several in the order of a MultiFernet, or as source material and salt.
+token is Fernet over the value's JSON text.  `fernet_keys` says what may be given as a key.
 
 https://github.com/fernet/spec
 """
@@ -11,11 +10,10 @@ https://github.com/fernet/spec
 from __future__ import annotations
 
 import binascii
+import re
 from base64 import urlsafe_b64decode
 from typing import TYPE_CHECKING, Any, Final
 
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 from pybase64 import b64decode, b64encode_as_string
 
 from kvseal import exact_json
@@ -28,9 +26,7 @@ if TYPE_CHECKING:
 
 KIND: Final = "fernet"
 KEY_SIZE: Final = 32
-KDF_ITERATIONS: Final = 1_200_000
-"""PBKDF2-HMAC-SHA256 iterations of the upstream wrapper, for source material and salt."""
-
+_KEY: Final = re.compile(rb"[A-Za-z0-9_+/-]{43}=")
 _STORED_START: Final = "Z0FBQUFB"
 """How every stored token begins: version byte 0x80 and a 64-bit time, in base64 twice."""
 
@@ -105,19 +101,13 @@ def parse_key(text: bytes) -> bytes:
     Raises:
         SecretError: *text* is no Fernet key; it is not repeated.
     """
-    try:
-        key = urlsafe_b64decode(text.strip())
-    except (binascii.Error, ValueError):
-        key = b""
-    if len(key) != KEY_SIZE:
+    # Strictly: the lenient decoder stops at the padding, and drops what follows it in silence.
+    if not _KEY.fullmatch(text.strip()):
         msg = "this is not a Fernet key: it must be 32 bytes in URL-safe base64, 44 characters"
-        raise SecretError(msg, hint="for a passphrase with a salt, use --source-material and --salt")
-    return key
-
-
-def derive_key(source_material: bytes, salt: bytes) -> bytes:
-    """Return the key that the upstream wrapper derives from source material and salt.  Blocks."""
-    return PBKDF2HMAC(SHA256(), KEY_SIZE, salt, KDF_ITERATIONS).derive(source_material)
+        raise SecretError(
+            msg, hint="for a passphrase, use --source-material, and --fernet-kdf for how it became a key"
+        )
+    return urlsafe_b64decode(text.strip())
 
 
 def _text(value: dict[str, Any]) -> bytes:

@@ -8,7 +8,7 @@ Each record has an attribute `kvseal`, a flat dict of schema 1, and a message fo
 * `vault.create`, `vault.unlock`, `vault.lock`: `revision`; `slot_id` and `slot_kind` of the slot used
 * `vault.refute`: `revision`, of the meta that the store has lost, or holds another one instead of
 * `slot.add`, `slot.remove`, `slot.keep`, `slot.expire`: `slot_id`, `slot_kind`, `expires_at`, `revision`
-* `dek.add`, `dek.retire`: `dek`, `revision`
+* `dek.add`, `dek.retire`, `dek.drop`: `dek`, `revision`
 * `legacy_key.import`, `legacy_key.drop`: `legacy_key_id`, `legacy_key_kind`, `revision`
 * `policy.change`: `before`, `after`, `revision`; `root.rotate`: `revision`
 * `secret.rotate`: `slot_id` and `old_slot_id`, after the changes of slots that it consists of
@@ -145,13 +145,9 @@ def _differences(before: Stored, after: Stored) -> Iterator[tuple[str, Fields]]:
         elif slot.get("expires_at") != old[slot_id].get("expires_at"):
             yield "slot.expire" if slot.get("expires_at") else "slot.keep", _slot(slot)
     yield from (("slot.remove", _slot(slot)) for slot_id, slot in old.items() if slot_id not in new)
-    states = {dek["number"]: dek["state"] for dek in before["deks"]}
+    deks = {dek["number"]: dek for dek in before["deks"]}
     for dek in after["deks"]:
-        number = dek["number"]
-        if number not in states:
-            yield "dek.add", {"dek": number}
-        elif dek["state"] == "retired" != states[number]:
-            yield "dek.retire", {"dek": number}
+        yield from ((event, {"dek": dek["number"]}) for event in _of_dek(deks.get(dek["number"]), dek))
     held, holds = _by_id(before["legacy"]), _by_id(after["legacy"])
     yield from (
         ("legacy_key.import", _legacy_key(key)) for key_id, key in holds.items() if key_id not in held
@@ -159,6 +155,16 @@ def _differences(before: Stored, after: Stored) -> Iterator[tuple[str, Fields]]:
     yield from (("legacy_key.drop", _legacy_key(key)) for key_id, key in held.items() if key_id not in holds)
     if before["policy"] != after["policy"]:
         yield "policy.change", {"before": dict(before["policy"]), "after": dict(after["policy"])}
+
+
+def _of_dek(before: Stored | None, after: Stored) -> Iterator[str]:
+    if before is None:
+        yield "dek.add"
+        return
+    if after["state"] == "retired" != before["state"]:
+        yield "dek.retire"
+    if "wrapped" in before and "wrapped" not in after:
+        yield "dek.drop"
 
 
 def _by_id(things: Any) -> dict[str, Any]:

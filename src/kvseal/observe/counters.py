@@ -26,6 +26,9 @@ class Count:
 operations: Final[defaultdict[tuple[bytes, int, Operation], Count]] = defaultdict(Count)
 """Records sealed and opened, by vault id and DEK.  Each process has few of both."""
 
+of_retired_deks: Final[defaultdict[tuple[bytes, int], Count]] = defaultdict(Count)
+"""Records opened with a DEK that was retired already, by vault id and DEK."""
+
 failures: Final[Counter[tuple[Operation, str]]] = Counter()
 """Failed operations, by the class of the error."""
 

@@ -7,6 +7,7 @@ operation costs the same with OpenTelemetry, without an SDK, and without OpenTel
 | instrument | unit | attributes |
 |---|---|---|
 | `kvseal.operations` | `{operation}` | `kvseal.operation` (`seal`, `open`), `kvseal.dek`, `kvseal.vault.id` |
+| `kvseal.retired_deks.opens` | `{record}` | `kvseal.dek`, `kvseal.vault.id` |
 | `kvseal.failures` | `{failure}` | `kvseal.operation` (`seal`, `open`, `unlock`), `error.type` |
 | `kvseal.derivations` | `{derivation}` | |
 | `kvseal.key_service.requests` | `{request}` | |
@@ -82,6 +83,12 @@ def _operations() -> Iterator[tuple[int, Attributes]]:
             )
 
 
+def _of_retired_deks() -> Iterator[tuple[int, Attributes]]:
+    for (vault_id, dek), count in tuple(counters.of_retired_deks.items()):
+        if number := count.number:
+            yield number, {"kvseal.dek": dek, "kvseal.vault.id": vault_id.hex()}
+
+
 def _failures() -> Iterator[tuple[int, Attributes]]:
     for (operation, error), number in tuple(counters.failures.items()):
         yield number, {"kvseal.operation": operation, "error.type": error}
@@ -101,6 +108,7 @@ def _hits() -> Iterator[tuple[int, Attributes]]:
 
 _INSTRUMENTS: Final[dict[str, tuple[str, str, Numbers]]] = {
     "kvseal.operations": ("{operation}", "Records sealed and opened.", _operations),
+    "kvseal.retired_deks.opens": ("{record}", "Records that a retired DEK opened.", _of_retired_deks),
     "kvseal.failures": ("{failure}", "Operations that failed to seal, open or unlock.", _failures),
     "kvseal.derivations": ("{derivation}", "Argon2id derivations for unlocking.", _derivations),
     "kvseal.key_service.requests": ("{request}", "Root keys that a key service unwrapped.", _requests),

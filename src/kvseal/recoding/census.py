@@ -21,9 +21,10 @@ from kvseal.keys.meta import META_COLLECTION
 from kvseal.legacy import FERNET, FernetCodec, PlaintextCodec, codecs_for
 from kvseal.observe.events import Failure, Progress, ignore
 from kvseal.recoding.decision import classify, format_of
-from kvseal.recoding.formats import KVSEAL, LegacySource, RefusedSource, StrictSource, dek_of
+from kvseal.recoding.formats import KVSEAL, LegacySource, RefusedSource, StrictSource, dek_of, opened
 from kvseal.recoding.pace import LoopShare
 from kvseal.recoding.report import FAILURES_KEPT, Report
+from kvseal.vault.store_clock import check_clocks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -77,11 +78,13 @@ async def verify(
     Open every record of *store* as a wrapper with *vault* and *context* would, and report failures.
 
     Raises:
+        ClocksApartError: this host's clock is not the store's, so what has expired cannot be known.
         VaultMetaLostError: the store has lost the vault meta, so none of this opens for a new process.
         StoreError: the backend failed; nothing is proven.
     """
     driver, started = recodable_driver(store, writes=False), clock.monotonic()
     try:
+        await check_clocks(driver, "verify")
         readers = readers_of(vault, context=context)
         census = await take_census(driver, readers, refresh=vault.refresh, listener=listener)
         await vault.attest()
@@ -201,7 +204,7 @@ def _judge(entry: Entry, reader: Source | None, census: Census) -> None:
     try:
         if reader is None:
             raise RecordError(entry.problem or "the record has no known format")  # noqa: TRY301
-        reader.open(entry)
+        opened(reader, entry)
     except RecordError as exc:
         census.failed += 1
         census.unknown_dek |= isinstance(exc, UnknownDEKError)

@@ -11,7 +11,7 @@ from kvseal import clock, expiry
 from kvseal.drivers.base import KEEP
 from kvseal.errors import RecordError, UnknownDEKError, UnsealableValueError
 from kvseal.observe.events import Failure
-from kvseal.recoding.formats import UNDECODABLE
+from kvseal.recoding.formats import UNDECODABLE, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -93,7 +93,7 @@ def _recoded(entry: Entry, source: Source | None, plan: Plan, proves: Prover) ->
     if source in plan.leaves:
         return Leave.SKIPPED
     try:
-        value, expires_at = source.open(entry)
+        value, expires_at = opened(source, entry)
         named = _named(entry, source, value, proves)
         if not plan.target.keeps_expiry and expires_at is not None:
             return _bare(named, value, expires_at, plan)

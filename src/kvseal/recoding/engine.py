@@ -28,6 +28,7 @@ from kvseal.recoding.pace import LoopShare, Pace
 from kvseal.recoding.report import FAILURES_KEPT, Report, Tally, followed_by
 from kvseal.recoding.walk import Walk
 from kvseal.recoding.writing import Copies, InPlace
+from kvseal.vault.store_clock import check_clocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -69,12 +70,14 @@ async def recode(
     Raises:
         LeaseHeldError: another run works on this part, or with another plan.
         RecodeError: the store cannot be split.
+        ClocksApartError: this host's clock is not the store's, so what has expired cannot be known.
         VaultMetaLostError: the store has lost the vault meta that opens what was sealed; keep the old keys.
         StoreError: the backend failed; run it again to resume where it stopped.
     """
     started = clock.monotonic()
     async with reached(store, to, writes=not plan.dry_run) as places:
         _check_partition(partition)
+        await check_clocks(places.source, plan.command)
         writing: Writing
         if places.in_place:
             writing = InPlace(places.source, plan, listener)

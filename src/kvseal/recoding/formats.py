@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from kvseal import expiry
 from kvseal.envelope.record import Header
 from kvseal.envelope.stored import from_stored, is_sealed
-from kvseal.errors import RecordError
+from kvseal.errors import RecordError, SealedTwiceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -195,6 +195,24 @@ class StrictSource(SealedTarget):
     def open(self, entry: Entry) -> tuple[dict[str, Any], int | None]:
         """Return the value and its sealed expiry."""
         return self._codec().verify(_stored(entry), *_names(entry))
+
+
+def opened(source: Source, entry: Entry) -> tuple[dict[str, Any], int | None]:
+    """
+    Return what *source* makes of *entry*, if that is a value and no record again.
+
+    A record inside is of a second wrapper, above the one that sealed it.  What is done to the outer one
+    leaves the inner one under its own DEK, whose need no header shows.
+
+    Raises:
+        SealedTwiceError: it is a sealed record.
+        RecordError: it does not open.
+    """
+    value, expires_at = source.open(entry)
+    if is_sealed(value):
+        msg = "its value is a sealed record itself, of a second wrapper above the one that sealed it"
+        raise SealedTwiceError(msg, hint="read such values through both wrappers, and put them through one")
+    return value, expires_at
 
 
 def dek_of(stored: Mapping[str, Any]) -> int:

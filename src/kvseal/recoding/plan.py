@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from kvseal.errors import PlaintextRecordError
+from kvseal.errors import PlaintextRecordError, VaultHeldError
 from kvseal.legacy import FernetCodec, PlaintextCodec, codecs_for
 from kvseal.recoding.formats import FernetTarget, LegacySource, RefusedSource, SealedTarget
 
@@ -65,6 +65,18 @@ class Plan:
         """Read the vault meta again if that is due, before a record is sealed."""
         if self.vault is not None:
             await self.vault.confirm()
+            if self.vault.holds and self.seals_old_formats and not self.dry_run:
+                msg = "the vault's policy holds new values in the old format, and this would seal them"
+                raise VaultHeldError(
+                    msg, hint="vaultctl policy seal first; what is sealed already stays sealed"
+                )
+
+    @property
+    def seals_old_formats(self) -> bool:
+        """Whether a record in an old format is sealed by this."""
+        return isinstance(self.target, SealedTarget) and any(
+            not isinstance(source, SealedTarget | RefusedSource) for source in self.sources
+        )
 
 
 def plan_migration(

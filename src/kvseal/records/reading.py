@@ -151,6 +151,8 @@ class Reader:
     async def _reseal(self, old: Sequence[OldRecord]) -> None:
         if old:
             vault = await self._vault()
+            if vault.holds:
+                return
             # A vault that is locked, or whose meta was not read, is another one or forbids it, seals nothing.
             with suppress(VaultLockedError, StaleKeyringError, RefutedKeyringError, UnknownExtensionError):
                 vault.freshness.check()

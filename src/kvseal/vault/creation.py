@@ -28,6 +28,7 @@ from kvseal.errors import (
     VaultMetaLostError,
 )
 from kvseal.keys import changes
+from kvseal.keys.keyring import Keyring
 from kvseal.keys.making_slots import cost_of, new_slot
 from kvseal.keys.meta import META_COLLECTION, META_KEY
 from kvseal.keys.policy import Policy
@@ -37,6 +38,7 @@ from kvseal.observe import telemetry
 from kvseal.secrets.given import names_wrap_key, secret_for_creation
 from kvseal.vault.metastore import Found, MetaStore
 from kvseal.vault.opening import Opened, opened
+from kvseal.vault.store_clock import read_clocks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -136,9 +138,14 @@ async def _created(
     slot = await new_slot(
         root, secret, cost, label=new.label, now=clock.utc_seconds(), memory_ceiling=ceiling
     )
-    meta = changes.first(root, slot, new.policy, adopted=new.adopted_keys, now=clock.utc_seconds())
+    stamp = (await read_clocks(metastore.driver)).stamp
+    meta = changes.first(root, slot, new.policy, adopted=new.adopted_keys, now=stamp)
     root, keyring = await prove(meta, slot, secret, root, now=clock.utc_seconds())
-    await metastore.create(meta, place=place)
+    stored = await metastore.create(meta, place=place)
+    if stored != meta:
+        # A change that came after ours, or a forgery: its revision alone proves nothing.
+        meta, keyring = stored, Keyring(stored, root)
+        await metastore.seen.remember(meta)
     return Opened(metastore, meta, keyring, root, secret, slot.id)
 
 
@@ -215,7 +222,8 @@ async def _first_sealed(store: AsyncKeyValue | Driver) -> Entry | None:
         _log.debug("no driver for %s, so it was not searched", type(store).__name__)
         return None
     try:
-        async for page in driver.scan():
+        # What has expired by this host's clock may be live by another one.
+        async for page in driver.scan(expired=True):
             for entry in page.entries:
                 if entry.value is not None and is_sealed(entry.value):
                     return entry

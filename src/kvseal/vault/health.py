@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from cryptography.hazmat.backends.openssl.backend import backend as openssl
 
 from kvseal import clock
+from kvseal.keys.retired import opened_with_retired
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 State = Literal[
     "ok",
     "rotation due",
+    "retired dek needed",
     "idle",
     "not opened",
     "meta unanswered",
@@ -59,6 +61,7 @@ class Health:
     * `upgrade needed`: the vault meta has a critical part of a later kvseal; nothing is sealed any more
     * `stale`: the vault meta has been out of reach for so long that nothing is sealed any more
     * `meta unanswered`: the last attempt to read the vault meta got no answer; sealing goes on until `stale`
+    * `retired dek needed`: this process has met records of a DEK that is retired, and that will be dropped
     * `rotation due`: the active DEK is older than it should get
     * `ok`
 
@@ -78,6 +81,8 @@ class Health:
     """Of the slot that opened the vault; `None` once it has been removed."""
     meta_age: int | None = None
     """Since the vault meta was read."""
+    retired_dek_opens: int | None = None
+    """Records that this process has opened with DEKs that are retired and not yet dropped."""
 
     @classmethod
     def of(
@@ -93,9 +98,10 @@ class Health:
         """Tell of an open vault, or of one whose keys are forgotten as *state* says."""
         now, dek = clock.utc_seconds(), meta.active_dek
         dek_age = _age(dek.created_at, now)
+        retired = opened_with_retired(meta)
         slots = [_age(slot.created_at, now) for slot in meta.slots if slot.id == slot_id]
         return cls(
-            state=state or _state(freshness, dek_age, max_dek_age),
+            state=state or _state(freshness, retired, dek_age, max_dek_age),
             crypto=crypto(),
             backend=_kind(location),
             vault_id=meta.vault_id.hex(),
@@ -104,6 +110,7 @@ class Health:
             active_dek_age=dek_age,
             keyslot_age=slots[0] if slots else None,
             meta_age=int(freshness.age),
+            retired_dek_opens=retired,
         )
 
     @classmethod
@@ -131,7 +138,7 @@ def crypto() -> Crypto:
     )
 
 
-def _state(freshness: Freshness, dek_age: int, max_dek_age: timedelta) -> State:
+def _state(freshness: Freshness, retired: int, dek_age: int, max_dek_age: timedelta) -> State:
     if freshness.is_refuted:
         return "meta refuted"
     if freshness.is_barred:
@@ -140,6 +147,8 @@ def _state(freshness: Freshness, dek_age: int, max_dek_age: timedelta) -> State:
         return "stale"
     if freshness.is_unanswered:
         return "meta unanswered"
+    if retired:
+        return "retired dek needed"
     return "rotation due" if dek_age > max_dek_age.total_seconds() else "ok"
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kvseal import clock
-from kvseal.drivers.base import Driver, Entry, Replacement
+from kvseal.drivers.abilities import put_confirmed, replace_confirmed
+from kvseal.drivers.base import Driver, Entry, Replacement, Written
 from kvseal.drivers.reach import driver_of
 from kvseal.errors import (
     Conflict,
@@ -188,32 +189,33 @@ class MetaStore:
             raise VaultNotFoundError(msg, hint="check the store, or create a vault with vaultctl init")
         return loaded
 
-    async def create(self, meta: VaultMeta, *, place: Entry | None = None) -> None:
+    async def create(self, meta: VaultMeta, *, place: Entry | None = None) -> VaultMeta:
         """
         Put *meta* where there is none, or in the *place* of what it adopts: of all that try, one succeeds.
+
+        Returns what is read back: *meta*, or a later revision, which the caller has to authenticate.
 
         Raises:
             VaultExistsError: there is one already.
             ForeignVaultError, Conflict: what was to be adopted is another by now, or gone.
         """
         with audit.creation(meta.as_value()):
-            await self._create(meta, place)
+            return await self._create(meta, place)
 
-    async def _create(self, meta: VaultMeta, place: Entry | None) -> None:
+    async def _create(self, meta: VaultMeta, place: Entry | None) -> VaultMeta:
         if place is not None:
-            (done,) = await self._driver.replace_many([Replacement(place, meta.as_value())])
+            done = self._said(await replace_confirmed(self._driver, Replacement(place, meta.as_value())))
             # Another process was faster: with a vault, or with something else, which this finds out.
             if not done and self.place_in(await self.find(), None) is None:
                 msg = f"the record that the vault in {self.location} was to adopt is gone"
                 raise Conflict(msg, hint="find out who removed it; nothing was changed")
         else:
             now = clock.utc_now()
-            done = await self._driver.put_if_absent(
-                Entry(META_COLLECTION, META_KEY, meta.as_value(), created_at=now)
-            )
+            entry = Entry(META_COLLECTION, META_KEY, meta.as_value(), created_at=now)
+            done = self._said(await put_confirmed(self._driver, entry))
         if not done:
             raise self._exists()
-        await self._read_back(meta)
+        return (await self._read_back(meta))[1]
 
     async def change(self, entry: Entry, meta: VaultMeta) -> tuple[Entry, VaultMeta]:
         """
@@ -229,13 +231,20 @@ class MetaStore:
     async def _change(self, entry: Entry, meta: VaultMeta) -> tuple[Entry, VaultMeta]:
         try:
             # A vault does not end: an expiry that another program gave the entry goes with the next change.
-            (done,) = await self._driver.replace_many([Replacement(entry, meta.as_value(), None)])
+            replacement = Replacement(entry, meta.as_value(), None)
+            done = self._said(await replace_confirmed(self._driver, replacement))
         except Conflict:
             done = False
         if not done:
             msg = f"another process changed the vault in {self.location} at the same time"
             raise Conflict(msg, hint="nothing was changed; look at vaultctl status and try again") from None
         return await self._read_back(meta)
+
+    def _said(self, written: Written) -> bool:
+        """Return whether the write was done, and log what speaks against its lasting."""
+        if written.doubt:
+            _log.warning("the change of the vault meta in %s: %s", self.location, written.doubt)
+        return written.done
 
     def warn_of_eviction(self) -> None:
         """Log where a store that did not evict when the vault was created does now."""

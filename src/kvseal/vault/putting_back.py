@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvseal import clock
 from kvseal.errors import Conflict, ForkedMetaError, TamperedMetaError
 from kvseal.keys import changes
 from kvseal.keys.keyring import Keyring
 from kvseal.keys.meta import VaultMeta
+from kvseal.vault.store_clock import read_clocks
 
 if TYPE_CHECKING:
     from kvseal.keys.rootkey import RootKey
@@ -63,7 +63,8 @@ async def put_back(
     if found.meta is not None:
         _check_keys(metastore.location, found.meta, ours, keyring, root)
         above = max(above, found.meta.revision)
-    again = changes.put_back(ours, root, above=above, now=clock.utc_seconds())
+    now = (await read_clocks(metastore.driver)).reached
+    again = changes.put_back(ours, root, above=above, now=now)
     proven = Keyring(VaultMeta.from_value(again.as_value()), root)
     if found.entry is None:
         await metastore.create(again)

@@ -70,9 +70,8 @@ async def rotate_root(
         _check_consent(dropped, drop_slots)
     new = RootKey.generate(meta.vault_id)
     made = {slot.id: await _made_anew(slot, new, secret, vault.memory_ceiling) for slot, secret in kept}
-    changed = changes.with_new_root(
-        meta, came_by.root, successor=new, slots=tuple(made.values()), now=clock.utc_seconds()
-    )
+    now = (await vault.clocks()).reached
+    changed = changes.with_new_root(meta, came_by.root, successor=new, slots=tuple(made.values()), now=now)
     proofs = {
         slot.id: await prove(changed, made[slot.id], secret, new, now=clock.utc_seconds())
         for slot, secret in kept

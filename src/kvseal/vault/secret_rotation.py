@@ -23,7 +23,7 @@ from kvseal import clock
 from kvseal.errors import Conflict, KDFParametersError, WrongSecretError
 from kvseal.keys import changes
 from kvseal.keys.making_slots import cost_of, is_such_a_slot, new_slot
-from kvseal.keys.meta import time_text
+from kvseal.keys.stamps import time_text
 from kvseal.keys.unlocking import prove, unlock
 from kvseal.observe import audit
 from kvseal.secrets.given import new_secret_for
@@ -49,6 +49,8 @@ async def rotate_secret(
     """Rotate from the slot that opened *vault*; see `Vault.rotate` for what it raises."""
     came_by = vault.way_in()
     root = came_by.root
+    if keep_old_for is not None:
+        (await vault.clocks()).check("when the old secret expires")
     secret = came_by.secret if new_secret is None else await new_secret_for(new_secret)
     entry, meta = await vault.read_current(root)
     old = own_slot(vault, meta)
@@ -65,7 +67,7 @@ async def rotate_secret(
             expires_at=ends,
             memory_ceiling=vault.memory_ceiling,
         )
-        added = changes.with_slot(meta, root, new, now=clock.utc_seconds())
+        added = changes.with_slot(meta, root, new, now=(await vault.clocks()).reached)
         root, keyring = await prove(added, new, secret, root, now=clock.utc_seconds())
         entry, meta = await vault.commit(entry, added, keyring)
         if meta != added:
@@ -73,8 +75,9 @@ async def rotate_secret(
             entry, meta = await vault.read_current(root)
         if own_slot(vault, meta) != old:
             raise _replaced(old)
-    until = None if keep_old_for is None else (clock.utc_seconds() + keep_old_for).replace(microsecond=0)
-    ended = changes.with_slot_in_place(meta, root, new, keep_until=until, now=clock.utc_seconds())
+    clocks = await vault.clocks()
+    until = None if keep_old_for is None else (clocks.own + keep_old_for).replace(microsecond=0)
+    ended = changes.with_slot_in_place(meta, root, new, keep_until=until, now=clocks.reached)
     root, keyring = await prove(ended, new, secret, root, now=clock.utc_seconds())
     await vault.commit(entry, ended, keyring, way_in=WayIn(secret, new.id, root))
     audit.rotated(meta.vault_id.hex(), old.id, new.id)

@@ -5,8 +5,8 @@ Keys are forgotten by `lock`, and when no caller has used them for `idle_timeout
 after is as the caller chose: an operation that needs a key raises `VaultLockedError`, or unlocks the vault
 again.  To unlock again needs no more than what was there before: a reference to a secret, never a secret.
 
-Changes of a vault are functions of their own (`secret_rotation`, `root_rotation`, `slots`).  What they
-use of an open vault are its public names: `root_key`, `read_current`, `commit` and `amend`.
+Changes of a vault are functions of their own (`secret_rotation`, `root_rotation`, `slots`), which use the
+public names of an open vault: `root_key`, `read_current`, `commit` and `amend`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import math
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal
 
 from kvseal import clock
 from kvseal.concurrency import SingleFlight
@@ -24,7 +24,9 @@ from kvseal.errors import (
     Conflict,
     ForeignVaultError,
     ForkedMetaError,
+    HoldNotPermittedError,
     RolledBackMetaError,
+    VaultHeldError,
     VaultLockedError,
     VaultMetaError,
     VaultMetaLostError,
@@ -39,32 +41,27 @@ from kvseal.vault.newest import accept
 from kvseal.vault.opening import unlocked
 from kvseal.vault.putting_back import put_back_older
 from kvseal.vault.status import VaultStatus
+from kvseal.vault.store_clock import read_clocks
 from kvseal.vault.succession import Succession
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
     from kvseal.drivers.base import Entry
     from kvseal.envelope.codec import RecordCodec
     from kvseal.errors import VaultError
+    from kvseal.keys.changes import Change, StampedChange
     from kvseal.keys.rootkey import RootKey
     from kvseal.secrets.sources import Unlocker
     from kvseal.vault.freshness import Freshness
     from kvseal.vault.metastore import MetaStore
     from kvseal.vault.opening import Opened, Opening
+    from kvseal.vault.store_clock import Clocks
 
 _NOT_OURS: Final = (VaultNotFoundError, ForeignVaultError, VaultMetaError)
 """Definite answers of a store that has lost our vault meta, or holds another one in its place."""
 
 _log = logging.getLogger("kvseal")
-
-
-class Change(Protocol):
-    """One of `kvseal.keys.changes`, with all but these given."""
-
-    def __call__(self, meta: VaultMeta, root: RootKey, *, now: datetime) -> VaultMeta:
-        """Return the next meta."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -111,7 +108,7 @@ class OpenVault:
 
     def _go_by(self, meta: VaultMeta, keyring: Keyring) -> None:
         self._meta = meta
-        self.freshness.bar(meta.extensions.refusal())
+        self.freshness.go_by(meta, holds=self.holds)
         self._keyring: Keyring | None = keyring
         self.codecs: Mapping[str, RecordCodec] = keyring.codecs
         """The keyring's codecs by context, a dict hit away for the wrapper."""
@@ -130,6 +127,35 @@ class OpenVault:
     def meta(self) -> VaultMeta:
         """The vault meta that the keyring was made from."""
         return self._meta
+
+    @property
+    def holds(self) -> bool:
+        """Whether new values are not sealed: an old format is held, or this process waits for one to be."""
+        return self._meta.policy.holds or (self._opening.hold is not None and self._meta.policy.write is None)
+
+    def held_format(self) -> str:
+        """
+        Return the old format that new values are written in, `fernet` for example.
+
+        The policy orders it and this process permits it, for otherwise an older vault meta, put back by an
+        attacker, could make a process write plaintext.
+
+        Raises:
+            HoldNotPermittedError: this process does not permit what the policy orders.
+            VaultHeldError: it permits an old format, and the vault was never told to hold one.
+        """
+        write, permitted = self._meta.policy.write, self._opening.hold
+        if write is None:
+            msg = f"this process holds {permitted} records, and the vault was not told to"
+            hint = "vaultctl policy hold, or leave hold= out; nothing was written"
+            raise VaultHeldError(msg, hint=hint)
+        held = self.keyring.writes_with
+        ordered = write.form if held is None else held.kind
+        if ordered != permitted:
+            msg = f"the vault's policy holds {ordered} records, which this process does not permit"
+            hint = f"configure it with hold={ordered!r}, or vaultctl policy seal; nothing was written"
+            raise HoldNotPermittedError(msg, hint=hint)
+        return ordered
 
     @property
     def is_locked(self) -> bool:
@@ -315,11 +341,22 @@ class OpenVault:
             await self.refresh()
         return stored
 
-    async def amend(self, change: Change, *, despite_unknown: bool = False) -> VaultStatus:
-        """Make one change that leaves the ways in as they are; raises like `read_current` and `commit`."""
+    async def clocks(self) -> Clocks:
+        """Return what time it is, by the store of the vault meta and by this host."""
+        return await read_clocks(self.metastore.driver)
+
+    async def amend(
+        self, change: Change | StampedChange, *, stamps: bool = False, despite_unknown: bool = False
+    ) -> VaultStatus:
+        """
+        Make one change that leaves the ways in as they are; raises like `read_current` and `commit`.
+
+        One that *stamps* gets the store's time too, asked for last: nothing but the write comes after.
+        """
         root = await self.root_key()
         entry, meta = await self.read_current(root, despite_unknown=despite_unknown)
-        amended = change(meta, root, now=clock.utc_seconds())
+        clocks = await self.clocks()
+        amended = change(meta, root, now=clocks.reached, **({"at": clocks.stamp} if stamps else {}))
         keyring = Keyring(VaultMeta.from_value(amended.as_value()), root)
         await self.commit(entry, amended, keyring)
         return self.status()

@@ -13,7 +13,7 @@ from kvseal.keys.external_slot import ExternalSlot
 from kvseal.keys.keyring import Keyring
 from kvseal.keys.keyslot import Keyslot
 from kvseal.keys.making_slots import cost_of, new_slot
-from kvseal.keys.meta import time_of, time_text
+from kvseal.keys.stamps import time_of, time_text
 from kvseal.keys.unlocking import prove, unlock
 from kvseal.secrets.given import new_secret_for, secret_for_opening
 from kvseal.secrets.secret import generate_recovery_key
@@ -82,6 +82,8 @@ class Slots:
         """
         vault, now = self._vault, clock.utc_seconds()
         root = await vault.root_key()
+        if expires_in is not None:
+            (await vault.clocks()).check("when a slot expires")
         expires_at = None if expires_in is None else (now + expires_in).replace(microsecond=0)
         if expires_at is not None and expires_at <= now:
             msg = "the slot would have expired before it is there"
@@ -91,7 +93,7 @@ class Slots:
         chosen = await new_secret_for(secret)
         cost = cost_of(chosen, kdf, memory_ceiling=vault.memory_ceiling)
         slot = await new_slot(root, chosen, cost, label=label, now=now, expires_at=expires_at)
-        added = changes.with_slot(meta, root, slot, now=clock.utc_seconds())
+        added = changes.with_slot(meta, root, slot, now=(await vault.clocks()).reached)
         _, keyring = await prove(added, slot, chosen, root, now=clock.utc_seconds())
         if not dry_run:
             await vault.commit(entry, added, keyring)
@@ -171,7 +173,7 @@ class Slots:
         if dry_run:
             root = await vault.root_key()
             _, meta = await vault.read_current(root)
-            _without(meta, root, name=slot, now=clock.utc_seconds())
+            _without(meta, root, name=slot, now=(await vault.clocks()).reached)
             return
         await vault.amend(partial(_without, name=slot))
 

@@ -9,14 +9,14 @@ from kvseal import clock
 from kvseal.keys.extensions import KNOWN
 from kvseal.keys.external_slot import ExternalSlot
 from kvseal.keys.keyslot import KIND, Keyslot
-from kvseal.keys.meta import time_of, time_text
 from kvseal.keys.policy import DEFAULT_MAX_DEK_AGE
+from kvseal.keys.stamps import time_of, time_text
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from kvseal.keys.making_slots import Slot
-    from kvseal.keys.meta import VaultMeta
+    from kvseal.keys.meta import VaultMeta, WrappedDEK
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +61,19 @@ class SlotStatus:
 
 @dataclass(frozen=True, slots=True)
 class DEKStatus:
-    """One DEK by number."""
+    """One DEK by number; a retired one opens records, and has a key, until it is dropped."""
 
     id: int
     state: str
     created_at: str
+    retired_at: str | None
+    dropped: bool
+
+    @classmethod
+    def of(cls, dek: WrappedDEK) -> DEKStatus:
+        """Describe *dek*."""
+        retired_at = None if dek.retired_at is None else time_text(dek.retired_at)
+        return cls(dek.number, dek.state, time_text(dek.created_at), retired_at, dek.wrapped is None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +122,7 @@ class VaultStatus:
                 SlotStatus.of(slot, opened_at=opened_at if slot.id == opened_by else None)
                 for slot in meta.slots
             ),
-            deks=tuple(DEKStatus(dek.number, dek.state, time_text(dek.created_at)) for dek in meta.deks),
+            deks=tuple(map(DEKStatus.of, meta.deks)),
             policy=meta.policy.as_json(),
             legacy=tuple(LegacyKeyStatus(k.id, k.kind, time_text(k.created_at)) for k in meta.legacy),
             extensions=tuple(

@@ -72,6 +72,7 @@ class Vault(OpenVault):
             Conflict: what was to be adopted is gone.
             VaultMetaLostError: the store holds sealed records of a vault whose meta is missing.
             EvictingStoreError: the store could drop the vault meta.
+            TamperedMetaError: another writer has put a vault meta of its own over the new one.
             SecretError, KDFParametersError, StoreError: nothing was written.
         """
         opening, new = Opening(**options), NewVault(kdf, policy or Policy(), label, adopts)
@@ -187,14 +188,14 @@ class Vault(OpenVault):
 
     async def rotate_dek(self) -> VaultStatus:
         """
-        Add a new DEK for new writes; older ones stay readable.
+        Add a new DEK for new writes, created at the store's time; older ones stay readable.
 
         Other processes learn of it when they meet its first record, or when they next read the vault meta.
 
         Raises:
             Conflict: another process changed the vault meta; nothing was written.
         """
-        return await self.amend(changes.with_new_dek)
+        return await self.amend(changes.with_new_dek, stamps=True)
 
     async def set_policy(
         self,
@@ -244,20 +245,41 @@ class Vault(OpenVault):
         await self.refresh()
         return self.status()
 
+    async def retire_dek(self, number: int) -> VaultStatus:
+        """Retire a DEK, which readers still open with, until it is dropped; `kvseal.recoding.retire` does."""
+        return await self.amend(partial(changes.with_retired_dek, number=number), stamps=True)
+
     async def drop_dek(self, number: int) -> VaultStatus:
         """Forget a DEK for ever; `kvseal.recoding.retire` does, once nothing needs it."""
-        return await self.amend(partial(changes.without_dek, number=number))
+        return await self.amend(partial(changes.without_dek, number=number), stamps=True)
 
-    async def read_legacy_with(self, keys: Sequence[LegacyKey], *, plaintext: bool = False) -> VaultStatus:
+    async def read_legacy_with(
+        self, keys: Sequence[LegacyKey], *, plaintext: bool = False, write: str | None = None
+    ) -> VaultStatus:
         """
         Hold *keys* wrapped in the vault meta, so that every process can read old records during a migration.
 
-        With *plaintext*, unencrypted records are read too.  Keys that are already held stay once.
+        With *plaintext*, unencrypted records are read too.  Keys that are already held stay once.  With
+        *write*, new values are written in that format from the same moment on: see `write_as`.
         """
         await self.unlock()
         held = {(key.kind, key.key) for key in self.keyring.legacy}
         new = [key for key in dict.fromkeys(keys) if (key.kind, key.key) not in held]
-        return await self.amend(partial(changes.with_legacy_keys, keys=new, plaintext=plaintext))
+        change = partial(changes.with_legacy_keys, keys=new, plaintext=plaintext, written=write)
+        return await self.amend(change, stamps=True)
+
+    async def write_as(self, form: str) -> VaultStatus:
+        """
+        Order what new values are written as: `sealed`, `plaintext`, or the kind of a held key, as `fernet`.
+
+        Every process follows within seconds, and reads all of them as before.  A process writes an old
+        format only if its own configuration permits it: `hold=`.
+
+        Raises:
+            VaultHeldError: the vault could not read such values back.
+            Conflict: another process changed the vault meta; nothing was written.
+        """
+        return await self.amend(partial(changes.with_writes, written=form), stamps=True)
 
     async def end_legacy_reads(self) -> VaultStatus:
         """Drop the legacy keys and read sealed records alone from now on."""

@@ -23,6 +23,7 @@ from kvseal.cli.migration.recipe import (
     read_recipe,
 )
 from kvseal.errors import UsageError
+from kvseal.legacy.fernet_keys import Hkdf, Pbkdf2, Sha256
 from kvseal.recoding import PlaintextRule
 
 README = Path(__file__).parents[3] / "migrations" / "README.md"
@@ -36,6 +37,9 @@ format = "fernet"
 keys = ["file:keys/new.key", "env:OLD_KEY"]
 source_material = "keyring:app/material"
 salt = "cred:salt"
+kdf = "pbkdf2:sha512,1000"
+source_material_encoding = "hex"
+salt_encoding = "base64"
 manifest = "names.jsonl"
 
 [target]
@@ -80,7 +84,12 @@ def test_everything(tmp_path: Path) -> None:
         SourceRecipe(
             format="fernet",
             keys=FernetKeys(
-                (f"file:{tmp_path}/keys/new.key", "env:OLD_KEY"), "keyring:app/material", "cred:salt"
+                (f"file:{tmp_path}/keys/new.key", "env:OLD_KEY"),
+                "keyring:app/material",
+                "cred:salt",
+                Pbkdf2("sha512", 1000),
+                "hex",
+                "base64",
             ),
             store=f"disk:{tmp_path}/vault",
             manifest=tmp_path / "names.jsonl",
@@ -110,6 +119,14 @@ def test_nothing_but_a_format(tmp_path: Path) -> None:
     ("lines", "keys"),
     [
         ('format = "fernet"\nsource_material = "env:A"\nsalt = "env:B"', FernetKeys((), "env:A", "env:B")),
+        (
+            'format = "fernet"\nsource_material = "env:A"\nkdf = "sha256"',
+            FernetKeys((), "env:A", kdf=Sha256()),
+        ),
+        (
+            'format = "fernet"\nsource_material = "env:A"\nkdf = "hkdf:app"',
+            FernetKeys((), "env:A", kdf=Hkdf(b"app")),
+        ),
         ('format = "fastmcp"\nclient_secret = "env:A"', FastMCPKeys(client_secret="env:A")),
         ('format = "fastmcp"\nsigning_key = "env:A"', FastMCPKeys(signing_key="env:A")),
         (
@@ -177,6 +194,17 @@ def test_no_backup(tmp_path: Path) -> None:
         ('[source]\nformat = "fernet"\nkeys = ["env:A", 1]\n', "source.keys"),
         ('[source]\nformat = "fernet"\nkeys = [""]\n', "source.keys"),
         ('[source]\nformat = "fernet"\nkeys = ["env:A"]\nsalt = "env:B"\n', "source.salt"),
+        ('[source]\nformat = "fernet"\nsource_material = "env:A"\n', "source.salt"),
+        (
+            '[source]\nformat = "fernet"\nsource_material = "env:A"\nsalt = "env:B"\nkdf = "sha256"\n',
+            "source.salt",
+        ),
+        ('[source]\nformat = "fernet"\nkeys = ["env:A"]\nkdf = "sha256"\n', "source.salt"),
+        ('[source]\nformat = "fernet"\nsource_material = "env:A"\nkdf = "md5"\n', "source.kdf"),
+        (
+            '[source]\nformat = "fernet"\nsource_material = "env:A"\nkdf = "hkdf"\nsalt_encoding = "rot13"\n',
+            "source.salt_encoding",
+        ),
         ('[source]\nformat = "fernet"\nkeys = ["env:A"]\nclient_secret = "env:B"\n', "source.client_secret"),
         ('[source]\nformat = "fastmcp"\n', "source.client_secret"),
         (
@@ -327,3 +355,13 @@ def test_documented(tmp_path: Path) -> None:
     }
     # What opens a Fernet vault is a field of a field of this very name.
     assert fields == documented
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [("a" + ".a" * 40_000 + " = 1", "dots"), ("# " + "x" * 2**18, "longer than")],
+    ids=["one key of many parts", "long"],
+)
+def test_what_would_keep_the_parser_busy(tmp_path: Path, text: str, what: str) -> None:
+    """A recipe that Python's parser needs minutes for is refused before it is parsed."""
+    assert what in str(refusal(tmp_path, text))

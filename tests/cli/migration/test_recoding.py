@@ -38,9 +38,10 @@ FERNET = [folder for folder in FOLDERS if "authsome" not in folder and "kvseal" 
 
 
 @pytest.fixture
-def old(vaultctl: Terminalless) -> Terminalless:
+def old(vaultctl: Terminalless, monkeypatch: pytest.MonkeyPatch) -> Terminalless:
     """Return vaultctl in a directory with three old records."""
     old_store(Path("kv"), VALUES)
+    monkeypatch.setenv("WRONG", Fernet.generate_key().decode())
     return vaultctl
 
 
@@ -247,6 +248,76 @@ class TestBackup:
 
         assert 0 == old(command).code
         assert "what the first run has written" == Path("sealed.kvseal").read_text()
+
+    def taken(self, vaultctl: Terminalless) -> bytes:
+        """Take the backup that a run which is killed right after it leaves, and return it."""
+        assert 0 == vaultctl("backup mine.kvseal").code
+        return Path("mine.kvseal").read_bytes()
+
+    @pytest.mark.parametrize(
+        "command", [MIGRATE, "migrate-to-fernet --fernet-key env:OLD --yes", "reencrypt --yes"]
+    )
+    def test_of_a_run_that_was_killed_after_it(self, old: Terminalless, command: str) -> None:
+        """The same command adopts the finished backup that holds what the store holds, and goes on."""
+        if command != MIGRATE:
+            old(f"{MIGRATE} --no-backup")
+        before = self.taken(old)
+
+        done = old(f"{command} --backup mine.kvseal")
+
+        entries = 3 if command == MIGRATE else 4
+        assert 0 == done.code
+        assert f"backup: adopted, {entries} entries are in mine.kvseal" in done.err
+        assert before == Path("mine.kvseal").read_bytes()
+        assert ["mine.kvseal"] == [path.name for path in old.directory.glob("*.kvseal")]
+
+    def test_of_a_run_that_was_killed_after_the_vault(self, old: Terminalless) -> None:
+        """The vault meta, which is written between backup and first record, does not count as a change."""
+        self.taken(old)
+        assert 0 == old("init --argon2 1,8,1").code
+
+        done = old(f"{MIGRATE} --backup mine.kvseal --json")
+
+        assert (0, "mine.kvseal") == (done.code, done.lines[0]["file"])
+        assert 1 == len([*old.directory.glob("*.kvseal")])
+
+    @pytest.mark.parametrize("change", ["changed", "added", "removed"])
+    def test_of_a_store_that_has_changed(self, old: Terminalless, change: str) -> None:
+        """A backup that lacks the last changes is kept and not relied on: a new one gets a name of its own."""
+        before = self.taken(old)
+        if change == "removed":
+            with_store(Path("kv"), lambda store: store.delete("b", collection="c"))
+        else:
+            old_store(Path("kv"), {"a" if change == "changed" else "d": {"t": "later"}})
+
+        done = old(f"{MIGRATE} --backup mine.kvseal")
+
+        assert 0 == done.code
+        assert before == Path("mine.kvseal").read_bytes()
+        assert "mine.kvseal is a backup from before the store's last changes" in done.err
+        assert "entries are in mine-2.kvseal" in done.err
+        expected = {"changed": {"t": "later"}, "added": VALUES["a"], "removed": VALUES["a"]}[change]
+        assert expected == self.restored(old, Path("mine-2.kvseal"))
+
+    @pytest.mark.parametrize("what", ["cut", "damaged", "another store's", "directory"])
+    def test_what_is_no_backup_of_this_store(self, old: Terminalless, what: str) -> None:
+        """It is refused before the survey: the keys, which fit nothing, are not even tried."""
+        taken = self.taken(old)
+        Path("mine.kvseal").unlink()
+        if what == "directory":
+            Path("mine.kvseal").mkdir()
+        elif what == "another store's":
+            old_store(Path("other"), VALUES)
+            assert 0 == old("backup mine.kvseal --store disk:other").code
+        else:
+            Path("mine.kvseal").write_bytes(taken[:-9] if what == "cut" else taken[:-20] + bytes(20))
+        before = contents(old.directory)
+
+        done = old(f"{MIGRATE.replace('env:OLD', 'env:WRONG')} --backup mine.kvseal")
+
+        assert (2, "") == (done.code, done.out)
+        assert "mine.kvseal" in done.err or "cannot be read" in done.err
+        assert before == contents(old.directory)
 
     def test_before_a_rollback(self, old: Terminalless) -> None:
         """The way back takes one, too."""

@@ -12,11 +12,13 @@ from key_value.aio.stores.redis import RedisStore
 from tests.drivers.entries import SMALL, entry, fetched, fill, numbers, scanned
 from tests.drivers.redis.databases import NAMELESS, PASSWORD
 
+from kvseal import clock
 from kvseal.drivers import driver_from_url
 from kvseal.drivers.base import PAGE_SIZE, Replacement
 from kvseal.drivers.redis import driver as driver_module
 from kvseal.drivers.redis.server import SWAP, _Packer
 from kvseal.errors import StoreUnreachableError
+from kvseal.vault.store_clock import read_clocks
 
 if TYPE_CHECKING:
     from tests.servers import RedisServer
@@ -113,6 +115,16 @@ class TestScan:
 
         assert 2 * PAGE_SIZE == sum(len(page.entries) for page in pages)
         assert 2 * PAGE_SIZE == len(await scanned(driver, after=pages[0].cursor))
+        await driver.close()
+        raw.acl_deluser("limited")
+
+    async def test_time_that_may_not_be_asked(self, redis_server: RedisServer, raw: redis.Redis) -> None:
+        """A user who may not ask for the time has a vault all the same, with the clock of this host."""
+        raw.acl_setuser("limited", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-time"])
+        driver = await driver_from_url(redis_server.url.replace("//", "//limited:x@"))
+
+        assert await driver.store_time() is None
+        assert clock.utc_seconds() <= (await read_clocks(driver)).stamp <= clock.utc_seconds()
         await driver.close()
         raw.acl_deluser("limited")
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from kvseal.cli.migration.recoding import LEFT_OVER, exit_code
 from kvseal.errors import ExitCode
+from kvseal.keys.policy import SEALED
 from kvseal.recoding.engine import WHOLE
 from kvseal.recoding.formats import KVSEAL
 
@@ -17,12 +18,17 @@ if TYPE_CHECKING:
 
 def tell_imported(output: Output, done: Migration) -> None:
     """Say what an import of keys did, and what comes next."""
-    if done.vault is None or not done.vault.legacy:
+    if done.vault is None or not done.vault.policy["read_legacy"]:
         output.note("nothing was written; the keys fit")
         return
     held = len(done.vault.legacy)
     output.note(f"the vault holds {held} old key{'s'[: held != 1]}, and its wrappers read old records")
-    output.note("next: deploy EnvelopeEncryptionWrapper everywhere, then run this with --finalize")
+    write = done.vault.policy.get("write", {"as": SEALED})
+    if write["as"] == SEALED:
+        output.note("next: deploy EnvelopeEncryptionWrapper everywhere, then run this with --finalize")
+    else:
+        output.note("new values are written in the old format, by processes that were given hold=")
+        output.note("next: deploy EnvelopeEncryptionWrapper(hold=…) everywhere, then vaultctl policy seal")
 
 
 def tell_migrated(output: Output, done: Migration, options: Recoding) -> int:

@@ -15,6 +15,7 @@ from kvseal.cli.migration.recipe_table import Table
 from kvseal.cli.settings import read_toml
 from kvseal.errors import UsageError
 from kvseal.errors.operating_system import next_step, reason_of
+from kvseal.legacy.fernet_keys import ENCODINGS, UPSTREAM
 from kvseal.recoding import PlaintextRule
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kvseal.envelope.kdf import Argon2idParams
+    from kvseal.legacy.fernet_keys import KeyDerivation
 
 _ALL_BUT_ONE: Final = 2
 _TABLES: Final = ("source", "target", "policy", "run")
@@ -29,11 +31,27 @@ _TABLES: Final = ("source", "target", "policy", "run")
 
 @dataclass(frozen=True, slots=True)
 class FernetKeys:
-    """What opens a Fernet vault: keys in the order to try them, source material and salt, or both."""
+    """What opens a Fernet vault: keys in the order to try them, source material to derive one, or both."""
 
     keys: tuple[str, ...] = ()
     source_material: str | None = None
     salt: str | None = None
+    kdf: KeyDerivation | None = None
+    source_material_encoding: str = "raw"
+    salt_encoding: str = "raw"
+
+    def contradiction(self) -> str | None:
+        """Return what is wrong with these keys together, if anything is."""
+        kdf = self.kdf or UPSTREAM
+        if self.source_material is None and self != FernetKeys(self.keys):
+            return "a salt, a key derivation and encodings belong to source material, and there is none"
+        if self.source_material is not None and self.salt is None and kdf.needs_salt:
+            return "source material and salt belong together for this key derivation"
+        if self.salt is not None and not kdf.takes_salt:
+            return "this key derivation takes no salt"
+        if self.salt is None and self.salt_encoding != "raw":
+            return "there is no salt that could have an encoding"
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +175,19 @@ def _source(table: Table) -> SourceRecipe:
 
 
 def _fernet_keys(table: Table) -> FernetKeys:
-    keys = FernetKeys(table.references("keys"), table.reference("source_material"), table.reference("salt"))
-    if (keys.source_material is None) != (keys.salt is None):
-        table.refuse("salt", "and source_material belong together")
-    if not keys.keys and keys.salt is None:
-        table.refuse("keys", "is missing, and so are source_material and salt")
+    keys = FernetKeys(
+        table.references("keys"),
+        table.reference("source_material"),
+        table.reference("salt"),
+        table.kdf("kdf"),
+        table.one_of("source_material_encoding", ENCODINGS) or "raw",
+        table.one_of("salt_encoding", ENCODINGS) or "raw",
+    )
+    problem = keys.contradiction()
+    if problem is not None:
+        table.refuse("salt", f"does not fit: {problem}")
+    if not keys.keys and keys.source_material is None:
+        table.refuse("keys", "is missing, and so is source_material")
     return keys
 
 

@@ -16,13 +16,15 @@ import click
 from kvseal.cli.options import Argon2Cost
 from kvseal.drivers import strip_password
 from kvseal.drivers.backends import SCHEMES, backend_of_url
-from kvseal.errors import SecretReferenceError, UnsupportedStoreError, UsageError
+from kvseal.errors import KDFParametersError, SecretReferenceError, UnsupportedStoreError, UsageError
+from kvseal.legacy.fernet_keys import KDF_FORMS, parse_kdf
 from kvseal.secrets.sources import check_reference
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from kvseal.envelope.kdf import Argon2idParams
+    from kvseal.legacy.fernet_keys import KeyDerivation
 
 T = TypeVar("T")
 
@@ -86,6 +88,15 @@ class Table:
             return Argon2Cost().convert(value, None, None)
         except click.BadParameter:
             self.refuse(key, "is neither t,m,p within the bounds (m in KiB) nor the name of a profile")
+
+    def kdf(self, key: str) -> KeyDerivation | None:
+        value = self.text(key)
+        if value is None:
+            return None
+        try:
+            return parse_kdf(value)
+        except KDFParametersError:
+            self.refuse(key, f"is none of {KDF_FORMS} within the bounds")
 
     def texts(self, key: str) -> tuple[str, ...]:
         values = self._left.pop(key, [])

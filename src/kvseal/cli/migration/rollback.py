@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from kvseal.cli import connect
-from kvseal.cli.migration.origin import read
-from kvseal.cli.migration.recoding import LEFT_OVER, backing_up, confirm, exit_code, recode_options, target_of
+from kvseal.cli.migration.backing_up import backing_up
+from kvseal.cli.migration.old_secrets import old_secret
+from kvseal.cli.migration.recoding import LEFT_OVER, confirm, exit_code, recode_options, target_of
 from kvseal.cli.options import command_options
 from kvseal.legacy import FernetCodec
-from kvseal.legacy.fernet import parse_key
+from kvseal.legacy.fernet_keys import parse_keys
 from kvseal.recoding import is_prepared, plan_rollback, recode
 
 if TYPE_CHECKING:
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
 
 
 @click.command("migrate-to-fernet")
-@click.option("--fernet-key", metavar="REF", required=True, help="The Fernet key that will open the records.")
+@click.option(
+    "--fernet-key",
+    metavar="REF",
+    required=True,
+    help="The Fernet key that will open the records; of several, the first.",
+)
 @recode_options("to", "create_store", "backup", "no_backup", "partition", "rate", "dry_run", "check")
 @command_options
 @connect.synchronous
@@ -41,7 +47,7 @@ async def migrate_to_fernet(output: Output, settings: Settings, *, options: Reco
     its name or its expiry.  The vault itself stays, for records that do not open (exit code 3).
     """
     options = options.checked()
-    codec = FernetCodec([parse_key(await read(fernet_key, settings))])
+    codec = FernetCodec(parse_keys(await old_secret(fernet_key, settings)))
     async with connect.vault(settings) as (found, vault), AsyncExitStack() as stack:
         target = await target_of(stack, found.data, options)
         if target is None and options.writes:
@@ -50,7 +56,7 @@ async def migrate_to_fernet(output: Output, settings: Settings, *, options: Reco
         plan = plan_rollback(vault, codec, dry_run=not options.writes)
         back_up = backing_up(output, options)
         if back_up is not None and not await is_prepared(plan, found.data):
-            await back_up(found.data)
+            await back_up.look_and_take(found.data)
         report = await recode(
             found.data,
             replace(plan, prepared=back_up is not None),

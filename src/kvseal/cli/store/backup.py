@@ -32,16 +32,20 @@ async def backup(output: Output, settings: Settings, *, file: Path) -> int:
     Examples:
       vaultctl backup kv-monday.kvseal
 
-    The vault meta is in it, so that the file and a master secret are all that a restore
-    needs; records that were not encrypted in the store are not encrypted in the file.  The
-    file is its owner's alone, is read back before this reports success, and never replaces
-    another.  What cannot be read is kept as raw bytes and named (exit code 3).
+    The vault meta is in it, from --meta-store where it has a store of its own, so that the file
+    and a master secret are all that a restore needs; records that were not encrypted in the
+    store are not encrypted in the file.  The file is its owner's alone, is read back before this
+    reports success, and never replaces another.  What cannot be read is kept as raw bytes and
+    named (exit code 3).
     """
-    async with connect.data_store(settings) as store:
-        report = await library.backup(store, file, listener=output.event)
+    async with connect.stores(settings) as found:
+        report = await library.backup(found.data, file, meta_store=found.meta, listener=output.event)
     output.ended(report, _backup_text(report))
-    if settings.meta_store is not None and not report.has_vault_meta:
-        output.note("the vault meta is in a store of its own and not in this file: back that store up too")
+    if report.sealed_alone:
+        output.note(
+            f"{report.sealed_alone:,} records are sealed, and no vault meta is in this file:"
+            " name the store that has it, --meta-store, and take the backup again"
+        )
     if any((f.collection, f.key) == (META_COLLECTION, META_KEY) for f in report.failures):
         output.note("the vault meta is damaged: this file opens with that of an older backup only")
     if report.failed:
@@ -89,24 +93,38 @@ async def restore(
     --overwrite is given.  Run it again to finish one that was interrupted.
 
     An older vault meta brings back what it accepted: with --overwrite-vault-meta, secrets
-    that were rotated away open the vault again, and records sealed since may be lost.
+    that were rotated away open the vault again, and records sealed since may be lost.  Running
+    processes refuse it, unless --secret names a secret that opens the older one: then it becomes
+    a new revision, with the DEKs of both, and nothing sealed since is lost.
     """
-    async with connect.data_store(settings, create=create_store, dry_run=dry_run) as store:
+    async with connect.stores(settings, create=create_store, dry_run=dry_run) as found:
+        store = found.data
         if not dry_run:
             connect.require_offline(store, settings)
             replaced = "even the vault meta" if overwrite_meta else "what differs" if overwrite else ""
             if replaced:
                 output.confirm(f"Replace {replaced} in {store.location} by what is in {file}?", settings)
+        # Only on request: a restore needs no secret.
+        secret = await connect.given_secret(settings.secret, settings) if overwrite_meta else None
         report = await library.restore(
             file,
             store,
+            meta_store=found.meta,
             dry_run=dry_run,
             overwrite=overwrite,
             overwrite_meta=overwrite_meta,
             only_meta=only_meta,
+            secret=secret,
             listener=output.event,
         )
     output.ended(report, _restore_text(report))
+    if report.follows:
+        output.note("the older vault meta is a new revision now, which running processes follow")
+    if report.unchecked:
+        output.note(
+            f"{report.unchecked:,} records are sealed, and no vault meta was seen that opens them:"
+            " name the store that has it, --meta-store"
+        )
     if dry_run:
         output.note("nothing was written; next: the same command without --dry-run")
     elif report.failed:

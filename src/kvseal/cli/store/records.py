@@ -12,8 +12,9 @@ from key_value.aio.errors import InvalidTTLError
 from kvseal import exact_json
 from kvseal.cli import connect
 from kvseal.cli.options import Duration, command_options
-from kvseal.cli.output import interruptible, printable, table
-from kvseal.errors import UsageError
+from kvseal.cli.output import ascii_json, interruptible, printable, table
+from kvseal.cli.streams import tell
+from kvseal.errors import UsageError, VaultHeldError
 from kvseal.records import by_name
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ async def get(output: Output, settings: Settings, *, collection: str, key: str) 
     async with connect.vault(settings) as (found, vault):
         value = await by_name.get_record(found.data, vault.codecs[""], collection, key)
     text, portable = exact_json.dumps(value)
-    output.text(text.decode() if portable else exact_json.ascii_text(value))
+    output.text(ascii_json(text.decode()) if portable else exact_json.ascii_text(value))
 
 
 @click.command()
@@ -90,6 +91,9 @@ async def put(
     value = _json_object(value_file)
     async with connect.vault(settings) as (found, vault):
         await vault.confirm()
+        if vault.holds:
+            msg = "the vault's policy holds new values in the old format, and this would seal one"
+            raise VaultHeldError(msg, hint="vaultctl policy seal first, or let the application write it")
         codec = vault.codecs[""]
         if dry_run:
             codec.seal(value, collection, key)
@@ -178,7 +182,7 @@ def _json_object(file: BinaryIO) -> dict[str, Any]:
     try:
         with interruptible():
             if file is sys.stdin.buffer and sys.stdin.isatty():
-                click.echo("type one JSON object, then Ctrl-D:", err=True)
+                tell("type one JSON object, then Ctrl-D:")
             value = exact_json.loads(file.read())
     except ValueError:
         value = None

@@ -11,13 +11,18 @@ import click
 from kvseal.cli import connect
 from kvseal.cli.options import Duration, command_options, global_options
 from kvseal.cli.output import table
+from kvseal.cli.vault.tables import state_of
 from kvseal.drivers import abilities
-from kvseal.recoding.retirement import GRACE, retire, take_needs
+from kvseal.keys.stamps import time_text
+from kvseal.recoding.retirement import GRACE, retire, take_needs, will_drop
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kvseal.cli.output import Output
     from kvseal.cli.settings import Settings
-    from kvseal.recoding.retirement import Needs
+    from kvseal.keys.meta import WrappedDEK
+    from kvseal.recoding.retirement import Needs, Retirement
     from kvseal.vault.status import VaultStatus
 
 
@@ -30,7 +35,7 @@ async def rotate_dek(output: Output, settings: Settings, *, dry_run: bool) -> No
             return
         now = await vault.rotate_dek()
         count = await abilities.count(found.data)
-    output.result(_Listed(now), _table(now))
+    output.done(_Listed(now), _table(now))
     entries = max(0, count.entries - (found.meta is None))
     output.note(
         f"DEK {now.active_dek} is active; {'up to' if count.exact else 'about'} {entries:,} records still use"
@@ -84,19 +89,39 @@ async def list_deks(output: Output, settings: Settings, *, count: bool) -> None:
     default=f"{GRACE.total_seconds():.0f}s",
     show_default=True,
     metavar="DURATION",
-    help="How long ago the DEK must have been replaced; 0 if every process was restarted since.",
+    help="How long ago the DEK must have been replaced; with 0, if every process was restarted since, it is"
+    " dropped at once.",
+)
+@click.option(
+    "--context",
+    "contexts",
+    multiple=True,
+    metavar="TEXT",
+    help="A context that the application gives a wrapper; repeatable. Its records are looked into.",
 )
 @click.option("--dry-run", is_flag=True, help="Check whether a record needs it, and drop nothing.")
 @command_options
 @connect.synchronous
-async def retire_dek(output: Output, settings: Settings, *, number: int, grace: float, dry_run: bool) -> None:
+async def retire_dek(
+    output: Output,
+    settings: Settings,
+    *,
+    number: int,
+    grace: float,
+    contexts: tuple[str, ...],
+    dry_run: bool,
+) -> None:
     """
-    Drop a DEK that no record needs, for ever.
+    Retire a DEK that no record needs, and a week later drop it for ever.
 
     \b
     Examples:
       vaultctl dek retire 1 --dry-run
       vaultctl dek retire 1 --yes
+
+    A retired DEK still opens what may have been missed, and the log and the health of each process that
+    needs it say so.  The same command drops it for ever, at least seven days later, after it has looked
+    again.  With --grace 0 it is dropped at once.
 
     Looks at every entry of the store, and refuses while one record needs the DEK.  Processes
     that seal read the vault meta again every minute, or at their own refresh_after: the
@@ -106,9 +131,11 @@ async def retire_dek(output: Output, settings: Settings, *, number: int, grace: 
     backups.  Restore an older backup into a separate place, vault meta included.
     """
     async with connect.vault(settings) as (found, vault):
+        time = timedelta(seconds=grace)
         if not dry_run:
+            question = _question(vault.meta.deks, number, time)
             output.confirm(
-                f"Drop DEK {number} for ever, if no record of {found.data.location} needs it?"
+                f"{question}, if no record of {found.data.location} needs it?"
                 " Records in other stores of this vault are not seen.",
                 settings,
             )
@@ -116,22 +143,39 @@ async def retire_dek(output: Output, settings: Settings, *, number: int, grace: 
             found.data,
             vault,
             number,
-            grace=timedelta(seconds=grace),
+            grace=time,
+            contexts=("", *contexts),
             dry_run=dry_run,
             listener=output.event,
         )
-    entries = f"{done.scanned:,} {'entry' if done.scanned == 1 else 'entries'}"
-    if done.changed:
-        line = f"DEK {number} is retired: none of {entries} needed it"
-    elif done.state == "retired":
-        line = f"DEK {number} was retired before"
-    else:
-        line = f"DEK {number} is {done.state}, and none of {entries} needs it"
-    output.ended(done, line)
-    if done.changed:
-        output.note("next: vaultctl purge, for what the store keeps of overwritten records")
-    elif done.state != "retired":
+    output.ended(done, _retired(done))
+    if done.unopened:
+        output.note(f"{done.unopened:,} records did not open, so it was not seen whether records are in them")
+    if dry_run and done.scanned:
         output.note(f"nothing was written; next: vaultctl dek retire {number}")
+    elif done.kept_until is not None:
+        output.note(
+            f"next: vaultctl dek retire {number}, after {time_text(done.kept_until)}, drops it for ever"
+        )
+    elif done.changed:
+        output.note("next: vaultctl purge, for what the store keeps of overwritten records")
+
+
+def _question(deks: Sequence[WrappedDEK], number: int, grace: timedelta) -> str:
+    """Say what the operator agrees to; a number that there is not is an error later."""
+    drops = number <= len(deks) and will_drop(deks[number - 1], grace)
+    return f"Drop DEK {number} for ever" if drops else f"Retire DEK {number}"
+
+
+def _retired(done: Retirement) -> str:
+    entries = f"{done.scanned:,} {'entry' if done.scanned == 1 else 'entries'}"
+    if done.changed and done.dropped:
+        return f"DEK {done.dek} is dropped: none of {entries} needed it"
+    if done.changed:
+        return f"DEK {done.dek} is retired: none of {entries} needed it; readers can still open with it"
+    if done.scanned:
+        return f"DEK {done.dek} is {done.state}, and none of {entries} needs it"
+    return f"DEK {done.dek} was {'dropped' if done.dropped else 'retired'} before"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +195,7 @@ class _Listed:
 
 def _table(now: VaultStatus, needs: Needs | None = None) -> Any:
     columns = ["number", "state", "created"]
-    rows: list[list[object]] = [[d.id, d.state, d.created_at] for d in now.deks]
+    rows: list[list[object]] = [[d.id, state_of(d), d.created_at] for d in now.deks]
     if needs is not None:
         columns.append("records")
         rows = [[*row, f"{needs.deks[d.id]:,}"] for row, d in zip(rows, now.deks, strict=True)]

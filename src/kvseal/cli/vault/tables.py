@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from kvseal.recoding.census import Census
-    from kvseal.vault.status import ExtensionStatus, SlotStatus, VaultStatus
+    from kvseal.vault.status import DEKStatus, ExtensionStatus, SlotStatus, VaultStatus
 
 _DAY: Final = 86_400
 
@@ -30,7 +30,7 @@ def tables_of(now: VaultStatus) -> list[Table]:
     tables = [
         table("", ("", ""), facts),
         slots_table(now.slots),
-        table("DEKs", ("number", "state", "created"), [(d.id, d.state, d.created_at) for d in now.deks]),
+        table("DEKs", ("number", "state", "created"), [(d.id, state_of(d), d.created_at) for d in now.deks]),
     ]
     if now.legacy:
         rows = [(key.id, key.kind, key.created_at) for key in now.legacy]
@@ -39,6 +39,11 @@ def tables_of(now: VaultStatus) -> list[Table]:
         parts = [(part.name, _meaning(part)) for part in now.extensions]
         tables.append(table("Extensions", ("name", "this vaultctl"), parts))
     return tables
+
+
+def state_of(dek: DEKStatus) -> str:
+    """Show the state of a DEK; a retired one is dropped, or kept for a while."""
+    return f"{dek.state}, kept" if dek.state == "retired" and not dek.dropped else dek.state
 
 
 def _meaning(part: ExtensionStatus) -> str:
@@ -79,9 +84,18 @@ def rows_of(policy: dict[str, Any]) -> list[tuple[str, object]]:
     age, records = policy.get("max_dek_age"), policy.get("max_dek_records")
     return [
         *((name.replace("_", " "), policy[name]) for name in ("read_legacy", "read_plaintext", "binding")),
+        *_writes(policy.get("write")),
         ("max dek age", f"{_duration(DEFAULT_MAX_DEK_AGE)} (default)" if age is None else _duration(age)),
         ("max dek records", "none" if records is None else f"{records:,}"),
     ]
+
+
+def _writes(write: dict[str, Any] | None) -> list[tuple[str, object]]:
+    """Show what new values are written as; nothing where no old format was ever held."""
+    if write is None:
+        return []
+    key = f", under the held key {write['key']}" if "key" in write else ""
+    return [("new values", f"{write['as']} since {write['since']}{key}")]
 
 
 def _duration(seconds: int) -> str:

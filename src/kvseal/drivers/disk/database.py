@@ -102,14 +102,22 @@ class CacheDB:
             "parts": parts,
         }
         rows: list[Row] = []
-        held = 0
+        held, behind_rowid = 0, after
         with self._reader.used() as con, contextlib.closing(con.execute(sql, values)) as cursor:
             for columns in cursor:
                 rows.append(row := Row(*columns))
+                if behind_rowid is not None and row.rowid <= behind_rowid:
+                    # SQLite believes a damaged tree, and a scan would begin again and again.
+                    raise self._damaged()
+                behind_rowid = row.rowid
                 held += _weight(row)
                 if held >= PAGE_BYTES:
                     break
         return rows
+
+    def _damaged(self) -> StoreUnreachableError:
+        msg = f"{self.path}: database disk image is malformed: its rows are not in order"
+        return StoreUnreachableError(msg, hint=_hint(msg))
 
     def row(self, rowid: int, *, expired: bool) -> Row | None:
         """Return the row with this rowid, which may be another entry than it was; live, or also *expired*."""
@@ -313,6 +321,10 @@ def _translated(path: Path) -> Iterator[None]:
     except sqlite3.Error as exc:
         msg = f"{path}: {exc}"
         raise StoreUnreachableError(msg, hint=_hint(str(exc))) from exc
+    except UnicodeDecodeError:
+        # Python cannot read SQLite's message, which quotes what stands in the damaged file.
+        msg = f"{path}: database disk image is malformed"
+        raise StoreUnreachableError(msg, hint=_hint(msg)) from None
 
 
 def _hint(message: str) -> str:

@@ -93,6 +93,7 @@ class PostgreSQLDriver:
     capabilities = Capabilities(
         atomic_replace=True,
         evicts=False,
+        keeps_time=True,
     )
 
     def __init__(

@@ -216,8 +216,9 @@ def translated(location: str) -> Generator[None, None, None]:
     except asyncpg.PostgresError as exc:
         # What follows the first line, the DETAIL, may quote the value.
         raise _translation(exc, location) from (None if _may_quote_values(exc) else exc)
-    except ValueError:
-        # asyncpg's messages quote the argument that it cannot take, and of a URL perhaps the password.
+    except (ValueError, IndexError):
+        # asyncpg's parser of URLs takes the first character of a host that is not there; and its messages
+        # quote the argument that it cannot take, and of a URL perhaps the password.
         msg = f"{location}: asyncpg cannot use these connection parameters"
         hint = "write postgresql://USER:PASSWORD@HOST:PORT/DATABASE and percent-encode what is special in it"
         raise UnsupportedStoreError(msg, hint=hint) from None

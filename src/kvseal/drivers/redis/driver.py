@@ -30,6 +30,7 @@ from kvseal.drivers.base import (
     Entry,
     Page,
     Replacement,
+    Written,
     has_expired,
     is_in,
     refuse_problem,
@@ -38,6 +39,7 @@ from kvseal.drivers.base import (
 from kvseal.drivers.joined import JOINED, entry_of, patched, problem_entry, written
 from kvseal.drivers.redis.address import Address
 from kvseal.drivers.redis.purge import purge_server
+from kvseal.drivers.redis.replicas import unconfirmed
 from kvseal.drivers.redis.server import DELETE, PUT, OtherType, RespServer
 from kvseal.errors import StoreUnreachableError
 
@@ -82,6 +84,7 @@ class RespDriver:
             atomic_replace=True,
             evicts=self._evicts is not False,
             conceals=_CONCEALED if self._evicts is None and self._is_asked else "",
+            keeps_time=True,
         )
 
     async def scan(
@@ -111,13 +114,31 @@ class RespDriver:
         """Store *entry*, with the server's expiry as its own rounded up to the millisecond."""
         key, body = written(entry)
         return await self._blocking(
-            self._put_if_absent, key.encode(), body.encode(), _expiry(entry.expires_at)
+            _put_if_absent, self._server, key.encode(), body.encode(), _expiry(entry.expires_at)
         )
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Store each value whose body is unchanged, all in one round trip."""
         refuse_problems(replacements)
-        return await self._blocking(self._replace_many, replacements) if replacements else []
+        return await self._blocking(_replace_many, self._server, replacements) if replacements else []
+
+    async def replace_confirmed(self, replacement: Replacement) -> Written:
+        """Replace one entry, and wait for the replicas."""
+        refuse_problem(replacement.entry)
+        return await self._blocking(self._confirmed, lambda server: _replace_many(server, [replacement])[0])
+
+    async def put_confirmed(self, entry: Entry) -> Written:
+        """Put *entry* if absent, and wait for the replicas."""
+        key, body = written(entry)
+        given = key.encode(), body.encode(), _expiry(entry.expires_at)
+        return await self._blocking(self._confirmed, lambda server: _put_if_absent(server, *given))
+
+    def _confirmed(self, write: Callable[[RespServer], bool]) -> Written:
+        """Let *write* happen on a connection of its own, which alone can say how far that has come."""
+        with self._server.on_one_connection() as server:
+            done = write(server)
+            doubt = unconfirmed(server.command, timeout=server.timeout) if done else ""
+            return Written(done, doubt)
 
     async def delete_if_unchanged(self, entry: Entry) -> bool:
         """Delete the key if its body is unchanged."""
@@ -130,8 +151,8 @@ class RespDriver:
         """Count the keys of the database: an estimate."""
         return Count(await self._blocking(self._server.count), exact=False)
 
-    async def store_time(self) -> StoreTime:
-        """Ask the server for its time."""
+    async def store_time(self) -> StoreTime | None:
+        """Ask the server for its time; `None` where this user may not."""
         return await self._blocking(self._server.time)
 
     async def purge(self, *, dry_run: bool = False) -> Purged:
@@ -185,26 +206,6 @@ class RespDriver:
         entries = (entry_of(key, stored) for key, stored in found if stored is not None)
         return len(values), [e for e in entries if expired or not has_expired(e.expires_at)]
 
-    def _put_if_absent(self, key: bytes, body: bytes, expiry: bytes) -> bool:
-        while True:
-            if self._server.run(PUT, key, body, expiry):
-                return True
-            held = self._server.get(key)
-            if isinstance(held, OtherType):
-                return False
-            if held is None:
-                continue
-            if _live(entry_of(key, held)) is not None:
-                return False
-            # The server lets go of an expired entry only when its own time has come.
-            if self._server.swap([(key, held, body, expiry)]) == [True]:
-                return True
-
-    def _replace_many(self, replacements: Sequence[Replacement]) -> list[bool]:
-        live = [not has_expired(r.entry.expires_at) for r in replacements]
-        done = iter(self._server.swap([_swap(r) for r in compress(replacements, live)]))
-        return [is_live and next(done) for is_live in live]
-
 
 async def from_url(url: StoreUrl, *, create: bool) -> RespDriver:  # noqa: ARG001 - see below
     """
@@ -224,6 +225,28 @@ async def from_url(url: StoreUrl, *, create: bool) -> RespDriver:  # noqa: ARG00
         await driver.close()
         raise
     return driver
+
+
+def _put_if_absent(server: RespServer, key: bytes, body: bytes, expiry: bytes) -> bool:
+    while True:
+        if server.run(PUT, key, body, expiry):
+            return True
+        held = server.get(key)
+        if isinstance(held, OtherType):
+            return False
+        if held is None:
+            continue
+        if _live(entry_of(key, held)) is not None:
+            return False
+        # The server lets go of an expired entry only when its own time has come.
+        if server.swap([(key, held, body, expiry)]) == [True]:
+            return True
+
+
+def _replace_many(server: RespServer, replacements: Sequence[Replacement]) -> list[bool]:
+    live = [not has_expired(r.entry.expires_at) for r in replacements]
+    done = iter(server.swap([_swap(r) for r in compress(replacements, live)]))
+    return [is_live and next(done) for is_live in live]
 
 
 def _swap(replacement: Replacement) -> tuple[bytes, bytes, bytes, bytes]:

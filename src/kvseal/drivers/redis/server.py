@@ -178,6 +178,9 @@ class RespServer:
             # redis-py before 6 accepts a certificate for another host unless it is told not to.
             verifies = str(given.get("ssl_cert_reqs", "required")).lower() not in _NOT_VERIFIED
             given = {"ssl_check_hostname": verifies, **given}
+        self._made_of = options, connection_class
+        self.timeout: float = given.get("socket_timeout", TIMEOUT)
+        """Seconds after which a connection gives up waiting for an answer."""
         self._pool: Any = redis.ConnectionPool(
             connection_class=connection_class,
             **{**limits, **given, "protocol": 2, "retry": Retry(NoBackoff(), 0)},
@@ -193,6 +196,15 @@ class RespServer:
             return cls(address.location(scheme), address.options(), redis.UnixDomainSocketConnection)
         connection_class = redis.Connection if address.tls is None else redis.SSLConnection
         return cls(address.location(scheme), address.options(), connection_class)
+
+    @contextmanager
+    def on_one_connection(self) -> Iterator[RespServer]:
+        """Yield this database over a single connection, which only this caller uses, and close it then."""
+        alone = RespServer(self.location, *self._made_of)
+        try:
+            yield alone
+        finally:
+            alone.close()
 
     def get(self, key: bytes) -> bytes | OtherType | None:
         """Return the string at *key*, or `None` if there is nothing."""
@@ -251,10 +263,13 @@ class RespServer:
         (size,) = self._pipeline([("DBSIZE",)])
         return int(self._checked(size))
 
-    def time(self) -> StoreTime:
-        """Return what the server's clock says."""
+    def time(self) -> StoreTime | None:
+        """Return what the server's clock says; `None` where the user may not ask it."""
         before = clock.monotonic()
-        seconds, microseconds = self.command("TIME")
+        (answer,) = self._pipeline([("TIME",)])
+        if isinstance(answer, NoPermissionError):
+            return None
+        seconds, microseconds = self._checked(answer)
         at = datetime.fromtimestamp(int(seconds), timezone.utc) + timedelta(microseconds=int(microseconds))
         return StoreTime(at, before, clock.monotonic())
 
