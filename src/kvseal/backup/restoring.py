@@ -20,6 +20,7 @@ from kvseal import clock
 from kvseal.backup.file import BackupReader, is_meta, open_file
 from kvseal.backup.needed_deks import dek_of, meta_in, usable_deks
 from kvseal.backup.report import Failures, RestoreReport
+from kvseal.concurrency import in_thread
 from kvseal.drivers.abilities import in_place_of, put_many_if_absent
 from kvseal.drivers.base import Replacement, has_expired, refuse_problem
 from kvseal.drivers.reach import driver_of, recodable_driver
@@ -351,9 +352,9 @@ class _UnrestoredError(StoreError):
 
 
 async def _batches(file: BinaryIO) -> AsyncIterator[list[Entry]]:
-    reader = await asyncio.to_thread(BackupReader, file)
+    reader = await in_thread(BackupReader, file)
     batches = reader.batches()
-    while (batch := await asyncio.to_thread(next, batches, None)) is not None:
+    while (batch := await in_thread(next, batches, None)) is not None:
         yield batch
 
 

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import duckdb
 
+from kvseal.concurrency import in_thread
 from kvseal.drivers.base import (
     KEEP,
     Capabilities,
@@ -152,7 +153,7 @@ class DuckDBDriver(OnThisMachine):
 
     async def put_many_if_absent(self, entries: Sequence[Entry]) -> Sequence[Put]:
         """Insert the rows in one statement, all or none of which happens; one more for each repeated name."""
-        puts, new = await asyncio.to_thread(prepared, entries, new_row)
+        puts, new = await in_thread(prepared, entries, new_row)
         await self._make_table()
         for numbers in rounds_of((number, names_of(row), False) for number, row in new.items()):
             rows = {"rows": json.dumps([new[number] for number in numbers])}
@@ -165,7 +166,7 @@ class DuckDBDriver(OnThisMachine):
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Replace in one statement, all or none of which happens; one more for each repeated name."""
         refuse_problems(replacements)
-        texts = await asyncio.to_thread(lambda: [text_of(r.value) for r in replacements])
+        texts = await in_thread(lambda: [text_of(r.value) for r in replacements])
         done = [False] * len(replacements)
         for numbers in rounds_of(kinds_of(replacements)):
             changes = [change_of(replacements[number], texts[number]) for number in numbers]
@@ -183,7 +184,7 @@ class DuckDBDriver(OnThisMachine):
 
     async def count(self) -> Count:
         """Count the live rows."""
-        found = await asyncio.to_thread(self._query, self._table.count, {})
+        found = await in_thread(self._query, self._table.count, {})
         return Count(found[0][0] if found else 0, exact=True)
 
     async def purge(self, *, dry_run: bool = False) -> Purged:
@@ -201,7 +202,7 @@ class DuckDBDriver(OnThisMachine):
 
     async def close(self) -> None:
         """Close the database if the driver has opened it; the application's connection stays open."""
-        await asyncio.to_thread(self._connections.close)
+        await in_thread(self._connections.close)
 
     def expect_table(self) -> None:
         """Raise `StoreNotFoundError` if the table does not exist, or is not a store's."""
@@ -245,7 +246,7 @@ class DuckDBDriver(OnThisMachine):
         """Run a statement of a scan in a thread; like every reader it is in no writer's way."""
         values = {**parameters, "now": now()}
         try:
-            return await asyncio.to_thread(rows, cursor, sql, values, location=self.location)
+            return await in_thread(rows, cursor, sql, values, location=self.location)
         except NO_TABLE as exc:
             return self._nothing(exc)
 
@@ -322,7 +323,7 @@ async def from_url(url: StoreUrl, *, create: bool) -> DuckDBDriver:
     path, table = _path_and_table(url)
     store_over(object(), table)
     try:
-        connection = await asyncio.to_thread(create_file if create else open_file, path)
+        connection = await in_thread(create_file if create else open_file, path)
     except OSError as exc:
         msg = f"cannot open the DuckDB store at {path}: {reason_of(exc)}"
         raise StoreUnreachableError(msg, hint="check the path and its permissions") from exc
