@@ -227,11 +227,11 @@ def test_help_leads_with_examples(vaultctl: Terminalless, name: str | None) -> N
 def test_whatever_changes_something_has_a_dry_run() -> None:
     """Every command that writes can be asked what it would do."""
     migrating = {
+        "migrate",
+        "migrate-back",
         "migrate-from-fernet",
         "migrate-from-authsome",
         "migrate-to-fernet",
-        "migrate",
-        "migrate-back",
     }
     keys = {
         "slot add",

@@ -194,9 +194,17 @@ def value_of(payload: bytes, encoding: int) -> Any:
         return value
     try:
         text = payload.decode("utf-8", "surrogatepass" if encoding else "strict")
-        return json.loads(text, parse_constant=float if encoding else refuse_constant)
+        constant, integer = (float, int) if encoding else (refuse_constant, of_64_bits)
+        return json.loads(text, parse_constant=constant, parse_int=integer)
     except ValueError:
         raise Refused("MalformedRecordError") from None
+
+
+def of_64_bits(digits: str) -> int:
+    """Return an integer that plain JSON may have here, or refuse it."""
+    if not -(2**63) <= int(digits) < 2**64:
+        raise ValueError(digits)
+    return int(digits)
 
 
 def refuse_constant(name: str) -> Any:
@@ -298,7 +306,7 @@ def check_meta(meta: dict[str, Any]) -> None:
     require(len(canonical(meta)) <= 2**20, "VaultMetaError")
     check_extensions(meta)
     require(re.fullmatch("[0-9a-f]{32}", meta["vault_id"]), "VaultMetaError")
-    require(type(meta["revision"]) is int and meta["revision"] > 0, "VaultMetaError")
+    require(type(meta["revision"]) is int and 1 <= meta["revision"] < 2**53, "VaultMetaError")
     check_policy(meta["policy"], {key["id"] for key in meta["legacy"]})
     require(meta["policy"]["binding"] in BINDINGS, "VaultMetaError")
     for slot in meta["slots"]:
@@ -316,10 +324,15 @@ def check_meta(meta: dict[str, Any]) -> None:
         require(set(dek) in forms, "VaultMetaError")
     for key in meta["legacy"]:
         require(set(key) == {"id", "kind", "created_at"} | WRAP_FIELDS, "VaultMetaError")
-    ids = [slot["id"] for slot in meta["slots"]]
-    require(ids and len(set(ids)) == len(ids), "VaultMetaError")
+        require(re.fullmatch("[a-z][a-z0-9-]{0,31}", key["kind"]), "VaultMetaError")
+    require(meta["slots"], "VaultMetaError")
+    for part in (meta["slots"], meta["legacy"]):
+        ids = [one["id"] for one in part]
+        require(all(re.fullmatch("[0-9a-f]{16}", one) for one in ids), "VaultMetaError")
+        require(len(set(ids)) == len(ids), "VaultMetaError")
     require([dek["number"] for dek in meta["deks"]] == [*range(1, len(meta["deks"]) + 1)], "VaultMetaError")
-    require([dek["state"] for dek in meta["deks"]].count("active") == 1, "VaultMetaError")
+    states = [dek["state"] for dek in meta["deks"]]
+    require(states.index("active") == len(states) - 1 if "active" in states else False, "VaultMetaError")
     parts = [meta, *meta["slots"], *meta["deks"], *meta["legacy"]]
     times = [value for part in parts for name, value in part.items() if name.endswith("_at")]
     require(all(re.fullmatch(TIME, time) for time in times), "VaultMetaError")

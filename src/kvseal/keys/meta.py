@@ -9,6 +9,7 @@ a caller must not trust anything in it except the slots, which authenticate them
 
 from __future__ import annotations
 
+import re
 from binascii import Error as Base64Error
 from dataclasses import dataclass, replace
 from hmac import compare_digest
@@ -30,7 +31,7 @@ from kvseal.errors import (
 )
 from kvseal.keys.extensions import NO_EXTENSIONS, Extensions
 from kvseal.keys.external_slot import ExternalSlot, is_external_kind
-from kvseal.keys.keyslot import ID_SIZE, KIND, Keyslot, is_label
+from kvseal.keys.keyslot import KIND, Keyslot, is_label
 from kvseal.keys.policy import Policy
 from kvseal.keys.rootkey import Handover
 from kvseal.keys.stamps import time_of, time_text
@@ -56,6 +57,10 @@ _MAC_FIELD: Final = "mac"
 _HANDOVER_FIELD: Final = "handover"
 _MAC_SIZE: Final = 32
 _MAX_KEYS: Final = 65_536
+_MAX_REVISION: Final = 2**53 - 1
+"""The most that RFC 8785 writes exactly."""
+_ID: Final = re.compile(r"[0-9a-f]{16}")
+_LEGACY_KIND: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
 """The maximum number of DEKs, and of legacy keys, in one vault: a rotation every day for 179 years."""
 _EXTERNAL_FIELDS: Final = {"id", "label", "kind", "key", "wrapped", "created_at"}
 _MALFORMED: Final = "restore the vault meta from a backup"
@@ -251,13 +256,13 @@ def _is_consistent(meta: VaultMeta) -> bool:
         len(meta.vault_id) == VAULT_ID_SIZE
         and len(meta.mac) == _MAC_SIZE
         and type(meta.revision) is int
-        and meta.revision >= 1
+        and 1 <= meta.revision <= _MAX_REVISION
         and 1 <= len(meta.slots) <= MAX_SLOTS
         and _unique([slot.id for slot in meta.slots])
         and _unique([key.id for key in meta.legacy])
         and numbers == list(range(1, len(numbers) + 1))
         and len(numbers) <= MAX_DEK
-        and [dek.state for dek in meta.deks].count("active") == 1
+        and [dek.number for dek in meta.deks if dek.state == "active"] == [len(numbers)]
         and all(dek.is_consistent for dek in meta.deks)
         and meta.policy.can_hold({key.id for key in meta.legacy})
     )
@@ -269,7 +274,7 @@ def _unique(names: Sequence[str]) -> bool:
 
 def _slot(value: Mapping[str, Any]) -> Slot:
     slot_id, label, kind = _text(value["id"]), _text(value["label"]), _text(value["kind"])
-    if len(bytes.fromhex(slot_id)) != ID_SIZE or not is_label(label):
+    if not _ID.fullmatch(slot_id) or not is_label(label):
         msg = "not a keyslot of this version"
         raise ValueError(msg)
     times = time_of(value["created_at"]), time_of(value["expires_at"]) if "expires_at" in value else None
@@ -336,9 +341,11 @@ def _dek_json(dek: WrappedDEK) -> dict[str, Any]:
 
 
 def _legacy(value: Mapping[str, Any]) -> WrappedLegacyKey:
-    return WrappedLegacyKey(
-        _text(value["id"]), _text(value["kind"]), time_of(value["created_at"]), _wrapped(value)
-    )
+    identifier, kind = _text(value["id"]), _text(value["kind"])
+    if not _ID.fullmatch(identifier) or not _LEGACY_KIND.fullmatch(kind):
+        msg = "not a legacy key of this version"
+        raise ValueError(msg)
+    return WrappedLegacyKey(identifier, kind, time_of(value["created_at"]), _wrapped(value))
 
 
 def _legacy_json(key: WrappedLegacyKey) -> dict[str, Any]:

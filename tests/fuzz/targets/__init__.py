@@ -21,6 +21,7 @@ ELSEWHERE = {
     "records.reading.Reader.read_many": "is Reader.read for several",
     "secrets.system_keyring.read_keyring": "returns what the keyring says, and parses nothing",
     "vault.session.OpenVault.read_current": "is MetaStore.load and a comparison of revisions",
+    "vault.store_clock.read_clocks": "asks the clocks of the store and of this host, and parses nothing",
     "vault.vault.Vault.read_legacy_with": "changes the policy, and parses nothing",
 }
 """What is named like a parser and has no target: why."""

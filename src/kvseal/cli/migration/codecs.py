@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
 from kvseal.cli.migration.old_secrets import old_secret
 from kvseal.cli.migration.recipe import CodecKeys
+from kvseal.concurrency import in_thread
 from kvseal.errors import UsageError
 from kvseal.legacy.by_hand import ByHandCodec
 from kvseal.legacy.ciphers import AesCbcHmac, AesGcm, ChaCha20, SecretBox
@@ -69,11 +69,9 @@ async def codec_of(stored_format: str, keys: CodecKeys, settings: Settings) -> S
         material = await old_secret(keys.source_material, settings)
         salt = None if keys.salt is None else await old_secret(keys.salt, settings)
         encodings = (keys.source_material_encoding, keys.salt_encoding)
-        found += await asyncio.to_thread(
-            derive_keys, keys.kdf or UPSTREAM, material, salt, encodings=encodings
-        )
+        found += await in_thread(derive_keys, keys.kdf or UPSTREAM, material, salt, encodings=encodings)
     if keys.codec is not None:
-        return await asyncio.to_thread(ForeignCodec, keys.codec, found)
+        return await in_thread(ForeignCodec, keys.codec, found)
     if stored_format == KIND:
         return JweCodec(found, keys.jwe_field or FIELD, alg=keys.alg, enc=keys.enc)
     if stored_format == CBC:

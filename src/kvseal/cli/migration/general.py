@@ -49,7 +49,7 @@ def codec_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.command()
 @codec_options
 @recode_options(
-    *("recipe", "to", "create_store", "plaintext", "backup", "no_backup", "finalize"),
+    *("recipe", "to", "create_store", "plaintext", "backup", "no_backup", "finalize", "grace"),
     *("partition", "workers", "worker", "rate", "dry_run", "check"),
 )
 @argon2_option

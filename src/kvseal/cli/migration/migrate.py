@@ -135,7 +135,7 @@ async def migrate_from_fernet(output: Output, settings: Settings, *, options: Re
     help="AUTHSOME_MASTER_KEY, or keyring:authsome/master_key.",
 )
 @recode_options(
-    *("recipe", "to", "create_store", "backup", "no_backup", "finalize"),
+    *("recipe", "to", "create_store", "backup", "no_backup", "finalize", "grace"),
     *("partition", "workers", "worker", "rate", "dry_run", "check"),
 )
 @argon2_option

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kvseal.cli.migration.codecs import codec_of
 from kvseal.cli.migration.old_secrets import old_secret
 from kvseal.cli.migration.recipe import CodecKeys, FastMCPKeys, FernetKeys, NoKeys
+from kvseal.concurrency import in_thread
 from kvseal.errors import UsageError
 from kvseal.keys.keyring import LegacyKey
 from kvseal.legacy import FERNET, FastMCPCodec, FernetCodec
@@ -110,7 +110,7 @@ async def fernet_origin(keys: FernetKeys, settings: Settings) -> Origin:
         salt = None if keys.salt is None else await old_secret(keys.salt, settings)
         encodings = (keys.source_material_encoding, keys.salt_encoding)
         kdf = keys.kdf or UPSTREAM
-        found += await asyncio.to_thread(derive_keys, kdf, material, salt, encodings=encodings)
+        found += await in_thread(derive_keys, kdf, material, salt, encodings=encodings)
     found = list(dict.fromkeys(found))
     return Origin((FernetCodec(found),) if found else (), _held(found))
 
@@ -133,7 +133,7 @@ async def authsome_masters(keys: AuthsomeKeys, settings: Settings) -> list[Auths
     """Return the master keys of authsome that were named."""
     masters = []
     if keys.key_file is not None:
-        masters.append(read_master_key_file(await asyncio.to_thread(read_key_file, keys.key_file)))
+        masters.append(read_master_key_file(await in_thread(read_key_file, keys.key_file)))
     if keys.secret is not None:
         masters.append(read_master_secret(await old_secret(keys.secret, settings)))
     return masters
@@ -158,7 +158,7 @@ async def _fastmcp_keys(
         raise AssertionError
     signing_keys = forms_of(await old_secret(keys.signing_key, settings))
     # The secret does not show whether the server was given it as text or as bytes.
-    texts = [await asyncio.to_thread(key_of_text_signing_key, key) for key in signing_keys]
+    texts = [await in_thread(key_of_text_signing_key, key) for key in signing_keys]
     return [*texts, *(key_of_bytes_signing_key(key) for key in signing_keys)], proxy_places
 
 

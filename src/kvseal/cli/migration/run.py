@@ -108,6 +108,7 @@ class Run:
         before = None if shared else backing_up(self.output, self.options)
         if before is not None:
             how = {**how, "before_survey": before.look}
+        how = {**how, "grace": self.options.settles_in}
         done = await migrate(
             self.found.data,
             origin.codecs,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
+from key_value.aio.errors import InvalidTTLError
 
 from kvseal import exact_json
 from kvseal.cli import connect
@@ -98,7 +99,11 @@ async def put(
             codec.seal(value, collection, key)
         else:
             connect.require_offline(found.data, settings)
-            await by_name.put_record(found.data, codec, collection, key, value, ttl=ttl)
+            try:
+                await by_name.put_record(found.data, codec, collection, key, value, ttl=ttl)
+            except InvalidTTLError:
+                msg = "--ttl reaches beyond the year 9999"
+                raise UsageError(msg, hint="leave it out, so that the record does not expire") from None
     output.note(
         "nothing was written" if dry_run else f"sealed {collection}/{key} with DEK {codec.active_dek}"
     )
