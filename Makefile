@@ -10,13 +10,16 @@ SECONDS ?= 3600
 # The tests that need no server, no process and no network, and do not search at length.
 QUICK := not servers and not processes and not exhaustive and not long
 
-.PHONY: help check quick test test-long test-simulation smoke lint format hooks demo bench bench-quick wheel constraints clean
+.PHONY: help check quick test test-long test-simulation test-fuzz test-chaos smoke lint format hooks demo bench bench-quick wheel constraints clean
 
 help:
 	@echo "make check        the quick part, in a minute: format, lint, types, import rules, tests without servers"
 	@echo "make test         everything CI checks: format, lint, types, import rules, tests"
 	@echo "make test-long    the on-demand checks too, such as the million-step vector"
 	@echo "make test-simulation  kvseal in a simulated world, for SECONDS=3600, with a story for what it loses"
+	@echo "make test-fuzz    every parser against hostile input, for SECONDS=3600 in all; findings join the corpus"
+	@echo "make   real processes, servers and faults, for SECONDS=3600; what was acknowledged has to be there"
+	@echo "make test-chaos   real processes, servers and faults for SECONDS=3600: nothing acknowledged may be lost"
 	@echo "make smoke        the quick tests on the oldest and the newest Python and py-key-value-aio"
 	@echo "make format       format the code, and mend what ruff can mend"
 	@echo "make hooks        run make check before each commit"
@@ -59,6 +62,14 @@ test-long: $(VENV)/ready
 test-simulation: $(VENV)/ready
 	PYTHONPATH=src:. $(BIN)/python -m tests.simulation $$(date +%s) 100000000 --jobs 2 --seconds $(SECONDS)
 
+# A finding is written into tests/fuzz/corpus, and is tried by make test from then on.
+test-fuzz: $(VENV)/ready
+	PYTHONPATH=src:. $(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+
+# Needs redis-server, PostgreSQL's programs and libfaketime; a small mount, where this user may have one.
+test-chaos: $(VENV)/ready
+	PYTHONPATH=$(CURDIR)/src:$(CURDIR) $(BIN)/python -m tests.chaos --seconds $(SECONDS)
+
 # The sessions of noxfile.py, whose files are on the disk: make test has them in memory.
 smoke: $(VENV)/ready
 	PYTEST_DEBUG_TEMPROOT=$${TMPDIR:-/tmp} $(BIN)/nox --session smoke
@@ -77,6 +88,7 @@ bench: $(VENV)/ready
 	$(BIN)/python -m pytest benchmarks -q --benchmark-only --benchmark-columns=median,iqr,rounds \
 	    --benchmark-json benchmarks/results/suite.json
 	$(BIN)/python -m benchmarks.recode --million --json benchmarks/results/recode.json
+	$(BIN)/python -m benchmarks.beside --json benchmarks/results/beside.json
 	$(BIN)/python -m benchmarks.calibration --json benchmarks/results/calibration.json
 	$(BIN)/python -m benchmarks.report
 

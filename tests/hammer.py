@@ -18,7 +18,7 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count, cycle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from tests.backends import Place
@@ -30,13 +30,15 @@ from kvseal.errors import RecordError
 from kvseal.records.legacy_window import MAX_AGE, LegacyWindow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from multiprocessing.connection import Connection
     from multiprocessing.context import ForkServerProcess
 
 COLLECTION = "c"
 TASKS = 2
 DELETE_EVERY = 40
+SOON = 0.1
+"""Seconds after which a holding application looks at the vault meta again."""
 LARGE = "x" * 40_000
 """More than diskcache keeps in a row."""
 
@@ -74,11 +76,15 @@ class Board:
 
 
 class Application:
-    """One deployed application: `old` seals with upstream's Fernet wrapper, `new` with kvseal's."""
+    """
+    One deployed application: `old` seals with upstream's Fernet wrapper, `new` with kvseal's.
+
+    `holding` is a new one that goes on writing the old format while the vault's policy says so.
+    """
 
     def __init__(self, job: Job, store: Any) -> None:
         self.board = Board(put=dict(job.start), seen=dict(job.start))
-        self.kv: Any = old(store) if job.role == "old" else new(store)
+        self.kv: Any = VIEWS[job.role](store)
         self._reader: Any = new(store) if job.audited else self.kv
         self._store = store
         self._job = job
@@ -86,14 +92,14 @@ class Application:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Begin to write and, if new, to read, everything once before anybody migrates it."""
-        if self._job.role == "new":
+        """Begin to write and to read what is of others, everything once before anybody migrates it."""
+        if self._job.others:
             await self._check_many(self._job.others, with_ttl=False)
         for number in range(TASKS):
             if mine := self._job.keys[number::TASKS]:
                 self._tasks.append(asyncio.create_task(self._write(mine)))
         self._writers = list(self._tasks)
-        if self._job.role == "new":
+        if self._job.others:
             self._tasks.append(asyncio.create_task(self._read_all_the_time()))
 
     async def finish(self) -> None:
@@ -210,6 +216,16 @@ def new(store: Any) -> EnvelopeEncryptionWrapper:
     kv = EnvelopeEncryptionWrapper(key_value=store, secret=NEW, create=False)
     kv._reader._legacy_window = LegacyWindow(clock=Fast())
     return kv
+
+
+def holding(store: Any) -> EnvelopeEncryptionWrapper:
+    """Return the view of a new application that may hold, and looks at the vault meta all the time."""
+    return EnvelopeEncryptionWrapper(
+        key_value=store, secret=NEW, create=False, hold="fernet", refresh_after=SOON
+    )
+
+
+VIEWS: Final[dict[str, Callable[[Any], Any]]] = {"old": old, "new": new, "holding": holding}
 
 
 def deploy(job: Job, pipe: Connection) -> None:

@@ -226,7 +226,13 @@ def test_help_leads_with_examples(vaultctl: Terminalless, name: str | None) -> N
 
 def test_whatever_changes_something_has_a_dry_run() -> None:
     """Every command that writes can be asked what it would do."""
-    migrating = {"migrate-from-fernet", "migrate-from-authsome", "migrate-to-fernet"}
+    migrating = {
+        "migrate",
+        "migrate-back",
+        "migrate-from-fernet",
+        "migrate-from-authsome",
+        "migrate-to-fernet",
+    }
     keys = {
         "slot add",
         "slot remove",
@@ -235,6 +241,8 @@ def test_whatever_changes_something_has_a_dry_run() -> None:
         "bench argon2",
         "policy set",
         "policy drop-extension",
+        "policy hold",
+        "policy seal",
     }
     writing = {"init", "rotate", "put", "delete", "restore", "purge", *keys, *migrating}
     reading = {"status", "verify", "inspect", "get", "list", "keygen", "backup", "completion", "help"}

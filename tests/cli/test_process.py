@@ -172,7 +172,8 @@ def write_locked(directory: Path) -> Iterator[None]:
 
 
 @pytest.mark.processes
-def test_sigint_and_again(vaultctl: Terminalless) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_and_again(vaultctl: Terminalless, number: signal.Signals) -> None:
     """An interrupted migration exits with 130 after the batch in flight; the same command finishes it."""
     Path("slow.py").write_text(SLOW_STORE)
     old_store(Path("kv"), {f"{number}": {"v": number} for number in range(20)})
@@ -186,7 +187,7 @@ def test_sigint_and_again(vaultctl: Terminalless) -> None:
         running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert running.stdout is not None
         assert "ready\n" == running.stdout.readline()
-        running.send_signal(signal.SIGINT)
+        running.send_signal(number)
         with pytest.raises(subprocess.TimeoutExpired):
             # Only as long as it takes to see that it is not killed while a write may be under way.
             running.wait(timeout=0.01)
@@ -196,6 +197,163 @@ def test_sigint_and_again(vaultctl: Terminalless) -> None:
     assert (130, "") == (running.returncode, out)
     assert "vaultctl: error: interrupted\nhint: run the same command again to resume\n" == err.lstrip("\n")
     assert (20, 0) == (again.lines[-1]["formats"]["kvseal"], again.code)
+
+
+# Stops for ever in the second page of a backup, and says so; the survey before it has one pass of its own.
+STALLED_BACKUP = """
+import asyncio
+from key_value.aio.stores.disk import DiskStore
+from kvseal.backup import taking
+
+add = taking._Backup._add
+
+async def stalled(self, writer, entries):
+    await add(self, writer, entries)
+    if self.scanned > 10:
+        print("backing up", flush=True)
+        await asyncio.Event().wait()
+
+taking._Backup._add = stalled
+
+async def make():
+    return DiskStore(directory="kv")
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_a_backup(vaultctl: Terminalless, number: signal.Signals) -> None:
+    """A backup that is interrupted leaves no part of itself, hidden or not; the same command begins anew."""
+    Path("stalled.py").write_text(STALLED_BACKUP)
+    old_store(Path("kv"), {f"{number}": {"v": number} for number in range(20)})
+    command = "migrate-from-fernet --fernet-key env:OLD --yes --argon2 1,8,1 --backup b.kvseal"
+    before = {path for path in vaultctl.directory.rglob("*") if path.name.startswith(".")}
+
+    running = subprocess.Popen(
+        [str(PROGRAM), *command.split(), "--store", "python:stalled:make"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stdout is not None
+    assert "backing up\n" == running.stdout.readline()
+    assert before != {path for path in vaultctl.directory.rglob("*") if path.name.startswith(".")}
+    running.send_signal(number)
+    _, err = running.communicate(timeout=60)
+
+    assert 130 == running.returncode
+    assert err.endswith("vaultctl: error: interrupted\nhint: run the same command again to resume\n")
+    assert before == {path for path in vaultctl.directory.rglob("*") if path.name.startswith(".")}
+    assert not Path("b.kvseal").exists()
+    assert 0 == vaultctl(command).code
+
+
+# Takes the backup, and then waits to be killed.
+KILLED_AFTER = """
+import asyncio
+from key_value.aio.stores.disk import DiskStore
+from kvseal.cli.migration.backing_up import BackupBefore
+
+take = BackupBefore.take
+
+async def taken(self, driver):
+    await take(self, driver)
+    print("taken", flush=True)
+    await asyncio.Event().wait()
+
+BackupBefore.take = taken
+
+async def make():
+    return DiskStore(directory="kv")
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("command", ["migrate-from-fernet --fernet-key env:OLD", "reencrypt"])
+def test_a_kill_right_after_the_backup(vaultctl: Terminalless, command: str) -> None:
+    """The same command adopts the backup of the run that was killed, and does the rest."""
+    Path("after.py").write_text(KILLED_AFTER)
+    old_store(Path("kv"), {f"{number}": {"v": number} for number in range(20)})
+    assert 0 == vaultctl("init --argon2 1,8,1").code
+    if command == "reencrypt":
+        assert 0 == vaultctl("migrate-from-fernet --fernet-key env:OLD --yes --no-backup").code
+        assert 0 == vaultctl("rotate --dek").code
+    command += " --yes --backup b.kvseal"
+
+    running = subprocess.Popen(
+        [str(PROGRAM), *command.split(), "--store", "python:after:make"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert running.stdout is not None
+    assert "taken\n" == running.stdout.readline()
+    running.kill()
+    running.communicate(timeout=60)
+    before = Path("b.kvseal").read_bytes()
+    done = vaultctl(command)
+
+    assert -signal.SIGKILL == running.returncode
+    assert 0 == done.code
+    assert "backup: adopted, 2" in done.err
+    assert before == Path("b.kvseal").read_bytes()
+    assert ["b.kvseal"] == [path.name for path in vaultctl.directory.glob("*.kvseal")]
+    assert 0 == vaultctl("verify").code
+
+
+# Becomes the program, and is interrupted in the middle of the imports that this takes.
+EARLY = """
+import os, signal, sys, builtins
+
+real, number = builtins.__import__, getattr(signal, sys.argv[1])
+
+def interrupting(name, *rest):
+    if name == "kvseal.cli.app":
+        os.kill(os.getpid(), number)
+    return real(name, *rest)
+
+builtins.__import__ = interrupting
+import vaultctl
+sys.argv = ["vaultctl", *sys.argv[2:]]
+vaultctl.main()
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_signal_while_the_program_is_imported(number: str) -> None:
+    """Before the program is there, a signal ends it as later: 130 and two lines, and no traceback."""
+    command = [sys.executable, "-c", EARLY, number, "status"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    as_json = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False, timeout=60)
+
+    hint = "run the same command again to resume"
+    assert (130, "", f"vaultctl: error: interrupted\nhint: {hint}\n") == (
+        told.returncode,
+        told.stdout,
+        told.stderr,
+    )
+    error = {"type": "error", "schema": 1, "code": 130, "error": "KeyboardInterrupt"}
+    assert (130, {**error, "message": "interrupted", "hint": hint}) == (
+        as_json.returncode,
+        json.loads(as_json.stderr),
+    )
+
+
+@pytest.mark.processes
+def test_an_ignored_signal_stays_ignored(vaultctl: Terminalless) -> None:
+    """What was started to outlive its terminal, as by `nohup`, does."""
+    old_store(Path("kv"), {"a": {"v": 1}})
+    command = "trap '' HUP; exec " + f"{PROGRAM} status --store python:hup:make"
+    Path("hup.py").write_text(
+        "import os, signal\nfrom key_value.aio.stores.disk import DiskStore\n"
+        "async def make():\n    os.kill(os.getpid(), signal.SIGHUP)\n    return DiskStore(directory='kv')\n"
+    )
+    assert 0 == vaultctl("init --argon2 1,8,1").code
+
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, timeout=60)
+
+    assert (0, "") == (done.returncode, done.stderr)
 
 
 @pytest.mark.processes

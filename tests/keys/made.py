@@ -55,7 +55,7 @@ def make(vault_id: bytes = VAULT_ID) -> Made:
     )
     metas.append(changes.with_slot(metas[-1], root, expiring, now=NOW))
     metas.append(changes.with_new_dek(metas[-1], root, now=NOW, at=NOW))
-    metas.append(changes.with_legacy_keys(metas[-1], root, keys=LEGACY, plaintext=False, now=NOW))
+    metas.append(changes.with_legacy_keys(metas[-1], root, keys=LEGACY, plaintext=False, now=NOW, at=NOW))
     return Made(root, metas[-1], tuple(metas))
 
 

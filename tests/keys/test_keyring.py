@@ -198,9 +198,9 @@ def test_legacy_keys_open_a_window_and_close_it(made: Made) -> None:
 
 def test_window_for_plaintext_does_not_close_by_itself(made: Made) -> None:
     """Adding a further legacy key without plaintext leaves the window for plaintext as it was."""
-    opened = changes.with_legacy_keys(made.meta, made.root, keys=[], plaintext=True, now=NOW)
+    opened = changes.with_legacy_keys(made.meta, made.root, keys=[], plaintext=True, now=NOW, at=NOW)
     further = changes.with_legacy_keys(
-        opened, made.root, keys=[LegacyKey("fernet", b"c" * 32)], plaintext=False, now=NOW
+        opened, made.root, keys=[LegacyKey("fernet", b"c" * 32)], plaintext=False, now=NOW, at=NOW
     )
 
     assert further.policy.read_plaintext

@@ -48,7 +48,7 @@ from kvseal.errors import (
     WrongLegacyKeyError,
     WrongSecretError,
 )
-from kvseal.legacy.fernet import derive_key
+from kvseal.legacy.fernet_keys import UPSTREAM
 from kvseal.recoding import PlaintextRule, Report, migrate, verify
 from kvseal.recoding.surveying import SAMPLE
 
@@ -277,7 +277,7 @@ async def test_source_material_and_salt(store: MemoryStore) -> None:
     """The key that the upstream wrapper derives is derived alike, blanks and umlauts included."""
     wrapper = FernetEncryptionWrapper(store, source_material=" täglich ", salt="Salz ")
     await wrapper.put("k", {"v": 1}, collection="c")
-    key = await asyncio.to_thread(derive_key, " täglich ".encode(), b"Salz ")
+    key = await asyncio.to_thread(UPSTREAM.derive, " täglich ".encode(), b"Salz ")
 
     report = await migrated(store, type(fernet())([key]))
 

@@ -178,9 +178,10 @@ def test_the_largest_meta(vault: Vault) -> None:
     """A change that would make the vault meta larger than every reader accepts is refused before it is written."""
     root = vault.way_in().root
     keys = [LegacyKey("fernet", number.to_bytes(32, "big")) for number in range(4_500)]
+    stamps = {"now": vault.meta.updated_at, "at": vault.meta.updated_at}
 
     with pytest.raises(VaultError, match="1,048,576 are the most"):
-        changes.with_legacy_keys(vault.meta, root, keys=keys, plaintext=False, now=vault.meta.updated_at)
+        changes.with_legacy_keys(vault.meta, root, keys=keys, plaintext=False, **stamps)
 
 
 def test_newest_release_is_named(vault: Vault) -> None:

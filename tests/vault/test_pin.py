@@ -501,3 +501,15 @@ async def test_a_meta_that_is_no_vaults_is_its_own_error(store: MemoryStore, vau
 
     assert VaultMetaError is type(caught.value)
     assert Pinned.of(vault.meta) == pinned_in(pin)
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 4000, '{"a":' * 800, '{"revision": 1e999}'], ids=["lists", "maps", "inf"]
+)
+def test_a_pin_that_no_parser_likes(content: str, tmp_path: Path) -> None:
+    """A pin file of brackets inside brackets is damaged, as any other text that is no pin."""
+    path = tmp_path / "pin"
+    path.write_text(content)
+
+    with pytest.raises(PinFileError, match="damaged"):
+        Pin(path).load()

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.cmac import CMAC
 
 HERE = Path(__file__).parent
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
 BINDINGS = {"collection+key": 0, "collection": 1, "none": 2}
 SLOT_FIELDS = {"id", "label", "kind", "t", "m", "p", "salt", "commitment", "nonce", "wrapped", "created_at"}
 META_FIELDS = {
@@ -193,9 +194,17 @@ def value_of(payload: bytes, encoding: int) -> Any:
         return value
     try:
         text = payload.decode("utf-8", "surrogatepass" if encoding else "strict")
-        return json.loads(text, parse_constant=float if encoding else refuse_constant)
+        constant, integer = (float, int) if encoding else (refuse_constant, of_64_bits)
+        return json.loads(text, parse_constant=constant, parse_int=integer)
     except ValueError:
         raise Refused("MalformedRecordError") from None
+
+
+def of_64_bits(digits: str) -> int:
+    """Return an integer that plain JSON may have here, or refuse it."""
+    if not -(2**63) <= int(digits) < 2**64:
+        raise ValueError(digits)
+    return int(digits)
 
 
 def refuse_constant(name: str) -> Any:
@@ -297,8 +306,8 @@ def check_meta(meta: dict[str, Any]) -> None:
     require(len(canonical(meta)) <= 2**20, "VaultMetaError")
     check_extensions(meta)
     require(re.fullmatch("[0-9a-f]{32}", meta["vault_id"]), "VaultMetaError")
-    require(type(meta["revision"]) is int and meta["revision"] > 0, "VaultMetaError")
-    require(set(meta["policy"]) == {"read_legacy", "read_plaintext", "binding"}, "VaultMetaError")
+    require(type(meta["revision"]) is int and 1 <= meta["revision"] < 2**53, "VaultMetaError")
+    check_policy(meta["policy"], {key["id"] for key in meta["legacy"]})
     require(meta["policy"]["binding"] in BINDINGS, "VaultMetaError")
     for slot in meta["slots"]:
         require(set(slot) | {"expires_at"} == SLOT_FIELDS | {"expires_at"}, "VaultMetaError")
@@ -315,16 +324,46 @@ def check_meta(meta: dict[str, Any]) -> None:
         require(set(dek) in forms, "VaultMetaError")
     for key in meta["legacy"]:
         require(set(key) == {"id", "kind", "created_at"} | WRAP_FIELDS, "VaultMetaError")
+        require(re.fullmatch("[a-z][a-z0-9-]{0,31}", key["kind"]), "VaultMetaError")
         if key["kind"] == "kvseal-dek":
             numbered = re.fullmatch("[0-9a-f]{16}", key["id"])
             require(numbered and 1 <= int(key["id"][:8], 16) <= len(meta["deks"]), "VaultMetaError")
-    ids = [slot["id"] for slot in meta["slots"]]
-    require(ids and len(set(ids)) == len(ids), "VaultMetaError")
+    require(meta["slots"], "VaultMetaError")
+    for part in (meta["slots"], meta["legacy"]):
+        ids = [one["id"] for one in part]
+        require(all(re.fullmatch("[0-9a-f]{16}", one) for one in ids), "VaultMetaError")
+        require(len(set(ids)) == len(ids), "VaultMetaError")
     require([dek["number"] for dek in meta["deks"]] == [*range(1, len(meta["deks"]) + 1)], "VaultMetaError")
-    require([dek["state"] for dek in meta["deks"]].count("active") == 1, "VaultMetaError")
+    states = [dek["state"] for dek in meta["deks"]]
+    require(states.index("active") == len(states) - 1 if "active" in states else False, "VaultMetaError")
     parts = [meta, *meta["slots"], *meta["deks"], *meta["legacy"]]
     times = [value for part in parts for name, value in part.items() if name.endswith("_at")]
-    require(all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", time) for time in times), "VaultMetaError")
+    require(all(re.fullmatch(TIME, time) for time in times), "VaultMetaError")
+
+
+def check_policy(policy: dict[str, Any], held: set[str]) -> None:
+    """Refuse a policy that is malformed, or writes what it does not read."""
+    optional = {"max_dek_age", "max_dek_records", "write"}
+    require(set(policy) - optional == {"read_legacy", "read_plaintext", "binding"}, "VaultMetaError")
+    require(
+        all(isinstance(policy[name], bool) for name in ("read_legacy", "read_plaintext")), "VaultMetaError"
+    )
+    for name, most in (("max_dek_age", 3_153_600_000), ("max_dek_records", 2**53 - 1)):
+        limit = policy.get(name, 1)
+        require(type(limit) is int and 1 <= limit <= most, "VaultMetaError")
+    if "write" not in policy:
+        return
+    write = policy["write"]
+    fields = {"as", "since"} | ({"key"} if write.get("as") == "legacy" else set())
+    require(set(write) == fields, "VaultMetaError")
+    is_time = isinstance(write["since"], str) and re.fullmatch(TIME, write["since"])
+    require(is_time, "VaultMetaError")
+    can_read = {
+        "sealed": True,
+        "plaintext": policy["read_plaintext"],
+        "legacy": policy["read_legacy"] and write.get("key") in held,
+    }
+    require(can_read.get(write["as"], False), "VaultMetaError")
 
 
 def check_extensions(meta: dict[str, Any]) -> None:

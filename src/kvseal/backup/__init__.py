@@ -1,5 +1,6 @@
 """Backup and restore: stored entries as they are, still sealed, in one checksummed file."""
 
+from kvseal.backup.adopting import matching_backup
 from kvseal.backup.report import BackupReport, RestoreReport
 from kvseal.backup.restoring import restore
 from kvseal.backup.taking import backup
@@ -13,5 +14,6 @@ __all__ = [
     "Progress",
     "RestoreReport",
     "backup",
+    "matching_backup",
     "restore",
 ]

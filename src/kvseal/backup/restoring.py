@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from kvseal import clock
 from kvseal.backup.file import BackupReader, is_meta, open_file
 from kvseal.backup.report import Failures, RestoreReport
+from kvseal.concurrency import in_thread
 from kvseal.drivers.abilities import in_place_of
 from kvseal.drivers.base import Replacement, refuse_problem
 from kvseal.drivers.reach import driver_of, recodable_driver
@@ -309,9 +310,9 @@ class _UnrestoredError(StoreError):
 
 
 async def _batches(file: BinaryIO) -> AsyncIterator[list[Entry]]:
-    reader = await asyncio.to_thread(BackupReader, file)
+    reader = await in_thread(BackupReader, file)
     batches = reader.batches()
-    while (batch := await asyncio.to_thread(next, batches, None)) is not None:
+    while (batch := await in_thread(next, batches, None)) is not None:
         yield batch
 
 

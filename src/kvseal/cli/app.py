@@ -12,16 +12,19 @@ import click
 from kvseal.cli.bench.bench import bench
 from kvseal.cli.completion import completion
 from kvseal.cli.help import help_command
+from kvseal.cli.migration.general import migrate, migrate_back
 from kvseal.cli.migration.migrate import migrate_from_authsome, migrate_from_fernet
 from kvseal.cli.migration.reencrypt import reencrypt
 from kvseal.cli.migration.rollback import migrate_to_fernet
 from kvseal.cli.options import global_options
 from kvseal.cli.output import json_line, printable
 from kvseal.cli.settings import Settings
+from kvseal.cli.signals import end_at_once, interruptible_by_all
 from kvseal.cli.store.backup import backup, restore
 from kvseal.cli.store.purge import purge
 from kvseal.cli.store.records import delete, get, inspect, list_, put
 from kvseal.cli.store.verify import verify
+from kvseal.cli.streams import prepare, settle, tell
 from kvseal.cli.vault.dek import dek
 from kvseal.cli.vault.init import init
 from kvseal.cli.vault.keygen import keygen
@@ -59,6 +62,8 @@ for _command in (
     migrate_from_fernet,
     migrate_from_authsome,
     migrate_to_fernet,
+    migrate,
+    migrate_back,
     rotate,
     reencrypt,
     dek,
@@ -83,24 +88,31 @@ for _command in (
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit with its code."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    prepare()
+    code = run(sys.argv[1:] if arguments is None else arguments)
+    end_at_once()
+    settle()
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     try:
-        code: Any = cli.main(
-            arguments, prog_name="vaultctl", standalone_mode=False, obj=Settings(arguments=tuple(arguments))
-        )
+        with interruptible_by_all():
+            code: Any = cli.main(
+                arguments,
+                prog_name="vaultctl",
+                standalone_mode=False,
+                obj=Settings(arguments=tuple(arguments)),
+            )
     except click.exceptions.Exit as exc:
         return exc.exit_code
     except BrokenPipeError:
         # The process that read our output has ended, as `head` does.
-        sys.stderr.close()
         return ExitCode.FAILED
     except (click.Abort, KeyboardInterrupt, click.ClickException, Exception) as exc:  # noqa: BLE001
         if "--debug" in arguments:
-            traceback.print_exc()
+            tell(traceback.format_exc(), nl=False)
         return _report(_explain(exc), as_json="--json" in arguments)
     return code if isinstance(code, int) else 0
 
@@ -131,9 +143,9 @@ def _explain(error: BaseException) -> _Fatal:
 
 def _report(fatal: _Fatal, *, as_json: bool) -> int:
     if as_json:
-        click.echo(json_line({"type": "error", "schema": 1, **asdict(fatal)}), err=True)
+        tell(json_line({"type": "error", "schema": 1, **asdict(fatal)}))
         return fatal.code
-    click.echo(f"vaultctl: error: {printable(fatal.message[:1].lower() + fatal.message[1:])}", err=True)
+    tell(f"vaultctl: error: {printable(fatal.message[:1].lower() + fatal.message[1:])}")
     for line in fatal.hint.splitlines():
-        click.echo(f"hint: {printable(line)}", err=True)
+        tell(f"hint: {printable(line)}")
     return fatal.code

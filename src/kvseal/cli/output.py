@@ -6,8 +6,10 @@ With `--json` the same dataclasses are printed as JSON Lines instead of tables.
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
 import sys
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kvseal import clock
+from kvseal.cli.streams import give, is_terminal, tell
 from kvseal.errors import UsageError
 from kvseal.observe.events import Failure, Progress
 
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 _SECONDS_BETWEEN_LINES: Final = 5.0
 _SECONDS_BETWEEN_DRAWINGS: Final = 0.1
 _WIDTH_WITHOUT_TERMINAL: Final = 160
+_NOT_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
 
 
 class Printable(Protocol):
@@ -56,27 +60,30 @@ class Output:
     def result(self, data: Printable, *tables: RenderableType) -> None:
         """Print *data* as one JSON line, or the *tables* that show it to people."""
         self._clear()
-        if self.as_json:
-            self.json(data.as_dict())
-            return
-        width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
-        console = Console(file=sys.stdout, width=width, highlight=False, no_color=_no_color())
-        for table in tables:
-            console.print(table)
+        give(self._shown(data, tables))
+
+    def done(self, data: Printable, *tables: RenderableType) -> None:
+        """Print *data* as `result` does, after a change, which is made whether it can be shown or not."""
+        self._clear()
+        tell(self._shown(data, tables), err=False)
 
     def json(self, line: Any) -> None:
-        """Print one JSON line on stdout."""
-        click.echo(json_line(line))
+        """Print one JSON line of data on stdout."""
+        give(json_line(line))
 
     def text(self, line: str) -> None:
         """Print one line of data on stdout."""
-        click.echo(line)
+        give(line)
+
+    def report(self, line: dict[str, Any]) -> None:
+        """Print one JSON line about the work on stdout, if it can be printed."""
+        tell(json_line(line), err=False)
 
     def note(self, line: str) -> None:
         """Print a line for people, on stderr."""
         if not self.quiet and not self.as_json:
             self._clear()
-            click.echo(printable(line), err=True)
+            tell(printable(line))
 
     def event(self, event: Event) -> None:
         """Draw progress, or print it every few seconds; print every failure at once."""
@@ -84,7 +91,7 @@ class Output:
             self._failure(event)
         elif self.as_json:
             if self._due(_SECONDS_BETWEEN_LINES):
-                self.json(event.as_dict())
+                self.report(event.as_dict())
         elif not self.quiet:
             self._progress(event)
 
@@ -92,7 +99,7 @@ class Output:
         """Draw what is being done now, or print it every few seconds."""
         if self.as_json or self.quiet:
             return
-        terminal = sys.stderr.isatty()
+        terminal = is_terminal(sys.stderr)
         if self._due(0.0 if terminal else _SECONDS_BETWEEN_LINES):
             self._draw(line, terminal=terminal)
 
@@ -100,25 +107,26 @@ class Output:
         """Print the end of a recode."""
         self._clear()
         if self.as_json:
-            self.json(report.as_dict())
+            self.report(report.as_dict())
             return
         would = "would be " if report.dry_run else ""
         counts = [f"{report.scanned:,} record{'' if report.scanned == 1 else 's'}"]
         if report.command != "verify":
             counts.append(f"{report.changed:,} {would}re-sealed")
         counts += [f"{n:,} {word}" for n, word in _rest(report) if n]
-        self.text(f"{report.command}: {', '.join(counts)}; {report.seconds:.1f} s")
+        tell(f"{report.command}: {', '.join(counts)}; {report.seconds:.1f} s", err=False)
         for title, found in (("formats", report.formats), ("DEKs", report.deks)):
             if found:
-                self.text(f"  {title}: " + ", ".join(f"{name}: {n:,}" for name, n in sorted(found.items())))
+                counted = ", ".join(f"{name}: {n:,}" for name, n in sorted(found.items()))
+                tell(f"  {title}: {counted}", err=False)
 
     def ended(self, report: Printable, line: str) -> None:
         """Print the end of a long command: *report* as its JSON summary, or *line* for people."""
         self._clear()
         if self.as_json:
-            self.json(report.as_dict())
+            self.report(report.as_dict())
         else:
-            self.text(line)
+            tell(line, err=False)
 
     def confirm(self, question: str, settings: Settings) -> None:
         """Go on only with `--yes` or a yes from a person; raises `UsageError` without a terminal."""
@@ -135,25 +143,43 @@ class Output:
     def _failure(self, failure: Failure) -> None:
         self._clear()
         if self.as_json:
-            self.json(failure.as_dict())
+            self.report(failure.as_dict())
         else:
             names = "/".join(
                 "(unknown)" if name is None else name for name in (failure.collection, failure.key)
             )
-            click.echo(f"  {printable(f'failed: {names}: {failure.reason}')}", err=True)
+            tell(f"  {printable(f'failed: {names}: {failure.reason}')}")
+
+    def _shown(self, data: Printable, tables: Sequence[RenderableType]) -> str:
+        """Return what is printed of *data*, without the last line break."""
+        if self.as_json:
+            return json_line(data.as_dict())
+        terminal = is_terminal(sys.stdout)
+        drawn = io.StringIO()
+        # Not to stdout itself: the console has its own way to end a program whose reader has gone.
+        console = Console(
+            file=drawn,
+            width=None if terminal else _WIDTH_WITHOUT_TERMINAL,
+            force_terminal=terminal,
+            highlight=False,
+            no_color=_no_color(),
+        )
+        for table in tables:
+            console.print(table)
+        return drawn.getvalue().removesuffix("\n")
 
     def _progress(self, progress: Progress) -> None:
-        terminal = sys.stderr.isatty()
+        terminal = is_terminal(sys.stderr)
         if not self._due(_SECONDS_BETWEEN_DRAWINGS if terminal else _SECONDS_BETWEEN_LINES):
             return
         self._draw(_progress_text(progress), terminal=terminal)
 
     def _draw(self, line: str, *, terminal: bool) -> None:
         if terminal:
-            click.echo(f"\r\x1b[K{line}", err=True, nl=False)
+            tell(f"\r\x1b[K{line}", nl=False)
             self._drawn = True
         else:
-            click.echo(line, err=True)
+            tell(line)
 
     def _due(self, interval: float) -> bool:
         now = clock.monotonic()
@@ -164,7 +190,7 @@ class Output:
 
     def _clear(self) -> None:
         if self._drawn:
-            click.echo("\r\x1b[K", err=True, nl=False)
+            tell("\r\x1b[K", nl=False)
             self._drawn = False
 
 
@@ -194,11 +220,17 @@ def printable(text: str) -> str:
 
 
 def json_line(data: Any) -> str:
-    """Return *data* as one line of JSON; a name may hold a lone surrogate, which only an escape can carry."""
+    """Return *data* as one line of JSON in ASCII, which every encoding and every reader can carry."""
     try:
-        return orjson.dumps(data).decode()
+        return ascii_json(orjson.dumps(data).decode())
     except orjson.JSONEncodeError:
+        # A name may hold a lone surrogate.
         return json.dumps(data, separators=(",", ":"))
+
+
+def ascii_json(text: str) -> str:
+    """Return the JSON *text* with everything that is not ASCII, which stands in strings alone, escaped."""
+    return text if text.isascii() else _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 @contextmanager

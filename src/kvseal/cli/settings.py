@@ -24,6 +24,11 @@ else:
 
 CONFIG_FILE: Final = "vaultctl.toml"
 
+_LONGEST: Final = 2**18
+"""Bytes of a TOML file: no recipe comes near it."""
+_MOST_DOTS: Final = 500
+"""In one line: Python's parser takes quadratic time for a key of many parts, 24 seconds for one of 80 kB."""
+
 _VARIABLES: Final = {
     "store": "VAULTCTL_STORE",
     "secret": "VAULTCTL_SECRET",
@@ -97,14 +102,25 @@ def read_toml(path: Path) -> dict[str, Any]:
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     with os.fdopen(descriptor, "rb") as file:
         _refuse_foreign(path, os.fstat(file.fileno()))
-        content = file.read()
+        content = file.read(_LONGEST + 1)
     try:
+        _refuse_costly(content)
         return tomllib.loads(content.decode("utf-8"))
     except ValueError as exc:
         msg = f"{path} is not readable TOML: {exc}"
     except RecursionError:
         msg = f"{path} is not readable TOML: it is nested too deeply"
     raise UsageError(msg, hint="check the file with a TOML parser")
+
+
+def _refuse_costly(content: bytes) -> None:
+    """Raise `ValueError` for what would keep the parser busy for long."""
+    if len(content) > _LONGEST:
+        msg = f"it is longer than {_LONGEST:,} bytes"
+        raise ValueError(msg)
+    if max(line.count(b".") for line in content.split(b"\n")) > _MOST_DOTS:
+        msg = f"a line has more than {_MOST_DOTS} dots"
+        raise ValueError(msg)
 
 
 def _refuse_foreign(path: Path, status: os.stat_result) -> None:

@@ -90,6 +90,21 @@ class Replicates(Protocol):
         ...
 
 
+@runtime_checkable
+class WaitsForLocks(Protocol):
+    """A driver whose operations may have to wait until another process lets go of a lock."""
+
+    def wait_at_most(self, seconds: float) -> None:
+        """Wait no longer than that, from the next connection on; called before the first operation."""
+        ...
+
+
+def wait_at_most(driver: Driver, seconds: float) -> None:
+    """Let no operation of *driver* wait longer than *seconds* for another process' lock."""
+    if isinstance(driver, WaitsForLocks):
+        driver.wait_at_most(seconds)
+
+
 def proves(driver: Driver, entry: Entry, key: str) -> bool:
     """
     Whether *key* is stored where *entry* is: in its collection, where that is known.

@@ -19,7 +19,6 @@ The rules that every driver follows, and that `tests/drivers/contract.py` checks
 
 from __future__ import annotations
 
-import asyncio
 import zlib
 from dataclasses import dataclass, field
 from itertools import islice
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, runtime_checkab
 from typing_extensions import ParamSpec
 
 from kvseal import clock
+from kvseal.concurrency import in_thread
 from kvseal.errors import Conflict, StoreError, StoreUnreachableError
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ class Capabilities:
     atomic_replace: bool
     """`replace` is one step for every writer: other processes, other threads, and the store object itself."""
     evicts: bool
-    """The store drops live entries when it is full."""
+    """The store drops live entries when it is full, or nobody says whether it does: see `conceals`."""
+    conceals: str = ""
+    """Why that is not known, where it is not."""
     lasting: bool = True
     """What is stored outlives the process that opened the store."""
     sees_all: bool = True
@@ -264,7 +266,7 @@ def closed(location: str) -> StoreError:
 async def on_disk(location: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Call *function*, which works on files, in a thread; what the operating system raises is translated."""
     try:
-        return await asyncio.to_thread(function, *args, **kwargs)
+        return await in_thread(function, *args, **kwargs)
     except OSError as exc:
         msg = f"{location}: {exc}"
         raise StoreUnreachableError(msg, hint="check the free space and the permissions there") from exc

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 from key_value.aio.errors import KeyValueOperationError
 
 from kvseal import clock
+from kvseal.concurrency import in_thread
 from kvseal.drivers.base import (
     PAGE_BYTES,
     PAGE_SIZE,
@@ -98,7 +99,7 @@ class GenericDriver:
         left = self._numbered(last, partition)
         entries: list[Entry] = []
         held = 0
-        while names := await asyncio.to_thread(lambda: list(islice(left, _AT_ONCE))):
+        while names := await in_thread(lambda: list(islice(left, _AT_ONCE))):
             read = await asyncio.gather(*(self._read(*pair) for _, pair in names))
             found = [entry for entry in read if entry is not None]
             entries += found
@@ -136,7 +137,7 @@ class GenericDriver:
 
     async def count(self) -> Count:
         """Count the names in the manifest, of which some may be gone."""
-        return Count(await asyncio.to_thread(lambda: sum(1 for _ in self._names)), exact=False)
+        return Count(await in_thread(lambda: sum(1 for _ in self._names)), exact=False)
 
     async def close(self) -> None:
         """There is nothing to release: the store is the application's."""

@@ -39,6 +39,8 @@ Every error kvseal raises, each a subclass of py-key-value's own.
     - VaultLockedError
     - PinFileError
       · PinNotWrittenError
+    - VaultHeldError
+      · HoldNotPermittedError
     - DEKNeededError
     - ClocksApartError
   + SecretError
@@ -135,6 +137,7 @@ from kvseal.errors.vault import (
     EvictingStoreError,
     ForeignVaultError,
     ForkedMetaError,
+    HoldNotPermittedError,
     LastSlotError,
     PinFileError,
     PinNotWrittenError,
@@ -150,6 +153,7 @@ from kvseal.errors.vault import (
     UnknownSlotKindError,
     VaultError,
     VaultExistsError,
+    VaultHeldError,
     VaultLockedError,
     VaultMetaError,
     VaultMetaLostError,
@@ -169,6 +173,7 @@ __all__ = [
     "ExposedSecretFileError",
     "ForeignVaultError",
     "ForkedMetaError",
+    "HoldNotPermittedError",
     "KDFParametersError",
     "KvsealError",
     "LastSlotError",
@@ -218,6 +223,7 @@ __all__ = [
     "UsageError",
     "VaultError",
     "VaultExistsError",
+    "VaultHeldError",
     "VaultLockedError",
     "VaultMetaError",
     "VaultMetaLostError",

@@ -114,5 +114,13 @@ class ClocksApartError(VaultError):
     """This host's clock and the store's are too far apart for what depends on the time."""
 
 
+class VaultHeldError(VaultError):
+    """The vault's policy holds new values in an old format, and this asks for the opposite."""
+
+
+class HoldNotPermittedError(VaultHeldError):
+    """The vault's policy holds an old format, and this process was not configured to write it."""
+
+
 class DEKNeededError(VaultError):
     """A DEK cannot be retired: a record, a process or a recode may still need it."""

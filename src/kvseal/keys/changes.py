@@ -12,8 +12,9 @@ from os import urandom
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from kvseal.envelope.aead import KEY_SIZE
-from kvseal.errors import LastSlotError, VaultError
+from kvseal.errors import LastSlotError, VaultError, VaultHeldError
 from kvseal.keys.meta import MAX_SIZE, MAX_SLOTS, SECOND_DEK, VaultMeta, WrappedDEK, WrappedLegacyKey
+from kvseal.keys.policy import PLAINTEXT, SEALED, WritePolicy
 from kvseal.keys.rootkey import Handover
 
 if TYPE_CHECKING:
@@ -155,17 +156,45 @@ def with_limits(meta: VaultMeta, root: RootKey, *, limits: Mapping[str, Any], no
 
 
 def with_legacy_keys(
-    meta: VaultMeta, root: RootKey, *, keys: Sequence[LegacyKey], plaintext: bool, now: datetime
+    meta: VaultMeta,
+    root: RootKey,
+    *,
+    keys: Sequence[LegacyKey],
+    plaintext: bool,
+    written: str | None = None,
+    now: datetime,
+    at: datetime,
 ) -> VaultMeta:
-    """Hold *keys* and allow reading legacy records, and with *plaintext* unencrypted ones too."""
+    """
+    Hold *keys* and allow reading legacy records, and with *plaintext* unencrypted ones too.
+
+    With *written*, new values are written so from the same moment on, as by `with_writes`.
+    """
     policy = replace(meta.policy, read_legacy=True, read_plaintext=meta.policy.read_plaintext or plaintext)
     legacy = (*meta.legacy, *(_wrap_legacy(root, key, now) for key in keys))
+    if written is not None:
+        policy = _writing(replace(meta, policy=policy, legacy=legacy), written, at)
     return _next(meta, root, now, policy=policy, legacy=legacy)
 
 
+def with_writes(meta: VaultMeta, root: RootKey, *, written: str, now: datetime, at: datetime) -> VaultMeta:
+    """
+    Write new values *written* since *at*, the store's time: `sealed`, `plaintext`, or a held key's kind.
+
+    Raises:
+        VaultHeldError: such values could not be read back.
+    """
+    return _next(meta, root, now, policy=_writing(meta, written, at))
+
+
 def without_legacy_keys(meta: VaultMeta, root: RootKey, *, now: datetime) -> VaultMeta:
-    """Drop the legacy keys and allow reading sealed records only; a DEK that is held among them stays."""
-    policy = replace(meta.policy, read_legacy=False, read_plaintext=False)
+    """
+    Drop the legacy keys and allow reading sealed records only; a DEK that is held among them stays.
+
+    Raises:
+        VaultHeldError: under hold.
+    """
+    policy = replace(_sealing(meta.policy), read_legacy=False, read_plaintext=False)
     legacy = tuple(key for key in meta.legacy if key.second_dek is not None)
     return _next(meta, root, now, policy=policy, legacy=legacy)
 
@@ -173,6 +202,29 @@ def without_legacy_keys(meta: VaultMeta, root: RootKey, *, now: datetime) -> Vau
 def without_extension(meta: VaultMeta, root: RootKey, *, name: str, now: datetime) -> VaultMeta:
     """Remove one part of a later release, critical or not; raises `VaultError` where it is not there."""
     return _next(meta, root, now, extensions=meta.extensions.without(name))
+
+
+def _writing(meta: VaultMeta, written: str, at: datetime) -> Policy:
+    at = at if meta.policy.write is None else max(at, meta.policy.write.since)
+    key = next((held.id for held in meta.legacy if held.kind == written), None)
+    forms = {SEALED: WritePolicy("sealed", at), PLAINTEXT: WritePolicy("plaintext", at)}
+    by_key = None if key is None else WritePolicy("legacy", at, key)
+    policy = replace(meta.policy, write=forms.get(written, by_key))
+    if policy.write is None or not policy.can_hold({held.id for held in meta.legacy}):
+        msg = f"the vault cannot read {written} records, so it must not write them"
+        raise VaultHeldError(
+            msg,
+            hint="import the old keys, or allow plaintext, with vaultctl migrate-from-fernet --import-keys",
+        )
+    return policy
+
+
+def _sealing(policy: Policy) -> Policy:
+    """Return *policy*, or raise `VaultHeldError` where new values are not sealed."""
+    if policy.holds:
+        msg = "the vault's policy holds new values in the old format"
+        raise VaultHeldError(msg, hint="vaultctl policy seal first; nothing was changed")
+    return policy
 
 
 def put_back(meta: VaultMeta, root: RootKey, *, above: int, now: datetime) -> VaultMeta:

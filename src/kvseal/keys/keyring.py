@@ -62,6 +62,7 @@ class Keyring:
         "retired",
         "revision",
         "vault_id",
+        "writes_with",
     )
 
     def __init__(self, meta: VaultMeta, root: RootKey) -> None:
@@ -78,16 +79,20 @@ class Keyring:
         self.retired = frozenset(dek.number for dek in meta.deks if dek.state == "retired")
         # Kept here and not in wrappers, so that no key outlives the keyring.
         self.codecs: BoundedCache[str, RecordCodec] = BoundedCache(self._build_codec, _CONTEXTS)
-        legacy: list[LegacyKey] = []
+        legacy: dict[str, LegacyKey] = {}
         seconds: defaultdict[int, list[bytes]] = defaultdict(list)
         for key in meta.legacy:
             unwrapped = root.unwrap_legacy(key.wrapped, key.kind, key.id)
             if key.second_dek is None:
-                legacy.append(LegacyKey(key.kind, unwrapped))
+                legacy[key.id] = LegacyKey(key.kind, unwrapped)
             else:
                 seconds[key.second_dek].append(unwrapped)
-        self.legacy = tuple(legacy)
+        self.legacy = tuple(legacy.values())
         self._seconds = {number: tuple(deks) for number, deks in seconds.items()}
+        write = meta.policy.write
+        held = None if write is None or write.key is None else legacy[write.key]
+        self.writes_with: LegacyKey | None = held if meta.policy.holds else None
+        """The legacy key under which new values are written, while the policy holds that format."""
 
     def includes(self, other: Keyring) -> bool:
         """Whether every DEK, under its number, and every legacy key of *other* is in this keyring, too."""

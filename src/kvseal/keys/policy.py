@@ -1,12 +1,17 @@
-"""What a vault reads, how records are bound, when a DEK is due: covered by the MAC of the meta."""
+"""What a vault reads and writes, how records are bound, when a DEK is due: covered by the MAC of the meta."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from kvseal.envelope.record import Binding
+from kvseal.keys.stamps import time_of, time_text
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+    from datetime import datetime
 
 _BINDINGS: Final = {
     "collection+key": Binding.COLLECTION_AND_KEY,
@@ -22,13 +27,49 @@ MOST_DEK_RECORDS: Final = 2**53 - 1
 """The greatest integer that every JSON parser reads exactly."""
 
 
+WriteForm = Literal["sealed", "legacy", "plaintext"]
+SEALED: Final = "sealed"
+LEGACY: Final = "legacy"
+PLAINTEXT: Final = "plaintext"
+
+
+@dataclass(frozen=True, slots=True)
+class WritePolicy:
+    """
+    What new values are written as, *since* when by the store's time; *key* is the id of the held legacy key.
+
+    Raises:
+        ValueError: *form* is unknown, or a *key* is there without need, or missing.
+    """
+
+    form: WriteForm
+    since: datetime
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.form not in get_args(WriteForm) or (self.key is None) == (self.form == LEGACY):
+            msg = "not a write policy of this version"
+            raise ValueError(msg)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> WritePolicy:
+        """Read what `as_json` wrote; raises `KeyError`, `TypeError` or `ValueError` for anything else."""
+        return cls(value["as"], time_of(value["since"]), value.get("key"))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the write policy as the vault meta stores it."""
+        key = {} if self.key is None else {"key": self.key}
+        return {"as": self.form, **key, "since": time_text(self.since)}
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """
     The default is strict: a vault reads only records that were sealed for the name asked for.
 
     `read_legacy` and `read_plaintext` are set for the time of a migration.  `binding` is what new
-    records are bound to, and the weakest binding that is accepted.
+    records are bound to, and the weakest binding that is accepted.  Without `write` new values are always
+    sealed; it is there once an old format was held, so that old and new releases could read everything.
 
     `max_dek_age`, in seconds, and `max_dek_records` are soft limits: once the active DEK is older, or
     has sealed more records, kvseal asks for a rotation and refuses nothing.
@@ -42,10 +83,29 @@ class Policy:
     binding: Binding = Binding.COLLECTION_AND_KEY
     max_dek_age: int | None = None
     max_dek_records: int | None = None
+    write: WritePolicy | None = None
 
     def __post_init__(self) -> None:
         _check("max_dek_age", self.max_dek_age, LONGEST_DEK_AGE)
         _check("max_dek_records", self.max_dek_records, MOST_DEK_RECORDS)
+
+    @property
+    def holds(self) -> bool:
+        """Whether new values are written in an old format."""
+        return self.write is not None and self.write.form != SEALED
+
+    @property
+    def has_window(self) -> bool:
+        """Whether old formats are read or written."""
+        return self.read_legacy or self.read_plaintext or self.holds
+
+    def can_hold(self, legacy: AbstractSet[str]) -> bool:
+        """Whether what is held can be read back, too, where the vault has the *legacy* keys of these ids."""
+        if self.write is None or self.write.form == SEALED:
+            return True
+        if self.write.form == PLAINTEXT:
+            return self.read_plaintext
+        return self.read_legacy and self.write.key in legacy
 
     @property
     def dek_age_limit(self) -> int:
@@ -65,6 +125,7 @@ class Policy:
             _BINDINGS[value["binding"]],
             value.get("max_dek_age"),
             value.get("max_dek_records"),
+            WritePolicy.from_json(value["write"]) if "write" in value else None,
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -75,6 +136,7 @@ class Policy:
             "read_plaintext": self.read_plaintext,
             "binding": _BINDING_NAMES[self.binding],
             **{name: limit for name, limit in limits.items() if limit is not None},
+            **({} if self.write is None else {"write": self.write.as_json()}),
         }
 
 

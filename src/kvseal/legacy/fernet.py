@@ -2,8 +2,7 @@
 Records of py-key-value's `FernetEncryptionWrapper`, every release that has one (0.2.7 on).
 
 `{"__encrypted_data__": <base64 of the token>, "__encryption_version__": 1}`, where the
-token is Fernet over the value's JSON text.  Keys are given as one key,
-as several in the order of a MultiFernet, or as source material and salt.
+token is Fernet over the value's JSON text.  `fernet_keys` says what may be given as a key.
 
 https://github.com/fernet/spec
 """
@@ -11,16 +10,15 @@ https://github.com/fernet/spec
 from __future__ import annotations
 
 import binascii
+import re
 from base64 import urlsafe_b64decode
 from typing import TYPE_CHECKING, Any, Final
 
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 from pybase64 import b64decode, b64encode_as_string
 
-from kvseal import exact_json
 from kvseal.envelope.stored import DATA_FIELD, LEGACY_VERSION, VERSION_FIELD
-from kvseal.errors import MalformedRecordError, SecretError, TamperedRecordError, UnsealableValueError
+from kvseal.errors import MalformedRecordError, SecretError, TamperedRecordError
+from kvseal.legacy.base import json_text, json_value
 from kvseal.legacy.fernet_token import FernetKey, decoded
 
 if TYPE_CHECKING:
@@ -28,9 +26,7 @@ if TYPE_CHECKING:
 
 KIND: Final = "fernet"
 KEY_SIZE: Final = 32
-KDF_ITERATIONS: Final = 1_200_000
-"""PBKDF2-HMAC-SHA256 iterations of the upstream wrapper, for source material and salt."""
-
+_KEY: Final = re.compile(rb"[A-Za-z0-9_+/-]{43}=")
 _STORED_START: Final = "Z0FBQUFB"
 """How every stored token begins: version byte 0x80 and a 64-bit time, in base64 twice."""
 
@@ -55,7 +51,7 @@ class FernetCodec:
             and data.startswith(_STORED_START)
         )
 
-    def open(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+    def open(self, stored: Mapping[str, Any], *_: str | None) -> dict[str, Any]:
         """
         Return the value exactly as it was put.
 
@@ -68,20 +64,20 @@ class FernetCodec:
         except (binascii.Error, ValueError):
             msg = "the Fernet record is not base64"
             raise MalformedRecordError(msg) from None
-        return _parse(self._decrypt(token))
+        return json_value(self._decrypt(token), "Fernet")
 
     def key_candidates(self, collection: str | None, value: Mapping[str, Any]) -> Iterable[str]:  # noqa: ARG002
         """Return nothing: what applications keep in their values is not known."""
         return ()
 
-    def seal(self, value: Mapping[str, Any]) -> dict[str, Any]:
+    def seal(self, value: Mapping[str, Any], *_: str | None) -> dict[str, Any]:
         """
         Return the record that the upstream wrapper would write, under the first key.
 
         Raises:
             UnsealableValueError: that wrapper would read something else than *value*.
         """
-        token = self._keys[0].encrypt(_text(dict(value)))
+        token = self._keys[0].encrypt(json_text(dict(value)))
         return {DATA_FIELD: b64encode_as_string(token), VERSION_FIELD: LEGACY_VERSION}
 
     def _decrypt(self, token: bytes) -> bytes:
@@ -105,39 +101,10 @@ def parse_key(text: bytes) -> bytes:
     Raises:
         SecretError: *text* is no Fernet key; it is not repeated.
     """
-    try:
-        key = urlsafe_b64decode(text.strip())
-    except (binascii.Error, ValueError):
-        key = b""
-    if len(key) != KEY_SIZE:
+    # Strictly: the lenient decoder stops at the padding, and drops what follows it in silence.
+    if not _KEY.fullmatch(text.strip()):
         msg = "this is not a Fernet key: it must be 32 bytes in URL-safe base64, 44 characters"
-        raise SecretError(msg, hint="for a passphrase with a salt, use --source-material and --salt")
-    return key
-
-
-def derive_key(source_material: bytes, salt: bytes) -> bytes:
-    """Return the key that the upstream wrapper derives from source material and salt.  Blocks."""
-    return PBKDF2HMAC(SHA256(), KEY_SIZE, salt, KDF_ITERATIONS).derive(source_material)
-
-
-def _text(value: dict[str, Any]) -> bytes:
-    """Return JSON that Python's own parser reads as *value*."""
-    text, is_portable = exact_json.dumps(value)
-    if is_portable:
-        return text
-    escaped = exact_json.ascii_text(value).encode()
-    if exact_json.dumps(exact_json.loads_exact(escaped))[0] != text:
-        msg = "the value has a high surrogate before a low one, which the Fernet wrapper would join"
-        raise UnsealableValueError(msg, hint="change it before the way back, or keep it sealed")
-    return escaped
-
-
-def _parse(plaintext: bytes) -> dict[str, Any]:
-    try:
-        value = exact_json.loads(plaintext)
-    except ValueError:
-        value = None
-    if type(value) is not dict:
-        msg = "the Fernet record opens, but its content is not a JSON object"
-        raise MalformedRecordError(msg)
-    return value
+        raise SecretError(
+            msg, hint="for a passphrase, use --source-material, and --fernet-kdf for how it became a key"
+        )
+    return urlsafe_b64decode(text.strip())

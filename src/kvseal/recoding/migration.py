@@ -19,18 +19,21 @@ from kvseal.envelope.aead import KEY_SIZE
 from kvseal.envelope.codec import RecordCodec
 from kvseal.envelope.record import VAULT_ID_SIZE
 from kvseal.envelope.sealing import Associations, Opener, Sealer
-from kvseal.errors import RecodeError
+from kvseal.errors import RecodeError, VaultHeldError
+from kvseal.keys.policy import PLAINTEXT
 from kvseal.legacy import PlaintextCodec, codecs_for
 from kvseal.legacy.base import merged
 from kvseal.observe.events import ignore
 from kvseal.recoding.engine import WHOLE, is_prepared, recode
 from kvseal.recoding.formats import KVSEAL, SealedTarget
 from kvseal.recoding.plan import PlaintextRule, Plan, plan_migration
-from kvseal.recoding.surveying import Survey, survey
+from kvseal.recoding.settling import SETTLED_AFTER, check_settled
+from kvseal.recoding.surveying import Survey, likeness_of, survey
 from kvseal.vault.vault import Vault
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from datetime import timedelta
     from os import PathLike
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
@@ -58,10 +61,14 @@ class Options(TypedDict, total=False):
     kdf: Argon2idParams
     plaintext: PlaintextRule
     """What to do with records that were never encrypted; the default is to refuse them."""
+    grace: timedelta
+    """To finalize: how long ago the vault was flipped, if it ever held; the default is `SETTLED_AFTER`."""
     leaves: Sequence[LegacyCodec]
     """Records that one of these recognises are not changed."""
     adopts: Adoption | None
     """Another program's keys, for a vault that does not exist yet: see `Vault.create`."""
+    before_survey: Callable[[Driver], Awaitable[None]] | None
+    """Looks at what *before_writes* needs, such as the name of a backup, before hours of survey."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,14 @@ class _Request:
     partition: tuple[int, int] = WHOLE
     rate: float | None = None
     before_writes: Callable[[Driver], Awaitable[None]] | None = None
+    only_imports: bool = False
+    settles_in: timedelta | None = None
+    """To finalize: how long ago the vault has to have been flipped, if it ever held an old format."""
+
+    @property
+    def seals(self) -> bool:
+        """Whether records in an old format are to be sealed."""
+        return not (self.dry_run or self.only_imports)
 
     @property
     def plaintext(self) -> PlaintextRule:
@@ -130,10 +145,12 @@ async def migrate(
     Legacy keys in the vault are tried too.  `migrate` surveys the whole store before its first write,
     which may be the vault meta.  Then it awaits *before_writes*, unless this run resumes an earlier
     one or finds nothing to do.  With *finalize* legacy reads end, and the legacy keys are dropped,
-    once every record is re-sealed and the verify pass has found no other.
+    once every record is re-sealed and the verify pass has found no other; where an old format was held,
+    not before *grace* has passed since the flip.
 
     Raises:
         WrongLegacyKeyError, PlaintextFoundError: found by the survey; nothing was written.
+        VaultHeldError: the vault holds an old format, or did so until a moment ago; nothing was written.
         RecodeError: there is no key for old records; or see `recode`.
         VaultError, SecretError, StoreError: see `Vault`.
     """
@@ -149,6 +166,7 @@ async def migrate(
         partition=partition,
         rate=rate,
         before_writes=before_writes,
+        settles_in=options.get("grace", SETTLED_AFTER) if finalize else None,
     )
     async with reached(store, to, writes=not dry_run) as places:
         if finalize:
@@ -186,6 +204,7 @@ async def import_keys(
     store: AsyncKeyValue | Driver,
     keys: Sequence[LegacyKey],
     *,
+    hold: bool = False,
     dry_run: bool = False,
     listener: Listener = ignore,
     **options: Unpack[Options],
@@ -194,17 +213,25 @@ async def import_keys(
     Hold *keys* in the vault, so that its wrappers read old records from now on.
 
     As in `migrate`, a survey checks first that the keys open records, and the vault is created if
-    needed.  With the rule to seal plaintext, wrappers read plaintext too.  Raises like `migrate`.
+    needed.  With the rule to seal plaintext, wrappers read plaintext too.  With *hold*, they go on writing
+    the old format, in the same change: that of the first of *keys*, or plaintext.  Raises like `migrate`.
     """
     codecs = codecs_for((key.kind, key.key) for key in keys)
     request = _Request(
-        legacy=codecs, options=options, command="import-keys", listener=listener, dry_run=dry_run
+        legacy=codecs,
+        options=options,
+        command="import-keys",
+        listener=listener,
+        dry_run=dry_run,
+        only_imports=True,
     )
     async with reached(store, writes=not dry_run) as places, _prepared(places, request) as prepared:
         if prepared.vault is None:
             return Migration(None, None)
         if not dry_run:
-            await prepared.vault.read_legacy_with(keys, plaintext=request.plaintext is PlaintextRule.SEAL)
+            plaintext = request.plaintext is PlaintextRule.SEAL
+            write = (keys[0].kind if keys else PLAINTEXT) if hold else None
+            await prepared.vault.read_legacy_with(keys, plaintext=plaintext, write=write)
         return Migration(None, prepared.vault.status())
 
 
@@ -215,11 +242,20 @@ async def _prepared(places: Places, request: _Request) -> AsyncIterator[_Prepare
     adopts, reaches = options.get("adopts"), _opening(options)
     vault = await Vault.open_if_any(places.destination, adopts=adopts, **reaches)
     try:
+        if vault is not None and vault.holds and request.seals:
+            msg = "the vault's policy holds new values in the old format, and a migration would seal them"
+            raise VaultHeldError(msg, hint="vaultctl policy seal first; nothing was changed")
+        if vault is not None and request.settles_in is not None:
+            await check_settled(vault, request.settles_in)
         codecs = merged([*request.legacy, *_held(vault)])
+        begins = not request.dry_run and await _begins(places, request, codecs, vault)
+        look = options.get("before_survey")
+        if begins and look is not None:
+            await look(places.source)
         found = await _surveyed(places.source, request, codecs, vault)
-        back_up = None if request.dry_run else request.before_writes
-        if back_up is not None and await _begins(places, request, codecs, found, vault):
-            await back_up(places.source)
+        is_done = found.formats.get(KVSEAL, 0) == found.total
+        if begins and not is_done and request.before_writes is not None:
+            await request.before_writes(places.source)
         if vault is None and not request.dry_run:
             kdf = options.get("kdf")
             vault = await Vault.open_or_create(places.destination, kdf=kdf, adopts=adopts, **reaches)
@@ -243,7 +279,7 @@ async def _surveyed(
 ) -> Survey:
     """Survey every entry, and raise if the keys open no legacy record."""
     if vault is None:
-        _refuse_keyless(request, codecs)
+        await _refuse_keyless(source, request, codecs)
     found = await survey(
         source,
         codecs,
@@ -255,23 +291,23 @@ async def _surveyed(
     )
     # If everything is sealed, an earlier run may have finalized, and dropped the keys, before it was killed.
     if set(found.formats) - {KVSEAL, PlaintextCodec.format, *(one.format for one in request.leaves)}:
-        _refuse_keyless(request, codecs)
+        await _refuse_keyless(source, request, codecs)
     return found
 
 
-def _refuse_keyless(request: _Request, codecs: Sequence[LegacyCodec]) -> None:
+async def _refuse_keyless(source: Driver, request: _Request, codecs: Sequence[LegacyCodec]) -> None:
     if not codecs and request.plaintext is not PlaintextRule.SEAL:
         msg = "no key for old records was given, and the vault holds none"
-        raise RecodeError(msg, hint="name the old key, for example with --fernet-key REF")
+        hint = await likeness_of(source)
+        raise RecodeError(msg, hint=hint or "name the old key, for example with --fernet-key REF")
 
 
 async def _begins(
-    places: Places, request: _Request, codecs: Sequence[LegacyCodec], found: Survey, vault: Vault | None
+    places: Places, request: _Request, codecs: Sequence[LegacyCodec], vault: Vault | None
 ) -> bool:
-    """Whether there is something to change, and no earlier run has prepared for it."""
-    is_done = found.formats.get(KVSEAL, 0) == found.total
-    if is_done or vault is None:
-        return not is_done
+    """Whether no earlier run has prepared what this one is to do."""
+    if vault is None:
+        return True
     plan = _plan(request, codecs, SealedTarget.of(vault), vault)
     return not await is_prepared(plan, places.source, None if places.in_place else places.destination)
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from kvseal.errors import PlaintextRecordError
+from kvseal.errors import PlaintextRecordError, VaultHeldError
 from kvseal.legacy import FernetCodec, PlaintextCodec, codecs_for
-from kvseal.recoding.formats import FernetTarget, LegacySource, RefusedSource, SealedTarget
+from kvseal.recoding.formats import LegacySource, LegacyTarget, RefusedSource, SealedTarget
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kvseal.legacy import LegacyCodec
+    from kvseal.legacy import LegacyCodec, SealingCodec
     from kvseal.recoding.formats import Source, Target
     from kvseal.vault.vault import Vault
 
@@ -65,6 +65,18 @@ class Plan:
         """Read the vault meta again if that is due, before a record is sealed."""
         if self.vault is not None:
             await self.vault.confirm()
+            if self.vault.holds and self.seals_old_formats and not self.dry_run:
+                msg = "the vault's policy holds new values in the old format, and this would seal them"
+                raise VaultHeldError(
+                    msg, hint="vaultctl policy seal first; what is sealed already stays sealed"
+                )
+
+    @property
+    def seals_old_formats(self) -> bool:
+        """Whether a record in an old format is sealed by this."""
+        return isinstance(self.target, SealedTarget) and any(
+            not isinstance(source, SealedTarget | RefusedSource) for source in self.sources
+        )
 
 
 def plan_migration(
@@ -111,12 +123,19 @@ def plan_reencryption(vault: Vault, *, context: str = "", dry_run: bool = False)
     return Plan("reencrypt", (sealed,), sealed, leaves, dry_run=dry_run, vault=vault)
 
 
-def plan_rollback(vault: Vault, fernet: FernetCodec, *, context: str = "", dry_run: bool = False) -> Plan:
-    """Return the plan that converts every record of *vault* to one for py-key-value's Fernet wrapper."""
+def plan_rollback(
+    vault: Vault,
+    codec: SealingCodec,
+    *,
+    command: str = "migrate-to-fernet",
+    context: str = "",
+    dry_run: bool = False,
+) -> Plan:
+    """Return the plan that converts every record of *vault* to one that *codec* writes."""
     return Plan(
-        command="migrate-to-fernet",
+        command=command,
         sources=(SealedTarget.of(vault, context),),
-        target=FernetTarget(fernet),
+        target=LegacyTarget(codec),
         leaves=(LegacySource(PlaintextCodec()),),
         dry_run=dry_run,
         vault=vault,

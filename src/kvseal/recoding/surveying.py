@@ -6,20 +6,21 @@ It finds a wrong legacy key, or plaintext that must not be there, before the mig
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from kvseal import clock
+from kvseal.drivers.base import PAGE_SIZE
 from kvseal.envelope.stored import is_sealed
 from kvseal.errors import PlaintextFoundError, RecordError, WrongLegacyKeyError
 from kvseal.keys.meta import META_COLLECTION
 from kvseal.legacy import PlaintextCodec
+from kvseal.legacy.likeness import Likeness
 from kvseal.observe.events import Progress, ignore
 from kvseal.recoding.decision import classify, format_of
-from kvseal.recoding.formats import KVSEAL, LegacySource
-from kvseal.recoding.pace import Pace
+from kvseal.recoding.formats import KVSEAL, UNDECODABLE, LegacySource
+from kvseal.recoding.pace import LoopShare, Pace
 from kvseal.recoding.plan import PlaintextRule
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ SAMPLE: Final = 64
 """The number of legacy records to open as a check of the keys; more, until one of them opens."""
 
 _NAMES_SHOWN: Final = 3
+_UNWRITTEN: Final = "nothing was written"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +71,26 @@ async def survey(
     """
     left = [LegacySource(codec) for codec in leaves]
     look = _Look([LegacySource(codec) for codec in (*legacy, PlaintextCodec())], left)
-    started, pace = clock.monotonic(), Pace(rate)
+    started, pace, share = clock.monotonic(), Pace(rate), LoopShare()
     async for page in driver.scan(partition=partition):
         await pace.take(len(page.entries))
-        await asyncio.to_thread(look.at_all, page.entries)
+        for few in share.slices(page.entries, most=PAGE_SIZE):
+            await share.work(look.at_all, few)
         seen = sum(look.formats.values())
         listener(Progress("survey", seen, None, 0, 0, clock.monotonic() - started))
     look.judge(plaintext)
     return Survey(dict(look.formats))
+
+
+async def likeness_of(driver: Driver) -> str:
+    """Return what the first entries of *driver*'s store look like, as a hint; or nothing."""
+    seen = Likeness()
+    pages = driver.scan()
+    first = await anext(aiter(pages), None)
+    for entry in () if first is None else first.entries:
+        if entry.value is not None and entry.collection != META_COLLECTION:
+            seen.look(entry.collection, entry.value)
+    return seen.hint
 
 
 class _Look:
@@ -86,6 +100,7 @@ class _Look:
         self.formats: Counter[str] = Counter()
         self._sampled = self._opened = 0
         self._plaintext: list[str] = []
+        self._likeness = Likeness()
 
     def at_all(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
@@ -96,6 +111,8 @@ class _Look:
         if entry.value is not None and is_sealed(entry.value):
             self.formats[KVSEAL] += 1
             return
+        if entry.value is not None:
+            self._likeness.look(entry.collection, entry.value)
         source = classify(entry, self._sources)
         name = format_of(source)
         self.formats[name] += 1
@@ -120,12 +137,16 @@ class _Look:
         # If other records are finished, the legacy records that are left may all be damaged.
         if self._sampled and not self._opened and not self.formats[KVSEAL]:
             msg = f"the given keys open none of {self._sampled} legacy records"
-            raise WrongLegacyKeyError(
-                msg, hint="check which key the old application uses; nothing was written"
-            )
+            raise WrongLegacyKeyError(msg, hint=self._hint("check which key the old application uses"))
+        if set(self.formats) == {UNDECODABLE} and self._likeness.is_authsome:
+            msg = f"none of {self.formats[UNDECODABLE]} records has the format that the given keys are for"
+            raise WrongLegacyKeyError(msg, hint=self._hint(""))
         count = self.formats[PlaintextCodec.format]
         if count and plaintext is PlaintextRule.REFUSE:
             msg = f"{count} records are not encrypted, for example {', '.join(self._plaintext)}"
-            raise PlaintextFoundError(
-                msg, hint="decide with --plaintext seal or --plaintext skip; nothing was written"
-            )
+            otherwise = "decide with --plaintext seal or --plaintext skip"
+            hint = self._hint(otherwise) if self._likeness.is_authsome else f"{otherwise}; {_UNWRITTEN}"
+            raise PlaintextFoundError(msg, hint=hint)
+
+    def _hint(self, otherwise: str) -> str:
+        return f"{self._likeness.hint or otherwise}; {_UNWRITTEN}"

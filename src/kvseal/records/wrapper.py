@@ -23,6 +23,7 @@ from kvseal.envelope.stored import VERSION
 from kvseal.errors import RecordError, VaultLockedError
 from kvseal.records.base_names import BaseNames
 from kvseal.records.capabilities import with_capabilities_of
+from kvseal.records.holding import Holding
 from kvseal.records.reading import Reader
 from kvseal.records.resealing import Resealer
 from kvseal.vault.health import Health
@@ -69,6 +70,8 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         idle_timeout: Seconds, or a `timedelta`, after which the vault forgets unused keys.
         when_locked: What operations do then, and after `lock`: `"fail"` or, with the secret's reference,
             `"unlock"` the vault again.
+        hold: The old format, `"fernet"` or `"plaintext"`, that this process may write while the vault's
+            policy holds it, so that old and new releases run side by side.  It creates no vault.
         vault: An open vault to use instead of opening one.  It stays open when the wrapper is closed.
 
     Raises:
@@ -85,6 +88,9 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
 
     resealed: Counter[str]
     """Legacy and plaintext records that reads tried to seal, by outcome: see `kvseal.records.resealing`."""
+
+    held: Counter[str]
+    """Values that were written in the old format that the policy holds: see `kvseal.records.holding`."""
 
     def __new__(cls, key_value: AsyncKeyValue, **_: Any) -> Self:
         """Compose a class with the capabilities of *key_value*."""
@@ -114,8 +120,10 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             encryption_version=VERSION,
             raise_on_decryption_error=raise_on_decryption_error,
         )
-        self._create = create is not False and not any(
-            isinstance(w, ReadOnlyWrapper) for w in (key_value, *chain.wrappers)
+        self._create = (
+            create is not False
+            and options.get("hold") is None
+            and not any(isinstance(w, ReadOnlyWrapper) for w in (key_value, *chain.wrappers))
         )
         self._kdf = kdf
         self._given = options
@@ -124,8 +132,10 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         self._owns_vault = vault is None
         self._opening: SingleFlight[Vault] = SingleFlight()
         self._resealer = Resealer(chain)
+        self._holding = Holding()
         self._reader = Reader(self.vault, context, self._resealer, raises=raise_on_decryption_error)
         self.resealed = self._resealer.outcomes
+        self.held = self._holding.outcomes
         self.unreadable = self._reader.unreadable
         self._names = BaseNames(chain)
         self._has_plain_names = self._names.is_plain
@@ -190,6 +200,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             UnsealableValueError: `get` could not return *value* exactly; nothing was written.
             InvalidTTLError: *ttl* is not a positive number of seconds.
             StaleKeyringError: the vault meta could not be read for too long.
+            HoldNotPermittedError: the policy holds an old format that this process may not write.
         """
         if self._has_plain_names or (self._only_dots_lead_out and "." not in key and "%" not in key):
             base, name = self._collections[collection], key
@@ -199,6 +210,9 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         freshness = vault.freshness
         if freshness.clock() >= freshness.due:
             await vault.confirm()
+            if vault.holds:
+                await self._put_held(key, value, collection, ttl, vault)
+                return
         try:
             codec = vault.codecs[self._context]
         except VaultLockedError:
@@ -260,7 +274,10 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         names = self._names.of_many(collection, keys)
         vault = await self.vault()
         await vault.confirm()
-        sealing = vault.codecs[self._context].sealing
+        if vault.holds:
+            await self._put_many_held(keys, values, collection, ttl, vault)
+            return
+        sealing = (await self._reader.codec()).sealing
         expires_at = None if ttl is None else expiry.expiry_of(ttl)
         sealed: list[dict[str, Any]] = []
         async for part in slices_between_turns(len(names)):
@@ -296,6 +313,34 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             if self._owns_vault and self._vault is not None:
                 vault, self._vault = self._vault, None
                 await vault.close()
+
+    async def _put_held(
+        self,
+        key: str,
+        value: Mapping[str, Any],
+        collection: str | None,
+        ttl: SupportsFloat | None,
+        vault: Vault,
+    ) -> None:
+        stored = self._holding.stored(value, vault)
+        if ttl is not None:
+            expiry.expiry_of(ttl)
+        await self.key_value.put(key, stored, collection=collection, ttl=ttl)
+
+    async def _put_many_held(
+        self,
+        keys: Sequence[str],
+        values: Sequence[Mapping[str, Any]],
+        collection: str | None,
+        ttl: SupportsFloat | None,
+        vault: Vault,
+    ) -> None:
+        if ttl is not None:
+            expiry.expiry_of(ttl)
+        stored: list[dict[str, Any]] = []
+        async for part in slices_between_turns(len(values)):
+            stored += [self._holding.stored(value, vault) for value in values[part]]
+        await self.key_value.put_many(keys=keys, values=stored, collection=collection, ttl=ttl)
 
     def _base_collection(self, collection: str | None) -> str:
         return self._collections[collection]

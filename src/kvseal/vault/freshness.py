@@ -14,25 +14,27 @@ older, or another one, nothing is sealed from that moment on, until the store ha
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kvseal import clock as clocks
-from kvseal.concurrency import SingleFlight
+from kvseal.concurrency import SingleFlight, within
 from kvseal.errors import RefutedKeyringError, StaleKeyringError, VaultLockedError
 from kvseal.observe.counters import failed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine
 
     from kvseal.errors import KvsealError, UnknownExtensionError, VaultError
+    from kvseal.keys.meta import VaultMeta
 
 REFRESH_AFTER: Final = 60.0
 """Seconds."""
 LIMIT: Final = 10
+WINDOW_AFTER: Final = 5.0
+"""Seconds after which the vault meta is due while old formats are read or written."""
 PATIENCE: Final = 5.0
 """Seconds that a writer waits for the vault meta before it goes on with the keys it has."""
 _WITNESS_AFTER: Final = 1.0
@@ -55,7 +57,9 @@ class Freshness:
 
     __slots__ = (
         "_barred_by",
+        "_due_after",
         "_ends_at",
+        "_holds",
         "_refreshing",
         "_refuted_by",
         "_retry_at",
@@ -63,6 +67,7 @@ class Freshness:
         "_since_by_wall",
         "clock",
         "due",
+        "is_unanswered",
         "refresh_after",
     )
 
@@ -76,6 +81,8 @@ class Freshness:
         self.clock = clock
         self._refreshing: SingleFlight[None] = SingleFlight()
         self._barred_by: UnknownExtensionError | None = None
+        self._holds = False
+        self._due_after = refresh_after
         self.confirm(clock())
 
     def confirm(self, since: float) -> None:
@@ -83,8 +90,10 @@ class Freshness:
         self._since = since
         self._since_by_wall = clocks.wall()
         self._refuted_by: VaultError | None = None
-        self._retry_at = since + self.refresh_after
-        self.due = -math.inf if self.is_barred else min(since + _WITNESS_AFTER, self._retry_at)
+        self.is_unanswered = False
+        """Whether the last attempt to read the vault meta again got no answer."""
+        self._retry_at = since + self._due_after
+        self.due = -math.inf if self._looks_always else min(since + _WITNESS_AFTER, self._retry_at)
         self._ends_at = since + LIMIT * self.refresh_after
 
     def refute(self, error: VaultError) -> None:
@@ -93,13 +102,29 @@ class Freshness:
         self._retry_at = self.clock() + self.refresh_after / _ATTEMPTS
         self.due = -math.inf
 
-    def bar(self, error: UnknownExtensionError | None) -> None:
-        """Seal nothing while the vault meta asks for a later kvseal, as *error* says; `None` lifts that."""
+    def go_by(self, meta: VaultMeta, *, holds: bool) -> None:
+        """
+        Go by *meta* from now on; where it *holds*, each writer asks what to write.
+
+        While it has old formats, it is due every `WINDOW_AFTER` seconds, so that a change of what is read
+        and written reaches every process within seconds.  Where it asks for a later kvseal, nothing is
+        sealed.
+        """
+        error = meta.extensions.refusal()
         if error is not None and not self.is_barred:
             _log.error("%s", error.message)
         self._barred_by = error
-        if error is not None:
+        self._holds = holds
+        in_window = meta.policy.has_window or holds
+        self._due_after = min(self.refresh_after, WINDOW_AFTER) if in_window else self.refresh_after
+        self._retry_at = min(self._retry_at, self._since + self._due_after)
+        if self._looks_always:
             self.due = -math.inf
+
+    @property
+    def _looks_always(self) -> bool:
+        """Whether each writer has to ask, and none goes on by the time alone."""
+        return self.is_barred or self._holds
 
     @property
     def is_barred(self) -> bool:
@@ -123,10 +148,9 @@ class Freshness:
 
         A vault meta that no writer has tried to read since is not out of reach: the next writer reads it.
         """
-        has_failed = self._retry_at > self._since + self.refresh_after
-        return has_failed and self.clock() >= self._ends_at
+        return self.is_unanswered and self.clock() >= self._ends_at
 
-    async def renew(self, refresh: Callable[[], Awaitable[bool]]) -> None:
+    async def renew(self, refresh: Callable[[], Coroutine[Any, Any, bool]]) -> None:
         """
         Await *refresh* if it is due, once for all who ask; a failure is logged, and tried again later.
 
@@ -136,7 +160,7 @@ class Freshness:
         now = self.clock()
         if now >= self._retry_at or self._overslept(now) >= self.refresh_after:
             await self._refreshing.run(partial(self._attempt, refresh))
-        elif self._refuted_by is None and not self.is_barred:
+        elif self._refuted_by is None and not self._looks_always:
             self.due = min(now + _WITNESS_AFTER, self._retry_at, self._ends_at)
 
     def check(self) -> None:
@@ -176,14 +200,15 @@ class Freshness:
         """
         return max(0.0, (clocks.wall() - self._since_by_wall) - (now - self._since))
 
-    async def _attempt(self, refresh: Callable[[], Awaitable[bool]]) -> None:
+    async def _attempt(self, refresh: Callable[[], Coroutine[Any, Any, bool]]) -> None:
         try:
-            await asyncio.wait_for(refresh(), PATIENCE)
+            await within(PATIENCE, refresh())
         except VaultLockedError:
             raise
         except Exception as exc:  # noqa: BLE001 - whatever a backend's library raises, the keys are still here
             if self.is_refuted:
                 return
+            self.is_unanswered = True
             self._retry_at = self.clock() + self.refresh_after / _ATTEMPTS
-            self.due = min(self._retry_at, self._ends_at)
+            self.due = -math.inf if self._looks_always else min(self._retry_at, self._ends_at)
             _log.warning("the vault meta could not be read again: %s: %s", type(exc).__name__, exc)

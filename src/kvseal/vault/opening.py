@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from typing_extensions import TypedDict
 
@@ -39,6 +39,11 @@ if TYPE_CHECKING:
 
 
 WhenLocked = Literal["fail", "unlock"]
+Hold = Literal["fernet", "plaintext"]
+
+
+LONGEST_UNDER_HOLD: Final = 300.0
+"""Seconds of `refresh_after`: the grace of a flip counts on it."""
 
 
 class OpeningOptions(TypedDict, total=False):
@@ -51,6 +56,7 @@ class OpeningOptions(TypedDict, total=False):
     pin: str | PathLike[str] | None
     idle_timeout: timedelta | float | None
     when_locked: WhenLocked
+    hold: Hold | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +75,13 @@ class Opening:
     needs a key raises `VaultLockedError`, or with *when_locked* `"unlock"` resolves *secret* again: that
     has to be a reference, or `None`, for a `Secret` would have to be kept and then nothing were forgotten.
 
+    *hold* is the old format that this process may write while the vault's policy holds it.  It creates no
+    vault, and writes nothing before the policy has held that format once.
+
     Raises:
         SecretReferenceError: *secret* is a `str` but no reference.
-        ValueError: a number of seconds is not positive, or there is no way to unlock again.
+        ValueError: a number of seconds is not positive, or too large to hold an old format, or there is no
+            way to unlock again.
     """
 
     secret: Unlocker | str | None = None
@@ -81,6 +91,7 @@ class Opening:
     pin: str | PathLike[str] | None = None
     idle_timeout: timedelta | float | None = None
     when_locked: WhenLocked = "fail"
+    hold: Hold | None = None
 
     def __post_init__(self) -> None:
         check_secret(self.secret)
@@ -88,6 +99,12 @@ class Opening:
         if self.idle_seconds is not None and not (0 < self.idle_seconds < math.inf):
             msg = f"idle_timeout is a positive number of seconds, not {self.idle_timeout}"
             raise ValueError(msg)
+        if self.hold not in {None, *get_args(Hold)}:
+            msg = f"hold is 'fernet', 'plaintext' or None, not {self.hold!r}"
+            raise ValueError(msg)
+        if self.hold is not None and self.refresh_after > LONGEST_UNDER_HOLD:
+            msg = f"with hold=, refresh_after is at most {LONGEST_UNDER_HOLD:g} seconds"
+            raise ValueError(f"{msg}, not {self.refresh_after}")
         if self.when_locked not in get_args(WhenLocked):
             msg = f"when_locked is 'fail' or 'unlock', not {self.when_locked!r}"
             raise ValueError(msg)

@@ -21,6 +21,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from kvseal import exact_json
 from kvseal.envelope.record import VAULT_ID_SIZE
 from kvseal.errors import ForkedMetaError, PinFileError, PinNotWrittenError, RolledBackMetaError
 from kvseal.errors.operating_system import next_step, reason_of
@@ -56,7 +57,8 @@ class Pinned:
     @classmethod
     def from_bytes(cls, content: bytes) -> Pinned:
         """Read what `as_bytes` wrote; raises `ValueError`, `KeyError` or `TypeError` for anything else."""
-        value: dict[str, Any] = json.loads(content)
+        # The standard library's parser alone would end with a RecursionError for brackets that nest.
+        value: dict[str, Any] = exact_json.loads(content)
         if type(value["revision"]) is not int:
             msg = "a revision is a whole number"
             raise TypeError(msg)

@@ -23,7 +23,7 @@ from kvseal import clock
 from kvseal.errors import Conflict, KDFParametersError, WrongSecretError
 from kvseal.keys import changes
 from kvseal.keys.making_slots import cost_of, is_such_a_slot, new_slot
-from kvseal.keys.meta import time_text
+from kvseal.keys.stamps import time_text
 from kvseal.keys.unlocking import prove, unlock
 from kvseal.observe import audit
 from kvseal.secrets.given import new_secret_for

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Literal
@@ -23,7 +24,10 @@ from kvseal.errors import (
     Conflict,
     ForeignVaultError,
     ForkedMetaError,
+    HoldNotPermittedError,
     RolledBackMetaError,
+    VaultHeldError,
+    VaultLockedError,
     VaultMetaError,
     VaultMetaLostError,
     VaultNotFoundError,
@@ -32,7 +36,7 @@ from kvseal.keys.keyring import Keyring, LockedCodecs, locked
 from kvseal.keys.meta import VaultMeta
 from kvseal.observe import audit
 from kvseal.vault.health import Health
-from kvseal.vault.idle import IdleWatch, WatchedCodecs
+from kvseal.vault.idle import UNLOCKINGS, IdleWatch, WatchedCodecs
 from kvseal.vault.newest import accept
 from kvseal.vault.opening import unlocked
 from kvseal.vault.putting_back import put_back_older
@@ -104,7 +108,7 @@ class OpenVault:
 
     def _go_by(self, meta: VaultMeta, keyring: Keyring) -> None:
         self._meta = meta
-        self.freshness.bar(meta.extensions.refusal())
+        self.freshness.go_by(meta, holds=self.holds)
         self._keyring: Keyring | None = keyring
         self.codecs: Mapping[str, RecordCodec] = keyring.codecs
         """The keyring's codecs by context, a dict hit away for the wrapper."""
@@ -123,6 +127,35 @@ class OpenVault:
     def meta(self) -> VaultMeta:
         """The vault meta that the keyring was made from."""
         return self._meta
+
+    @property
+    def holds(self) -> bool:
+        """Whether new values are not sealed: an old format is held, or this process waits for one to be."""
+        return self._meta.policy.holds or (self._opening.hold is not None and self._meta.policy.write is None)
+
+    def held_format(self) -> str:
+        """
+        Return the old format that new values are written in, `fernet` for example.
+
+        The policy orders it and this process permits it, for otherwise an older vault meta, put back by an
+        attacker, could make a process write plaintext.
+
+        Raises:
+            HoldNotPermittedError: this process does not permit what the policy orders.
+            VaultHeldError: it permits an old format, and the vault was never told to hold one.
+        """
+        write, permitted = self._meta.policy.write, self._opening.hold
+        if write is None:
+            msg = f"this process holds {permitted} records, and the vault was not told to"
+            hint = "vaultctl policy hold, or leave hold= out; nothing was written"
+            raise VaultHeldError(msg, hint=hint)
+        held = self.keyring.writes_with
+        ordered = write.form if held is None else held.kind
+        if ordered != permitted:
+            msg = f"the vault's policy holds {ordered} records, which this process does not permit"
+            hint = f"configure it with hold={ordered!r}, or vaultctl policy seal; nothing was written"
+            raise HoldNotPermittedError(msg, hint=hint)
+        return ordered
 
     @property
     def is_locked(self) -> bool:
@@ -210,10 +243,13 @@ class OpenVault:
         Raises:
             StaleKeyringError: it has been out of reach for too long; see `kvseal.vault.freshness`.
         """
-        # Not within the patience of `renew`, which is shorter than a derivation may be.
-        await self.unlock()
-        await self.freshness.renew(self.refresh)
-        self.freshness.check()
+        for _ in range(UNLOCKINGS):
+            # Not within the patience of `renew`, which is shorter than a derivation may be.
+            await self.unlock()
+            with suppress(VaultLockedError):
+                await self.freshness.renew(self.refresh)
+                return self.freshness.check()
+        raise locked()
 
     async def lock(self) -> None:
         """

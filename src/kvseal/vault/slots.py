@@ -13,7 +13,7 @@ from kvseal.keys.external_slot import ExternalSlot
 from kvseal.keys.keyring import Keyring
 from kvseal.keys.keyslot import Keyslot
 from kvseal.keys.making_slots import cost_of, new_slot
-from kvseal.keys.meta import time_of, time_text
+from kvseal.keys.stamps import time_of, time_text
 from kvseal.keys.unlocking import prove, unlock
 from kvseal.secrets.given import new_secret_for, secret_for_opening
 from kvseal.secrets.secret import generate_recovery_key

@@ -9,8 +9,8 @@ from kvseal import clock
 from kvseal.keys.extensions import KNOWN
 from kvseal.keys.external_slot import ExternalSlot
 from kvseal.keys.keyslot import KIND, Keyslot
-from kvseal.keys.meta import time_of, time_text
 from kvseal.keys.policy import DEFAULT_MAX_DEK_AGE
+from kvseal.keys.stamps import time_of, time_text
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -254,16 +254,33 @@ class Vault(OpenVault):
         """Forget a DEK for ever; `kvseal.recoding.retire` does, once nothing needs it."""
         return await self.amend(partial(changes.without_dek, number=number), stamps=True)
 
-    async def read_legacy_with(self, keys: Sequence[LegacyKey], *, plaintext: bool = False) -> VaultStatus:
+    async def read_legacy_with(
+        self, keys: Sequence[LegacyKey], *, plaintext: bool = False, write: str | None = None
+    ) -> VaultStatus:
         """
         Hold *keys* wrapped in the vault meta, so that every process can read old records during a migration.
 
-        With *plaintext*, unencrypted records are read too.  Keys that are already held stay once.
+        With *plaintext*, unencrypted records are read too.  Keys that are already held stay once.  With
+        *write*, new values are written in that format from the same moment on: see `write_as`.
         """
         await self.unlock()
         held = {(key.kind, key.key) for key in self.keyring.legacy}
         new = [key for key in dict.fromkeys(keys) if (key.kind, key.key) not in held]
-        return await self.amend(partial(changes.with_legacy_keys, keys=new, plaintext=plaintext))
+        change = partial(changes.with_legacy_keys, keys=new, plaintext=plaintext, written=write)
+        return await self.amend(change, stamps=True)
+
+    async def write_as(self, form: str) -> VaultStatus:
+        """
+        Order what new values are written as: `sealed`, `plaintext`, or the kind of a held key, as `fernet`.
+
+        Every process follows within seconds, and reads all of them as before.  A process writes an old
+        format only if its own configuration permits it: `hold=`.
+
+        Raises:
+            VaultHeldError: the vault could not read such values back.
+            Conflict: another process changed the vault meta; nothing was written.
+        """
+        return await self.amend(partial(changes.with_writes, written=form), stamps=True)
 
     async def end_legacy_reads(self) -> VaultStatus:
         """Drop the legacy keys and read sealed records alone from now on."""

@@ -12,6 +12,7 @@ import pytest
 from kvseal import Argon2idParams
 from kvseal.cli.migration.recipe import (
     AuthsomeKeys,
+    CodecKeys,
     FastMCPKeys,
     FernetKeys,
     NoKeys,
@@ -23,6 +24,8 @@ from kvseal.cli.migration.recipe import (
     read_recipe,
 )
 from kvseal.errors import UsageError
+from kvseal.legacy.by_hand import Layout
+from kvseal.legacy.fernet_keys import Hkdf, Pbkdf2, Sha256
 from kvseal.recoding import PlaintextRule
 
 README = Path(__file__).parents[3] / "migrations" / "README.md"
@@ -36,6 +39,9 @@ format = "fernet"
 keys = ["file:keys/new.key", "env:OLD_KEY"]
 source_material = "keyring:app/material"
 salt = "cred:salt"
+kdf = "pbkdf2:sha512,1000"
+source_material_encoding = "hex"
+salt_encoding = "base64"
 manifest = "names.jsonl"
 
 [target]
@@ -80,7 +86,12 @@ def test_everything(tmp_path: Path) -> None:
         SourceRecipe(
             format="fernet",
             keys=FernetKeys(
-                (f"file:{tmp_path}/keys/new.key", "env:OLD_KEY"), "keyring:app/material", "cred:salt"
+                (f"file:{tmp_path}/keys/new.key", "env:OLD_KEY"),
+                "keyring:app/material",
+                "cred:salt",
+                Pbkdf2("sha512", 1000),
+                "hex",
+                "base64",
             ),
             store=f"disk:{tmp_path}/vault",
             manifest=tmp_path / "names.jsonl",
@@ -110,6 +121,14 @@ def test_nothing_but_a_format(tmp_path: Path) -> None:
     ("lines", "keys"),
     [
         ('format = "fernet"\nsource_material = "env:A"\nsalt = "env:B"', FernetKeys((), "env:A", "env:B")),
+        (
+            'format = "fernet"\nsource_material = "env:A"\nkdf = "sha256"',
+            FernetKeys((), "env:A", kdf=Sha256()),
+        ),
+        (
+            'format = "fernet"\nsource_material = "env:A"\nkdf = "hkdf:app"',
+            FernetKeys((), "env:A", kdf=Hkdf(b"app")),
+        ),
         ('format = "fastmcp"\nclient_secret = "env:A"', FastMCPKeys(client_secret="env:A")),
         ('format = "fastmcp"\nsigning_key = "env:A"', FastMCPKeys(signing_key="env:A")),
         (
@@ -123,6 +142,28 @@ def test_nothing_but_a_format(tmp_path: Path) -> None:
             AuthsomeKeys(Path("/srv/master.key"), "env:A"),
         ),
         ('format = "kvseal"', NoKeys()),
+        ('format = "aes-gcm"\nkeys = ["env:A"]', CodecKeys(("env:A",))),
+        (
+            'format = "secretbox"\nsource_material = "env:A"\nkdf = "sha256"\nciphertext = "a.b"\nnonce_size = 24',
+            CodecKeys(source_material="env:A", kdf=Sha256(), where=Layout("a.b", nonce_size=24)),
+        ),
+        (
+            'format = "chacha20-poly1305"\nkeys = ["env:A"]\nkey_encoding = "hex"\ntag = "t"\nencoding = "hex"',
+            CodecKeys(("env:A",), key_encoding="hex", where=Layout(tag="t", encoding="hex")),
+        ),
+        (
+            'format = "aes-cbc-hmac"\nkeys = ["env:A"]\nmac_first = false\nmac_hash = "sha512"',
+            CodecKeys(("env:A",), mac_first=False, mac_hash="sha512"),
+        ),
+        (
+            'format = "aes-cbc-hmac"\nkeys = ["env:A"]\nmac_key = "env:B"\nparts = ["tag", "nonce", "ciphertext"]',
+            CodecKeys(("env:A",), mac_key="env:B", where=Layout(parts=("tag", "nonce", "ciphertext"))),
+        ),
+        (
+            'format = "jwe"\nkeys = ["env:A"]\njwe_field = "t"\nalg = "A256KW"\nenc = "A128GCM"',
+            CodecKeys(("env:A",), jwe_field="t", alg="A256KW", enc="A128GCM"),
+        ),
+        ('format = "python"\ncodec = "m:C"', CodecKeys(key_encoding="raw", codec="m:C")),
     ],
 )
 def test_keys_of_each_format(tmp_path: Path, lines: str, keys: object) -> None:
@@ -177,6 +218,17 @@ def test_no_backup(tmp_path: Path) -> None:
         ('[source]\nformat = "fernet"\nkeys = ["env:A", 1]\n', "source.keys"),
         ('[source]\nformat = "fernet"\nkeys = [""]\n', "source.keys"),
         ('[source]\nformat = "fernet"\nkeys = ["env:A"]\nsalt = "env:B"\n', "source.salt"),
+        ('[source]\nformat = "fernet"\nsource_material = "env:A"\n', "source.salt"),
+        (
+            '[source]\nformat = "fernet"\nsource_material = "env:A"\nsalt = "env:B"\nkdf = "sha256"\n',
+            "source.salt",
+        ),
+        ('[source]\nformat = "fernet"\nkeys = ["env:A"]\nkdf = "sha256"\n', "source.salt"),
+        ('[source]\nformat = "fernet"\nsource_material = "env:A"\nkdf = "md5"\n', "source.kdf"),
+        (
+            '[source]\nformat = "fernet"\nsource_material = "env:A"\nkdf = "hkdf"\nsalt_encoding = "rot13"\n',
+            "source.salt_encoding",
+        ),
         ('[source]\nformat = "fernet"\nkeys = ["env:A"]\nclient_secret = "env:B"\n', "source.client_secret"),
         ('[source]\nformat = "fastmcp"\n', "source.client_secret"),
         (
@@ -184,6 +236,15 @@ def test_no_backup(tmp_path: Path) -> None:
             "source.client_secret",
         ),
         ('[source]\nformat = "authsome"\n', "source.key_file"),
+        ('[source]\nformat = "aes-gcm"\n', "source.keys"),
+        ('[source]\nformat = "python"\n', "source.codec"),
+        ('[source]\nformat = "aes-gcm"\nkeys = ["env:A"]\ncodec = "m:C"\n', "source.codec"),
+        ('[source]\nformat = "aes-gcm"\nkeys = ["env:A"]\nparts = ["tag"]\n', "source.parts"),
+        ('[source]\nformat = "aes-gcm"\nkeys = ["env:A"]\naad = "{tenant}"\n', "source.parts or aad"),
+        ('[source]\nformat = "aes-gcm"\nkeys = ["env:A"]\nencoding = "rot13"\n', "source.encoding"),
+        ('[source]\nformat = "aes-gcm"\nkeys = ["env:A"]\nconstants = { v = 1.5 }\n', "source.constants"),
+        ('[source]\nformat = "jwe"\nkeys = ["env:A"]\nalg = "RSA-OAEP"\n', "source.alg"),
+        ('[source]\nformat = "aes-cbc-hmac"\nkeys = ["env:A"]\nmac_hash = "md5"\n', "source.mac_hash"),
         (f"{PLAIN}[target]\ncreate = 1\n", "target.create"),
         (f'{PLAIN}[target]\nargon2 = "3,65536"\n', "target.argon2"),
         (f'{PLAIN}[target]\nargon2 = "0,0,0"\n', "target.argon2"),
@@ -322,8 +383,20 @@ def test_documented(tmp_path: Path) -> None:
             FernetKeys,
             FastMCPKeys,
             AuthsomeKeys,
+            CodecKeys,
+            Layout,
         )
         for name in cls.__dataclass_fields__
     }
-    # What opens a Fernet vault is a field of a field of this very name.
-    assert fields == documented
+    # What opens a Fernet vault is a field of a field of this very name, and a layout's keys stand beside the others.
+    assert fields - {"where"} == documented
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [("a" + ".a" * 40_000 + " = 1", "dots"), ("# " + "x" * 2**18, "longer than")],
+    ids=["one key of many parts", "long"],
+)
+def test_what_would_keep_the_parser_busy(tmp_path: Path, text: str, what: str) -> None:
+    """A recipe that Python's parser needs minutes for is refused before it is parsed."""
+    assert what in str(refusal(tmp_path, text))

@@ -34,13 +34,19 @@ CLIENT_KEY = (
     "--fastmcp-server-url https://tools.example.org/"
 )
 AUTHSOME = [folder for folder in FOLDERS if "authsome" in folder]
-FERNET = [folder for folder in FOLDERS if "authsome" not in folder and "kvseal" not in folder]
+GENERAL = [folder for folder in FOLDERS if folder >= "0018"]
+FERNET = [
+    folder
+    for folder in FOLDERS
+    if "authsome" not in folder and "kvseal" not in folder and folder not in GENERAL
+]
 
 
 @pytest.fixture
-def old(vaultctl: Terminalless) -> Terminalless:
+def old(vaultctl: Terminalless, monkeypatch: pytest.MonkeyPatch) -> Terminalless:
     """Return vaultctl in a directory with three old records."""
     old_store(Path("kv"), VALUES)
+    monkeypatch.setenv("WRONG", Fernet.generate_key().decode())
     return vaultctl
 
 
@@ -248,6 +254,76 @@ class TestBackup:
         assert 0 == old(command).code
         assert "what the first run has written" == Path("sealed.kvseal").read_text()
 
+    def taken(self, vaultctl: Terminalless) -> bytes:
+        """Take the backup that a run which is killed right after it leaves, and return it."""
+        assert 0 == vaultctl("backup mine.kvseal").code
+        return Path("mine.kvseal").read_bytes()
+
+    @pytest.mark.parametrize(
+        "command", [MIGRATE, "migrate-to-fernet --fernet-key env:OLD --yes", "reencrypt --yes"]
+    )
+    def test_of_a_run_that_was_killed_after_it(self, old: Terminalless, command: str) -> None:
+        """The same command adopts the finished backup that holds what the store holds, and goes on."""
+        if command != MIGRATE:
+            old(f"{MIGRATE} --no-backup")
+        before = self.taken(old)
+
+        done = old(f"{command} --backup mine.kvseal")
+
+        entries = 3 if command == MIGRATE else 4
+        assert 0 == done.code
+        assert f"backup: adopted, {entries} entries are in mine.kvseal" in done.err
+        assert before == Path("mine.kvseal").read_bytes()
+        assert ["mine.kvseal"] == [path.name for path in old.directory.glob("*.kvseal")]
+
+    def test_of_a_run_that_was_killed_after_the_vault(self, old: Terminalless) -> None:
+        """The vault meta, which is written between backup and first record, does not count as a change."""
+        self.taken(old)
+        assert 0 == old("init --argon2 1,8,1").code
+
+        done = old(f"{MIGRATE} --backup mine.kvseal --json")
+
+        assert (0, "mine.kvseal") == (done.code, done.lines[0]["file"])
+        assert 1 == len([*old.directory.glob("*.kvseal")])
+
+    @pytest.mark.parametrize("change", ["changed", "added", "removed"])
+    def test_of_a_store_that_has_changed(self, old: Terminalless, change: str) -> None:
+        """A backup that lacks the last changes is kept and not relied on: a new one gets a name of its own."""
+        before = self.taken(old)
+        if change == "removed":
+            with_store(Path("kv"), lambda store: store.delete("b", collection="c"))
+        else:
+            old_store(Path("kv"), {"a" if change == "changed" else "d": {"t": "later"}})
+
+        done = old(f"{MIGRATE} --backup mine.kvseal")
+
+        assert 0 == done.code
+        assert before == Path("mine.kvseal").read_bytes()
+        assert "mine.kvseal is a backup from before the store's last changes" in done.err
+        assert "entries are in mine-2.kvseal" in done.err
+        expected = {"changed": {"t": "later"}, "added": VALUES["a"], "removed": VALUES["a"]}[change]
+        assert expected == self.restored(old, Path("mine-2.kvseal"))
+
+    @pytest.mark.parametrize("what", ["cut", "damaged", "another store's", "directory"])
+    def test_what_is_no_backup_of_this_store(self, old: Terminalless, what: str) -> None:
+        """It is refused before the survey: the keys, which fit nothing, are not even tried."""
+        taken = self.taken(old)
+        Path("mine.kvseal").unlink()
+        if what == "directory":
+            Path("mine.kvseal").mkdir()
+        elif what == "another store's":
+            old_store(Path("other"), VALUES)
+            assert 0 == old("backup mine.kvseal --store disk:other").code
+        else:
+            Path("mine.kvseal").write_bytes(taken[:-9] if what == "cut" else taken[:-20] + bytes(20))
+        before = contents(old.directory)
+
+        done = old(f"{MIGRATE.replace('env:OLD', 'env:WRONG')} --backup mine.kvseal")
+
+        assert (2, "") == (done.code, done.out)
+        assert "mine.kvseal" in done.err or "cannot be read" in done.err
+        assert before == contents(old.directory)
+
     def test_before_a_rollback(self, old: Terminalless) -> None:
         """The way back takes one, too."""
         old(f"{MIGRATE} --no-backup")
@@ -317,11 +393,12 @@ def expected_counts(folder: str) -> dict[str, int]:
 class TestRecipes:
     """Every folder of `migrations/`, by the command that its recipe is for."""
 
-    @pytest.mark.parametrize("folder", [*FERNET, *AUTHSOME])
+    @pytest.mark.parametrize("folder", [*FERNET, *AUTHSOME, *GENERAL])
     def test_migration(self, vaultctl: Terminalless, frozen: Callable[[str], Path], folder: str) -> None:
         """The recipe alone says everything; a second run has nothing left to do, and verify finds the rest in order."""
         recipe = frozen(folder) / "recipe.toml"
         command = "migrate-from-authsome" if folder in AUTHSOME else "migrate-from-fernet"
+        command = "migrate" if folder in GENERAL else command
 
         done = vaultctl(f"{command} --recipe {recipe} --yes --json")
         again = vaultctl(f"{command} --recipe {recipe} --yes --json")
@@ -340,10 +417,26 @@ class TestRecipes:
         """A recipe for another command is refused by its format."""
         recipe = frozen(folder) / "recipe.toml"
 
-        for command in ("migrate-from-fernet", "migrate-from-authsome"):
+        for command in ("migrate-from-fernet", "migrate-from-authsome", "migrate"):
             done = vaultctl(f"{command} --recipe {recipe} --yes")
             assert (2, "") == (done.code, done.out)
             assert "is not a recipe for this command, but for kvseal" in done.err
+
+    @pytest.mark.parametrize("folder", GENERAL)
+    def test_a_recipe_of_the_general_command(
+        self, vaultctl: Terminalless, frozen: Callable[[str], Path], folder: str
+    ) -> None:
+        """The commands of the well-known cases refuse it, and the general one takes it there and back."""
+        recipe = frozen(folder) / "recipe.toml"
+
+        for command in ("migrate-from-fernet", "migrate-from-authsome"):
+            assert 2 == vaultctl(f"{command} --recipe {recipe} --yes").code
+        there = vaultctl(f"migrate --recipe {recipe} --yes --json")
+        back = vaultctl(f"migrate-back --recipe {recipe} --yes --json")
+        again = vaultctl(f"migrate --recipe {recipe} --yes --json --no-backup")
+
+        changed = [done.lines[-1]["changed"] for done in (there, back, again)]
+        assert [expected_counts(folder)["changed"]] * 3 == changed
 
     def test_flags_win(self, vaultctl: Terminalless, frozen: Callable[[str], Path]) -> None:
         """A flag beats the recipe, and what the recipe says against it; the environment does not."""

@@ -143,11 +143,12 @@ def check_finishes(vaultctl: Terminalless) -> None:
     assert None is vaultctl("status --json").lines[0]["recode"]
 
 
-def test_ctrl_c_in_the_middle(vaultctl: Terminalless, pipe: Pipe) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle(vaultctl: Terminalless, pipe: Pipe, number: signal.Signals) -> None:
     """It ends with 130 and says how to resume; checkpoint and lease are given back."""
     with running("--rate", RATE) as process:
         pipe.pids(1)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=60)
 
     assert (130, "", INTERRUPTED) == (process.returncode, out, err.lstrip("\n"))
@@ -171,15 +172,18 @@ def test_ctrl_c_at_a_low_rate(vaultctl: Terminalless) -> None:
     assert 20 == vaultctl(f"{' '.join(MIGRATE)} --json").lines[-1]["formats"]["kvseal"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("whole_group", [False, True], ids=["parent", "group"])
-def test_ctrl_c_with_workers(vaultctl: Terminalless, pipe: Pipe, whole_group: bool) -> None:
-    """Workers end with the one who shares the work, whether Ctrl-C reaches it alone or its whole group."""
+def test_a_signal_with_workers(
+    vaultctl: Terminalless, pipe: Pipe, whole_group: bool, number: signal.Signals
+) -> None:
+    """Workers end with the one who shares the work, whether a signal reaches it alone or its whole group."""
     with running("--rate", RATE, "--workers", "2") as process:
         workers = pipe.pids(2)
         if whole_group:
-            os.killpg(process.pid, signal.SIGINT)
+            os.killpg(process.pid, number)
         else:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
         out, err = process.communicate(timeout=60)
 
     assert process.pid not in workers

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.drivers.disk.caches import NAMELESS, body, insert, run_sql, value_files
 from tests.drivers.entries import FUTURE, LARGE, PAST, SMALL, entry, fetched, scanned
+from tests.fuzz.target import CORPUS
 
-from kvseal.drivers import base
+from kvseal.drivers import base, driver_from_url
 from kvseal.drivers.base import Entry, Replacement
-from kvseal.errors import StoreError
+from kvseal.errors import StoreError, StoreUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -257,3 +258,20 @@ class TestNames:
         """A name that SQLite cannot hold is refused in kvseal's own words."""
         with pytest.raises(StoreError, match="lone surrogate"):
             await driver.get("coll", "\ud800")
+
+
+async def test_a_database_whose_error_is_no_text(tmp_path: Path) -> None:
+    """A damaged file whose bytes SQLite quotes in its message, and Python cannot read there, is a damaged file."""
+    (tmp_path / "cache.db").write_bytes((CORPUS / "disk-database" / "message-that-is-no-text").read_bytes())
+
+    with pytest.raises(StoreUnreachableError, match="malformed"):
+        await driver_from_url(f"disk:{tmp_path}")
+
+
+async def test_a_database_whose_rows_are_not_in_order(tmp_path: Path) -> None:
+    """A scan of a damaged file in which a row comes back again ends with an error, not never."""
+    (tmp_path / "cache.db").write_bytes((CORPUS / "disk-database" / "rows-in-a-circle").read_bytes())
+    driver = await driver_from_url(f"disk:{tmp_path}")
+
+    with pytest.raises(StoreUnreachableError, match="not in order"):
+        await scanned(driver)

@@ -14,13 +14,38 @@ from kvseal.cli.migration.recoding import recode_options
 from kvseal.cli.migration.run import opened_run
 from kvseal.cli.migration.workers import begun
 from kvseal.cli.options import argon2_option, command_options
+from kvseal.errors import KDFParametersError
+from kvseal.legacy.fernet_keys import ENCODINGS, KDF_FORMS, parse_kdf
 from kvseal.recoding.authsome import take_over_authsome
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kvseal.cli.migration.recoding import Recoding
     from kvseal.cli.output import Output
     from kvseal.cli.settings import Settings
+    from kvseal.legacy.fernet_keys import KeyDerivation
     from kvseal.recoding.migration import Options
+
+
+if TYPE_CHECKING:
+    _KdfType = click.ParamType[KeyDerivation]
+else:
+    # Older releases of click have no generic ParamType.
+    _KdfType = click.ParamType
+
+
+class FernetKdf(_KdfType):
+    """How a Fernet key was derived, in one of the forms that the library knows."""
+
+    name = "kdf"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> KeyDerivation:
+        """Return the derivation, or fail with what is wrong."""
+        try:
+            return parse_kdf(value)
+        except KDFParametersError as exc:
+            self.fail(str(exc), param, ctx)
 
 
 @click.command("migrate-from-fernet")
@@ -29,10 +54,20 @@ if TYPE_CHECKING:
     "fernet_keys",
     metavar="REF",
     multiple=True,
-    help="A Fernet key; repeat to try several in order.",
+    help="A Fernet key, or several with commas or white space between; repeat to try more, in order.",
 )
-@click.option("--source-material", metavar="REF", help="What the old wrapper derived its key from …")
+@click.option("--source-material", metavar="REF", help="What the old application derived its key from …")
 @click.option("--salt", metavar="REF", help="… and its salt.")
+@click.option(
+    "--fernet-kdf",
+    type=FernetKdf(),
+    metavar="KDF",
+    help=f"How: {KDF_FORMS}.  [default: as FernetEncryptionWrapper]",
+)
+@click.option(
+    "--source-material-encoding", type=click.Choice(ENCODINGS), help="How it is written.  [default: raw]"
+)
+@click.option("--salt-encoding", type=click.Choice(ENCODINGS), help="How it is written.  [default: raw]")
 @click.option("--fastmcp-client-secret", metavar="REF", help="The OAuth client secret of a FastMCP server.")
 @click.option("--fastmcp-signing-key", metavar="REF", help="The jwt_signing_key of a FastMCP server.")
 @click.option("--fastmcp-encryption-key", metavar="REF", help="FASTMCP_OAUTH_ENCRYPTION_KEY of a client.")
@@ -57,6 +92,7 @@ async def migrate_from_fernet(output: Output, settings: Settings, *, options: Re
       vaultctl migrate-from-fernet --fernet-key env:OLD_KEY --yes
       vaultctl migrate-from-fernet --fernet-key file:new.key --fernet-key file:older.key --yes
       vaultctl migrate-from-fernet --source-material env:STORAGE_SECRET --salt env:STORAGE_SALT
+      vaultctl migrate-from-fernet --source-material file:passphrase --fernet-kdf sha256
       vaultctl migrate-from-fernet --fernet-key env:OLD_KEY --to disk:/var/lib/app/sealed
       vaultctl migrate-from-fernet --fastmcp-client-secret env:GITHUB_CLIENT_SECRET
 
@@ -99,7 +135,7 @@ async def migrate_from_fernet(output: Output, settings: Settings, *, options: Re
     help="AUTHSOME_MASTER_KEY, or keyring:authsome/master_key.",
 )
 @recode_options(
-    *("recipe", "to", "create_store", "backup", "no_backup", "finalize"),
+    *("recipe", "to", "create_store", "backup", "no_backup", "finalize", "grace"),
     *("partition", "workers", "worker", "rate", "dry_run", "check"),
 )
 @argon2_option
@@ -136,6 +172,13 @@ async def migrate_from_authsome(
         if not isinstance(options.recipe.source.keys, AuthsomeKeys):
             raise foreign_recipe(options.recipe)
         named = named or [options.recipe.source.keys]
+    return await migrate_authsome(output, settings, options, named)
+
+
+async def migrate_authsome(
+    output: Output, settings: Settings, options: Recoding, named: Sequence[AuthsomeKeys]
+) -> int:
+    """Migrate a store of authsome's with the keys that are *named*, and return the exit code."""
     masters = [master for keys in named for master in await authsome_masters(keys, settings)]
     async with opened_run(output, settings, options) as run:
         takeover = await take_over_authsome(run.found.data, masters)

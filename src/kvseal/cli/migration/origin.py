@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kvseal.cli import connect
-from kvseal.cli.migration.recipe import FastMCPKeys, FernetKeys, NoKeys
-from kvseal.errors import SecretReferenceError, UsageError
+from kvseal.cli.migration.codecs import codec_of
+from kvseal.cli.migration.old_secrets import old_secret
+from kvseal.cli.migration.recipe import CodecKeys, FastMCPKeys, FernetKeys, NoKeys
+from kvseal.concurrency import in_thread
+from kvseal.errors import UsageError
 from kvseal.keys.keyring import LegacyKey
 from kvseal.legacy import FERNET, FastMCPCodec, FernetCodec
 from kvseal.legacy.authsome_keys import read_master_key_file, read_master_secret
 from kvseal.legacy.fastmcp import key_of_bytes_signing_key, key_of_client_secret, key_of_text_signing_key
 from kvseal.legacy.fastmcp_places import cli_places, existing, fastmcp_home, proxy_places
-from kvseal.legacy.fernet import derive_key, parse_key
+from kvseal.legacy.fernet import parse_key
+from kvseal.legacy.fernet_keys import UPSTREAM, derive_keys, forms_of, parse_keys
 from kvseal.secrets.key_file import read_key_file
-from kvseal.secrets.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -48,7 +49,14 @@ async def fernet_or_fastmcp_origin(
     Raises:
         UsageError: they name the keys of more than one vault, or the recipe is for another command.
     """
-    fernet = FernetKeys(given["fernet_keys"], given["source_material"], given["salt"])
+    fernet = FernetKeys(
+        given["fernet_keys"],
+        given["source_material"],
+        given["salt"],
+        given["fernet_kdf"],
+        given["source_material_encoding"] or "raw",
+        given["salt_encoding"] or "raw",
+    )
     fastmcp = FastMCPKeys(
         given["fastmcp_client_secret"],
         given["fastmcp_signing_key"],
@@ -56,12 +64,14 @@ async def fernet_or_fastmcp_origin(
         given["fastmcp_server_urls"],
     )
     named = [fastmcp.client_secret, fastmcp.signing_key, fastmcp.encryption_key]
-    keys = [*fernet.keys, fernet.source_material, fernet.salt, *named]
-    if not any(keys) and recipe is not None:
-        return await _of_recipe(recipe, settings)
+    is_fernet = fernet != FernetKeys()
+    if not is_fernet and not any(named) and recipe is not None:
+        if isinstance(recipe.source.keys, CodecKeys):
+            raise foreign_recipe(recipe)
+        return await origin_of(recipe, settings)
     if not any(named):
         return await fernet_origin(fernet, settings)
-    if any(keys[: -len(named)]) or named.count(None) != len(named) - 1:
+    if is_fernet or named.count(None) != len(named) - 1:
         msg = "the options name the keys of more than one vault"
         raise UsageError(
             msg, hint="give --fernet-key, or --source-material and --salt, or one --fastmcp- key"
@@ -69,8 +79,11 @@ async def fernet_or_fastmcp_origin(
     return await fastmcp_origin(fastmcp, settings)
 
 
-async def _of_recipe(recipe: Recipe, settings: Settings) -> Origin:
+async def origin_of(recipe: Recipe, settings: Settings) -> Origin:
+    """Return what opens the records that *recipe* is about, of every format but authsome's."""
     keys = recipe.source.keys
+    if isinstance(keys, CodecKeys):
+        return Origin((await codec_of(recipe.source.format, keys, settings),))
     if isinstance(keys, FernetKeys):
         return await fernet_origin(keys, settings)
     if isinstance(keys, FastMCPKeys):
@@ -81,14 +94,24 @@ async def _of_recipe(recipe: Recipe, settings: Settings) -> Origin:
 
 
 async def fernet_origin(keys: FernetKeys, settings: Settings) -> Origin:
-    """Return what opens the records of py-key-value's Fernet wrapper; nothing where no key was named."""
-    if (keys.source_material is None) != (keys.salt is None):
-        msg = "--source-material and --salt belong together"
-        raise UsageError(msg, hint="give both, as the old wrapper was given both")
-    found = [parse_key(await read(reference, settings)) for reference in keys.keys]
-    if keys.source_material is not None and keys.salt is not None:
-        material, salt = await read(keys.source_material, settings), await read(keys.salt, settings)
-        found.append(await asyncio.to_thread(derive_key, material, salt))
+    """
+    Return what opens the records of py-key-value's Fernet wrapper; nothing where no key was named.
+
+    Raises:
+        UsageError: the options of the key derivation contradict each other.
+        SecretError: what a reference points at is no key, or no source material or salt.
+    """
+    problem = keys.contradiction()
+    if problem is not None:
+        raise UsageError(problem, hint="give what the old application derived its key from, and how")
+    found = [key for reference in keys.keys for key in parse_keys(await old_secret(reference, settings))]
+    if keys.source_material is not None:
+        material = await old_secret(keys.source_material, settings)
+        salt = None if keys.salt is None else await old_secret(keys.salt, settings)
+        encodings = (keys.source_material_encoding, keys.salt_encoding)
+        kdf = keys.kdf or UPSTREAM
+        found += await in_thread(derive_keys, kdf, material, salt, encodings=encodings)
+    found = list(dict.fromkeys(found))
     return Origin((FernetCodec(found),) if found else (), _held(found))
 
 
@@ -100,7 +123,7 @@ async def fastmcp_origin(keys: FastMCPKeys, settings: Settings) -> Origin:
         StoreNotFoundError: no store is named after this key.
     """
     texts, places = await _fastmcp_keys(keys, settings)
-    found = [parse_key(text) for text in texts]
+    found = list(dict.fromkeys(parse_key(text) for text in texts))
     codec = FastMCPCodec(found, server_urls=keys.server_urls)
     store = None if settings.store is not None else _place(places, texts).url
     return Origin((codec,), _held(found), store)
@@ -110,9 +133,9 @@ async def authsome_masters(keys: AuthsomeKeys, settings: Settings) -> list[Auths
     """Return the master keys of authsome that were named."""
     masters = []
     if keys.key_file is not None:
-        masters.append(read_master_key_file(await asyncio.to_thread(read_key_file, keys.key_file)))
+        masters.append(read_master_key_file(await in_thread(read_key_file, keys.key_file)))
     if keys.secret is not None:
-        masters.append(read_master_secret(await read(keys.secret, settings)))
+        masters.append(read_master_secret(await old_secret(keys.secret, settings)))
     return masters
 
 
@@ -122,29 +145,21 @@ def foreign_recipe(recipe: Recipe) -> UsageError:
     return UsageError(msg, hint="see vaultctl -h for the command of that format")
 
 
-async def read(reference: str, settings: Settings) -> bytes:
-    """Return the bytes that *reference* points at."""
-    secret = await connect.given_secret(reference, settings)
-    if not isinstance(secret, Secret):
-        msg = "old records are opened with a secret, and a key service does not give one"
-        raise SecretReferenceError(msg, hint="give a reference such as env:NAME or file:PATH")
-    return secret.reveal()
-
-
 async def _fastmcp_keys(
     keys: FastMCPKeys, settings: Settings
 ) -> tuple[list[bytes], Callable[[Path, bytes], tuple[Place, ...]]]:
     """Return every key that the secret can stand for, and where a store under one of them would be."""
     if keys.encryption_key is not None:
-        return [await read(keys.encryption_key, settings)], cli_places
+        return list(forms_of(await old_secret(keys.encryption_key, settings))), cli_places
     if keys.client_secret is not None:
-        return [key_of_client_secret(await read(keys.client_secret, settings))], proxy_places
+        secrets = forms_of(await old_secret(keys.client_secret, settings))
+        return [key_of_client_secret(secret) for secret in secrets], proxy_places
     if keys.signing_key is None:
         raise AssertionError
-    signing_key = await read(keys.signing_key, settings)
+    signing_keys = forms_of(await old_secret(keys.signing_key, settings))
     # The secret does not show whether the server was given it as text or as bytes.
-    text = await asyncio.to_thread(key_of_text_signing_key, signing_key)
-    return [text, key_of_bytes_signing_key(signing_key)], proxy_places
+    texts = [await in_thread(key_of_text_signing_key, key) for key in signing_keys]
+    return [*texts, *(key_of_bytes_signing_key(key) for key in signing_keys)], proxy_places
 
 
 def _place(places: Callable[[Path, bytes], tuple[Place, ...]], texts: Sequence[bytes]) -> Place:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from kvseal.cli.migration.recoding import LEFT_OVER, exit_code
 from kvseal.errors import ExitCode
 from kvseal.keys.meta import SECOND_DEK
+from kvseal.keys.policy import SEALED
 from kvseal.recoding.engine import WHOLE
 from kvseal.recoding.formats import KVSEAL
 
@@ -19,11 +20,16 @@ if TYPE_CHECKING:
 def tell_imported(output: Output, done: Migration) -> None:
     """Say what an import of keys did, and what comes next."""
     held = _old_keys(done)
-    if not held:
+    if done.vault is None or not done.vault.policy["read_legacy"]:
         output.note("nothing was written; the keys fit")
         return
     output.note(f"the vault holds {held} old key{'s'[: held != 1]}, and its wrappers read old records")
-    output.note("next: deploy EnvelopeEncryptionWrapper everywhere, then run this with --finalize")
+    write = done.vault.policy.get("write", {"as": SEALED})
+    if write["as"] == SEALED:
+        output.note("next: deploy EnvelopeEncryptionWrapper everywhere, then run this with --finalize")
+    else:
+        output.note("new values are written in the old format, by processes that were given hold=")
+        output.note("next: deploy EnvelopeEncryptionWrapper(hold=…) everywhere, then vaultctl policy seal")
 
 
 def _old_keys(done: Migration) -> int:

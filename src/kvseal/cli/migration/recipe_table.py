@@ -16,13 +16,15 @@ import click
 from kvseal.cli.options import Argon2Cost
 from kvseal.drivers import strip_password
 from kvseal.drivers.backends import SCHEMES, backend_of_url
-from kvseal.errors import SecretReferenceError, UnsupportedStoreError, UsageError
+from kvseal.errors import KDFParametersError, SecretReferenceError, UnsupportedStoreError, UsageError
+from kvseal.legacy.fernet_keys import KDF_FORMS, parse_kdf
 from kvseal.secrets.sources import check_reference
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from kvseal.envelope.kdf import Argon2idParams
+    from kvseal.legacy.fernet_keys import KeyDerivation
 
 T = TypeVar("T")
 
@@ -87,11 +89,27 @@ class Table:
         except click.BadParameter:
             self.refuse(key, "is neither t,m,p within the bounds (m in KiB) nor the name of a profile")
 
+    def kdf(self, key: str) -> KeyDerivation | None:
+        value = self.text(key)
+        if value is None:
+            return None
+        try:
+            return parse_kdf(value)
+        except KDFParametersError:
+            self.refuse(key, f"is none of {KDF_FORMS} within the bounds")
+
     def texts(self, key: str) -> tuple[str, ...]:
         values = self._left.pop(key, [])
         if not isinstance(values, list) or not all(isinstance(value, str) and value for value in values):
             self.refuse(key, "has to be a list of texts that are not empty")
         return tuple(values)
+
+    def constants(self, key: str) -> dict[str, str | int | bool]:
+        values = self._left.pop(key, {})
+        kinds = {str, int, bool}
+        if not isinstance(values, dict) or not all(type(value) in kinds for value in values.values()):
+            self.refuse(key, "has to be a table of texts, whole numbers and booleans")
+        return values
 
     def references(self, key: str) -> tuple[str, ...]:
         return tuple(self._reference(key, value) for value in self.texts(key))

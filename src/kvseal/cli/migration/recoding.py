@@ -1,5 +1,5 @@
 """
-What the commands that recode have in common: their options, the backup before, the report after.
+What the commands that recode have in common: their options and their exit code.
 
 Each command says what its old or new records are of; everything else means the same in all of them.
 """
@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields, replace
+from datetime import timedelta
 from functools import wraps
-from os import urandom
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kvseal import backup as backups
-from kvseal import clock
 from kvseal.cli import connect
 from kvseal.cli.migration.recipe import read_recipe
+from kvseal.cli.options import Duration
 from kvseal.errors import UsageError
-from kvseal.observe.events import Failure
 from kvseal.recoding import PlaintextRule
 from kvseal.recoding.checkpoint import MAX_PARTS
 from kvseal.recoding.engine import WHOLE
+from kvseal.recoding.settling import SETTLED_AFTER
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
     from contextlib import AsyncExitStack
 
     from kvseal.cli.migration.recipe import Recipe
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from kvseal.cli.settings import Settings
     from kvseal.drivers.base import Driver
     from kvseal.envelope.kdf import Argon2idParams
-    from kvseal.observe.events import Event
     from kvseal.recoding import Report
 
 if TYPE_CHECKING:
@@ -78,6 +76,8 @@ class Recoding:
     backup: Path | None = None
     no_backup: bool | None = None
     import_keys: bool | None = None
+    hold: bool | None = None
+    grace: float | None = None
     finalize: bool | None = None
     partition: tuple[int, int] | None = None
     workers: int | None = None
@@ -147,6 +147,11 @@ class Recoding:
         unset = {name: value for name, value in names.items() if name not in settings.given}
         return replace(self, **missing).checked(), settings.overridden(**unset)
 
+    @property
+    def settles_in(self) -> timedelta:
+        """How long ago the vault has to have been flipped, to finalize."""
+        return SETTLED_AFTER if self.grace is None else timedelta(seconds=self.grace)
+
     def checked(self) -> Recoding:
         """
         Return the options, of a worker those that concern its part.
@@ -163,6 +168,9 @@ class Recoding:
                 flags = " and ".join(f"--{name.replace('_', '-')}" for name in both)
                 msg = f"{flags} cannot be used together: {reason}"
                 raise UsageError(msg)
+        if self.hold and not self.import_keys:
+            msg = "--hold is for --import-keys"
+            raise UsageError(msg, hint="to flip a vault that has the keys already: vaultctl policy hold")
         if self.partition not in {None, WHOLE} and self.writes and not self.no_backup and self.to is None:
             msg = "a part of the store is not a backup of it"
             raise UsageError(msg, hint="run vaultctl backup FILE first, then every part with --no-backup")
@@ -222,11 +230,24 @@ _OPTIONS: Final[dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]]] =
         default=None,
         help="Hold the old keys in the vault, so that wrappers read old records; change no record yet.",
     ),
+    "hold": click.option(
+        "--hold",
+        is_flag=True,
+        default=None,
+        help="With --import-keys: go on writing the old format, until vaultctl policy seal.",
+    ),
     "finalize": click.option(
         "--finalize",
         is_flag=True,
         default=None,
         help="When nothing old is left, end old reads and drop the old keys.",
+    ),
+    "grace": click.option(
+        "--grace",
+        type=Duration(zero=True),
+        metavar="DURATION",
+        help="With --finalize: how long ago the vault must have been flipped, if it ever held an old format;"
+        " 0 if every process was restarted since.  [default: 1h]",
     ),
     "partition": click.option("--partition", type=Partition(), help="Do one of n parts: 1/n, 2/n … n/n."),
     "workers": click.option(
@@ -262,28 +283,6 @@ def recode_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., 
         return decorated
 
     return decorate
-
-
-def backing_up(output: Output, options: Recoding) -> Callable[[Driver], Awaitable[None]] | None:
-    """Return what writes the backup before the first change, or `None` where none is wanted."""
-    if options.to is not None or options.no_backup or options.part != WHOLE or not options.writes:
-        return None
-    name = f"before-{clock.utc_now():%Y%m%dT%H%M%SZ}-{urandom(2).hex()}.kvseal"
-    path = options.backup or Path(name)
-
-    def without_failures(event: Event) -> None:
-        # The recode itself is about to name what cannot be read.
-        if not isinstance(event, Failure):
-            output.event(event)
-
-    async def back_up(driver: Driver) -> None:
-        report = await backups.backup(driver, path, listener=without_failures)
-        but = f"; {report.failed:,} more cannot be restored from it" if report.failed else ""
-        if output.as_json:
-            output.json({**report.as_dict(), "type": "backup"})
-        output.note(f"backup: {report.saved:,} entries are in {path}{but}")
-
-    return back_up
 
 
 async def target_of(stack: AsyncExitStack, source: Driver, options: Recoding) -> Driver | None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from kvseal.cli import connect
-from kvseal.cli.migration.recoding import LEFT_OVER, Recoding, backing_up, exit_code, recode_options
+from kvseal.cli.migration.backing_up import backing_up
+from kvseal.cli.migration.recoding import LEFT_OVER, Recoding, exit_code, recode_options
 from kvseal.cli.migration.workers import begun, share
 from kvseal.cli.options import command_options, context_option
 from kvseal.recoding import is_prepared, plan_reencryption, recode
@@ -53,7 +54,7 @@ async def reencrypt(output: Output, settings: Settings, *, options: Recoding, co
         if back_up is not None and not await is_prepared(
             plan_reencryption(vault, context=context), found.data
         ):
-            await back_up(found.data)
+            await back_up.look_and_take(found.data)
         report = await _recoded(output, settings, options, found, vault, context)
         await vault.refresh()
         now = vault.status()

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from kvseal.cli import connect
+from kvseal.cli.migration.backing_up import backing_up
 from kvseal.cli.migration.outcome import tell_imported, tell_migrated
-from kvseal.cli.migration.recoding import backing_up, confirm, target_of
+from kvseal.cli.migration.recoding import confirm, target_of
 from kvseal.cli.migration.workers import share, with_what_workers_did
 from kvseal.errors import ExitCode, UsageError
-from kvseal.recoding import Migration, import_keys, migrate, prepare
+from kvseal.recoding import Migration, PlaintextRule, import_keys, migrate, prepare
 from kvseal.vault.metastore import MetaStore
 
 if TYPE_CHECKING:
@@ -73,12 +74,13 @@ class Run:
             return (await metastore.find(adopted)).meta is not None
 
     async def _import(self, origin: Origin, how: Options) -> int:
-        if not origin.keys:
+        if not origin.keys and not (self.options.hold and how.get("plaintext") is PlaintextRule.SEAL):
             msg = "no keys to import were given"
             raise UsageError(msg, hint="name them, for example with --fernet-key REF")
         done = await import_keys(
             self.found.data,
             origin.keys,
+            hold=bool(self.options.hold),
             dry_run=not self.options.writes,
             listener=self.output.event,
             **how,
@@ -88,11 +90,14 @@ class Run:
 
     async def _prepared(self, origin: Origin, how: Options) -> VaultStatus:
         """Do what comes before the workers: survey, backup, vault."""
+        before = backing_up(self.output, self.options)
+        if before is not None:
+            how = {**how, "before_survey": before.look}
         return await prepare(
             self.found.data,
             origin.codecs,
             to=self.target,
-            before_writes=backing_up(self.output, self.options),
+            before_writes=None if before is None else before.take,
             command=_command(),
             listener=self.output.event,
             **how,
@@ -100,6 +105,10 @@ class Run:
 
     async def _migrated(self, origin: Origin, how: Options, shared: Report | None) -> Migration:
         """Migrate; after workers have *shared* the work, only to finalize it."""
+        before = None if shared else backing_up(self.output, self.options)
+        if before is not None:
+            how = {**how, "before_survey": before.look}
+        how = {**how, "grace": self.options.settles_in}
         done = await migrate(
             self.found.data,
             origin.codecs,
@@ -108,7 +117,7 @@ class Run:
             rate=self.options.rate,
             finalize=bool(self.options.finalize),
             dry_run=not self.options.writes,
-            before_writes=None if shared else backing_up(self.output, self.options),
+            before_writes=None if before is None else before.take,
             command=_command(),
             listener=self.output.event,
             **how,

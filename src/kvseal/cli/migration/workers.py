@@ -19,8 +19,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-import click
-
+from kvseal.cli.streams import tell
 from kvseal.errors import ExitCode, RecodeError, UsageError
 from kvseal.observe.events import Failure, Progress
 from kvseal.recoding.report import Report, followed_by
@@ -210,7 +209,7 @@ async def _errors(worker: Process) -> dict[str, Any] | None:
     async for text in worker.stderr:
         line = _parsed(text)
         if line is None:
-            click.echo(text, err=True, nl=False)
+            tell(text.decode(errors="replace"), nl=False)
         else:
             error = line
     return error

@@ -9,6 +9,7 @@ import click
 
 from kvseal.cli import connect
 from kvseal.cli.options import command_options
+from kvseal.cli.streams import tell
 from kvseal.drivers import purging
 
 if TYPE_CHECKING:
@@ -61,13 +62,13 @@ def _tell(output: Output, reports: Sequence[PurgeReport]) -> int:
 
 def _tell_one(output: Output, report: PurgeReport) -> None:
     if output.as_json:
-        output.json(report.as_dict())
+        output.report(report.as_dict())
         return
-    output.text(report.location)
+    tell(report.location, err=False)
     for line in report.done:
-        output.text(f"  {'would do' if report.dry_run else 'done'}: {line}")
+        tell(f"  {'would do' if report.dry_run else 'done'}: {line}", err=False)
     for line in report.left:
-        output.text(f"  left to you: {line}")
+        tell(f"  left to you: {line}", err=False)
 
 
 @dataclass(frozen=True, slots=True)

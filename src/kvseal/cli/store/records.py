@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
+from key_value.aio.errors import InvalidTTLError
 
 from kvseal import exact_json
 from kvseal.cli import connect
 from kvseal.cli.options import Duration, command_options
-from kvseal.cli.output import interruptible, printable, table
-from kvseal.errors import UsageError
+from kvseal.cli.output import ascii_json, interruptible, printable, table
+from kvseal.cli.streams import tell
+from kvseal.errors import UsageError, VaultHeldError
 from kvseal.records import by_name
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ async def get(output: Output, settings: Settings, *, collection: str, key: str) 
     async with connect.vault(settings) as (found, vault):
         value = await by_name.get_record(found.data, vault.codecs[""], collection, key)
     text, portable = exact_json.dumps(value)
-    output.text(text.decode() if portable else exact_json.ascii_text(value))
+    output.text(ascii_json(text.decode()) if portable else exact_json.ascii_text(value))
 
 
 @click.command()
@@ -89,12 +91,19 @@ async def put(
     value = _json_object(value_file)
     async with connect.vault(settings) as (found, vault):
         await vault.confirm()
+        if vault.holds:
+            msg = "the vault's policy holds new values in the old format, and this would seal one"
+            raise VaultHeldError(msg, hint="vaultctl policy seal first, or let the application write it")
         codec = vault.codecs[""]
         if dry_run:
             codec.seal(value, collection, key)
         else:
             connect.require_offline(found.data, settings)
-            await by_name.put_record(found.data, codec, collection, key, value, ttl=ttl)
+            try:
+                await by_name.put_record(found.data, codec, collection, key, value, ttl=ttl)
+            except InvalidTTLError:
+                msg = "--ttl reaches beyond the year 9999"
+                raise UsageError(msg, hint="leave it out, so that the record does not expire") from None
     output.note(
         "nothing was written" if dry_run else f"sealed {collection}/{key} with DEK {codec.active_dek}"
     )
@@ -173,7 +182,7 @@ def _json_object(file: BinaryIO) -> dict[str, Any]:
     try:
         with interruptible():
             if file is sys.stdin.buffer and sys.stdin.isatty():
-                click.echo("type one JSON object, then Ctrl-D:", err=True)
+                tell("type one JSON object, then Ctrl-D:")
             value = exact_json.loads(file.read())
     except ValueError:
         value = None

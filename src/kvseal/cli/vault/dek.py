@@ -13,7 +13,7 @@ from kvseal.cli.options import Duration, command_options, global_options
 from kvseal.cli.output import table
 from kvseal.cli.vault.tables import state_of
 from kvseal.drivers import abilities
-from kvseal.keys.meta import time_text
+from kvseal.keys.stamps import time_text
 from kvseal.recoding.retirement import GRACE, retire, take_needs, will_drop
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ async def rotate_dek(output: Output, settings: Settings, *, dry_run: bool) -> No
             return
         now = await vault.rotate_dek()
         count = await abilities.count(found.data)
-    output.result(_Listed(now), _table(now))
+    output.done(_Listed(now), _table(now))
     entries = max(0, count.entries - (found.meta is None))
     output.note(
         f"DEK {now.active_dek} is active; {'up to' if count.exact else 'about'} {entries:,} records still use"

@@ -78,7 +78,7 @@ async def init(
             policy=limits,
             pin=settings.pin,
         )
-        output.result(vault.status(), *tables_of(vault.status()))
+        output.done(vault.status(), *tables_of(vault.status()))
         await vault.close()
     away = "key service is out of reach" if names_wrap_key(secret) else "secret is lost"
     output.note(f"next: vaultctl slot add --recovery, for the day on which the {away}")

@@ -1,4 +1,4 @@
-"""`policy show|set`: when a rotation of the DEK is asked for."""
+"""`policy`: what new values are written as, and when a rotation of the DEK is asked for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from kvseal.cli.options import Duration, command_options, global_options
 from kvseal.cli.output import table
 from kvseal.cli.vault.tables import rows_of
 from kvseal.errors import UsageError
-from kvseal.keys.policy import LONGEST_DEK_AGE, MOST_DEK_RECORDS
+from kvseal.keys.policy import LONGEST_DEK_AGE, MOST_DEK_RECORDS, PLAINTEXT, SEALED
+from kvseal.legacy import FERNET
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,14 +39,15 @@ class _Shown:
 @global_options
 def policy() -> None:
     """
-    Show and set after what age, and how many records, a rotation of the DEK is asked for.
+    Show and set the policy: what new values are written as, and when a rotation of the DEK is asked for.
 
     \b
     Examples:
       vaultctl policy show
       vaultctl policy set --max-dek-age 90d
       vaultctl policy set --max-dek-records 10000000
-      vaultctl policy set --no-max-dek-age
+      vaultctl policy seal
+      vaultctl policy hold
     """
 
 
@@ -117,6 +119,65 @@ async def set_(
         )
     _tell(output, now)
     output.note("next: run vaultctl status --check from cron or CI")
+
+
+@policy.command("seal")
+@click.option("--dry-run", is_flag=True, help="Open the vault, and change nothing.")
+@command_options
+@connect.synchronous
+async def seal(output: Output, settings: Settings, *, dry_run: bool) -> None:
+    """
+    Flip the vault: new values are sealed from now on, and no longer written in the old format.
+
+    \b
+    Examples:
+      vaultctl policy seal
+
+    Every process follows within seconds, without a restart, and reads both. An old release cannot read what
+    is sealed: deploy the new one everywhere first. vaultctl policy hold flips back, until the migration is
+    finalized.
+    """
+    await _write(output, settings, SEALED, dry_run=dry_run)
+    output.note("next: vaultctl migrate-from-fernet, then the same with --finalize")
+
+
+@policy.command("hold")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice([FERNET, PLAINTEXT]),
+    default=FERNET,
+    show_default=True,
+    help="The old format.",
+)
+@click.option("--dry-run", is_flag=True, help="Open the vault, and change nothing.")
+@command_options
+@connect.synchronous
+async def hold(output: Output, settings: Settings, *, form: str, dry_run: bool) -> None:
+    """
+    Flip back: new values are written in the old format from now on, under the key that the vault holds.
+
+    \b
+    Examples:
+      vaultctl policy hold
+      vaultctl policy hold --format plaintext
+
+    A process writes the old format only if it was configured with hold=, and refuses to write anything
+    otherwise. What is sealed already stays sealed, and old releases cannot read it: vaultctl
+    migrate-to-fernet brings it back.
+    """
+    await _write(output, settings, form, dry_run=dry_run)
+    output.note("next: before an old release is deployed again, vaultctl migrate-to-fernet")
+
+
+async def _write(output: Output, settings: Settings, form: str, *, dry_run: bool) -> None:
+    async with connect.vault(settings) as (_, vault):
+        if dry_run:
+            _tell(output, vault.status())
+            output.note("nothing was written")
+            return
+        now = await vault.write_as(form)
+    _tell(output, now)
 
 
 @policy.command("drop-extension")

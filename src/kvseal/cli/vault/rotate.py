@@ -11,7 +11,7 @@ from kvseal.cli import connect
 from kvseal.cli.options import Duration, argon2_option, command_options
 from kvseal.cli.vault.dek import rotate_dek
 from kvseal.cli.vault.tables import slots_table, tables_of
-from kvseal.errors import UsageError
+from kvseal.errors import KvsealError, UsageError, WrongSecretError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -119,16 +119,46 @@ async def _rotate_secret(
     if new_secret is None and kdf is None:
         msg = "nothing to rotate to was given"
         raise UsageError(msg, hint="give --new-secret REF, --argon2 T,M,P or both, or --dek, or --root")
-    async with connect.vault(settings) as (_, vault):
-        secret = await connect.given_secret(new_secret, settings, confirm=True)
-        if dry_run:
-            output.result(vault.status(), *tables_of(vault.status()))
-            output.note("nothing was written; the slot that opened now would be replaced")
-            return
-        now = await vault.rotate(new_secret=secret, kdf=kdf, keep_old_for=keep_old_for)
-    output.result(now, *tables_of(now))
+    secret = None
+    try:
+        async with connect.vault(settings) as (_, vault):
+            secret = await connect.given_secret(new_secret, settings, confirm=True)
+            if dry_run:
+                output.result(vault.status(), *tables_of(vault.status()))
+                output.note("nothing was written; the slot that opened now would be replaced")
+                return
+            now = await vault.rotate(new_secret=secret, kdf=kdf, keep_old_for=keep_old_for)
+    except WrongSecretError:
+        if new_secret is None or not await _was_done(output, settings.overridden(secret=new_secret), kdf):
+            raise
+        return
+    output.done(now, *tables_of(now))
     for line in _told_of_secret(now, new_secret=secret is not None):
         output.note(line)
+
+
+async def _was_done(output: Output, settings: Settings, kdf: Argon2idParams | None) -> bool:
+    """
+    Whether an earlier run was stopped after its last write; if so, say that the rotation is done.
+
+    The old secret opens no slot any more.  *settings* name the new one, which opens one of the wanted cost.
+    """
+    try:
+        async with connect.vault(settings) as (_, vault):
+            now = vault.status()
+    except KvsealError:
+        return False
+    (opened,) = (slot for slot in now.slots if slot.opened)
+    cost = (opened.t, opened.m, opened.p)
+    if kdf is not None and cost != (kdf.time_cost, kdf.memory_cost, kdf.parallelism):
+        return False
+    output.done(now, *tables_of(now))
+    output.note(
+        f"this rotation is done already: the new secret opens slot {opened.id} ({opened.label}),"
+        " and that of --secret opens no slot"
+    )
+    output.note("next: give the new secret to every process, then vaultctl status")
+    return True
 
 
 async def _rotate_root(
@@ -153,7 +183,7 @@ async def _rotate_root(
                 output.confirm(f"Drop the slots {_names(plan.dropped)}, whose secrets are missing?", settings)
         done = await vault.rotate_root(secrets, drop_slots=agreed)
     dropped = [slots_table(done.dropped, title="Dropped keyslots")] if done.dropped else []
-    output.result(done, *tables_of(done.status), *dropped)
+    output.done(done, *tables_of(done.status), *dropped)
     for line in _told_of_root(done):
         output.note(line)
 

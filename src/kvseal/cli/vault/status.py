@@ -13,7 +13,7 @@ from kvseal.cli import connect
 from kvseal.cli.options import Duration, command_options
 from kvseal.cli.vault.tables import count_table, tables_of
 from kvseal.errors import ExitCode
-from kvseal.keys.meta import time_text
+from kvseal.keys.stamps import time_text
 from kvseal.recoding import open_recode
 from kvseal.recoding.census import none, readers_of, take_census
 

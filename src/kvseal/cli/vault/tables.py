@@ -84,9 +84,18 @@ def rows_of(policy: dict[str, Any]) -> list[tuple[str, object]]:
     age, records = policy.get("max_dek_age"), policy.get("max_dek_records")
     return [
         *((name.replace("_", " "), policy[name]) for name in ("read_legacy", "read_plaintext", "binding")),
+        *_writes(policy.get("write")),
         ("max dek age", f"{_duration(DEFAULT_MAX_DEK_AGE)} (default)" if age is None else _duration(age)),
         ("max dek records", "none" if records is None else f"{records:,}"),
     ]
+
+
+def _writes(write: dict[str, Any] | None) -> list[tuple[str, object]]:
+    """Show what new values are written as; nothing where no old format was ever held."""
+    if write is None:
+        return []
+    key = f", under the held key {write['key']}" if "key" in write else ""
+    return [("new values", f"{write['as']} since {write['since']}{key}")]
 
 
 def _duration(seconds: int) -> str:

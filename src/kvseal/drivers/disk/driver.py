@@ -21,7 +21,6 @@ from the beginning.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 from datetime import datetime
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from kvseal import clock
+from kvseal.concurrency import in_thread
 from kvseal.drivers.base import (
     PAGE_SIZE,
     Capabilities,
@@ -135,9 +135,13 @@ class DiskDriver(OnThisMachine):
         """Purge the directory, and return what was found in it."""
         return await on_disk(self.location, sweep, self._db, self._files, dry_run=dry_run)
 
+    def wait_at_most(self, seconds: float) -> None:
+        """Wait no longer than that for another process' lock."""
+        self._db.wait_at_most(seconds)
+
     async def close(self) -> None:
         """Close the driver's own connections; the store's stay open."""
-        await asyncio.to_thread(self._db.close)
+        await in_thread(self._db.close)
 
     def _get(self, collection: str, key: str) -> Entry | None:
         row = self._db.row_of_key(self._names.stored_key(collection, key))
@@ -255,9 +259,9 @@ async def from_url(url: StoreUrl, *, create: bool) -> DiskDriver:
     """Return the driver of the store in the directory that *url* names; only with *create* may it be new."""
     directory = url.path()
     if create:
-        await asyncio.to_thread(_create, directory)
+        await in_thread(_create, directory)
     db = CacheDB(directory)
-    settings = await asyncio.to_thread(db.settings)
+    settings = await in_thread(db.settings)
     return DiskDriver(directory, evicts=settings.get("eviction_policy") != "none", db=db)
 
 

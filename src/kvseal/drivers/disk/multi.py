@@ -17,7 +17,6 @@ it began.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from dataclasses import replace as changed
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from kvseal.concurrency import in_thread
 from kvseal.drivers.base import (
     Capabilities,
     Count,
@@ -85,6 +85,10 @@ class MultiDiskDriver(OnThisMachine):
             async for page in self._scan_folder(folder, start, partition, expired=expired):
                 entries = [_placed(folder, entry) for entry in page.entries]
                 yield Page(entries, json.dumps([folder, page.cursor]))
+
+    def wait_at_most(self, seconds: float) -> None:
+        """Wait no longer than that for another process' lock, in each directory."""
+        self._open.busy_timeout = seconds
 
     async def get(self, collection: str, key: str) -> Entry | None:
         """Return the entry as it is stored, with a `problem` where the store would read nothing or fail."""
@@ -175,8 +179,8 @@ async def from_url(url: StoreUrl, *, create: bool) -> MultiDiskDriver:
     folders = Folders(base, partial(_make_below, base), may_be_missing=False)
     try:
         if create:
-            await asyncio.to_thread(base.mkdir, mode=0o700, parents=True, exist_ok=True)
-        evicts = await asyncio.to_thread(_examine, folders, create=create)
+            await in_thread(base.mkdir, mode=0o700, parents=True, exist_ok=True)
+        evicts = await in_thread(_examine, folders, create=create)
     except OSError as exc:
         msg = f"cannot look at {base}: {reason_of(exc)}"
         raise StoreUnreachableError(msg, hint="check the path and its permissions") from exc

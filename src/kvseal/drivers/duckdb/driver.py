@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import duckdb
 
+from kvseal.concurrency import in_thread
 from kvseal.drivers.base import (
     KEEP,
     Capabilities,
@@ -156,7 +157,7 @@ class DuckDBDriver(OnThisMachine):
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Replace in one statement, all or none of which happens; one more for each repeated name."""
         refuse_problems(replacements)
-        texts = await asyncio.to_thread(lambda: [text_of(r.value) for r in replacements])
+        texts = await in_thread(lambda: [text_of(r.value) for r in replacements])
         done = [False] * len(replacements)
         for numbers in rounds_of(replacements):
             changes = [change_of(replacements[number], texts[number]) for number in numbers]
@@ -174,7 +175,7 @@ class DuckDBDriver(OnThisMachine):
 
     async def count(self) -> Count:
         """Count the live rows."""
-        found = await asyncio.to_thread(self._query, self._table.count, {})
+        found = await in_thread(self._query, self._table.count, {})
         return Count(found[0][0] if found else 0, exact=True)
 
     async def purge(self, *, dry_run: bool = False) -> Purged:
@@ -192,7 +193,7 @@ class DuckDBDriver(OnThisMachine):
 
     async def close(self) -> None:
         """Close the database if the driver has opened it; the application's connection stays open."""
-        await asyncio.to_thread(self._connections.close)
+        await in_thread(self._connections.close)
 
     def expect_table(self) -> None:
         """Raise `StoreNotFoundError` if the table does not exist, or is not a store's."""
@@ -232,7 +233,7 @@ class DuckDBDriver(OnThisMachine):
         """Run a statement of a scan in a thread; like every reader it is in no writer's way."""
         values = {**parameters, "now": now()}
         try:
-            return await asyncio.to_thread(rows, cursor, sql, values, location=self.location)
+            return await in_thread(rows, cursor, sql, values, location=self.location)
         except NO_TABLE as exc:
             return self._nothing(exc)
 
@@ -309,7 +310,7 @@ async def from_url(url: StoreUrl, *, create: bool) -> DuckDBDriver:
     path, table = _path_and_table(url)
     store_over(object(), table)
     try:
-        connection = await asyncio.to_thread(create_file if create else open_file, path)
+        connection = await in_thread(create_file if create else open_file, path)
     except OSError as exc:
         msg = f"cannot open the DuckDB store at {path}: {reason_of(exc)}"
         raise StoreUnreachableError(msg, hint="check the path and its permissions") from exc

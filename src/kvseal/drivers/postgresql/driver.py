@@ -33,6 +33,7 @@ import asyncpg
 from key_value.aio.stores.postgresql import PostgreSQLStore
 
 from kvseal import clock
+from kvseal.concurrency import within
 from kvseal.drivers.base import (
     KEEP,
     Capabilities,
@@ -45,7 +46,16 @@ from kvseal.drivers.base import (
     refuse_problem,
     refuse_problems,
 )
-from kvseal.drivers.postgresql.pools import RETRIABLE, BorrowedPool, OwnPools, open_pool, translated
+from kvseal.drivers.postgresql.pools import (
+    ANSWER_SECONDS,
+    RETRIABLE,
+    BorrowedPool,
+    OwnPools,
+    connection,
+    is_behind_bouncer,
+    open_pool,
+    translated,
+)
 from kvseal.drivers.postgresql.purge import NO_TABLE, plan, purge_table
 from kvseal.drivers.postgresql.rows import checked_names, entry_of, is_text, written
 from kvseal.drivers.postgresql.table import Table
@@ -63,6 +73,8 @@ _DEFAULT_TABLE: Final = "kv_store"
 _PAGES_BEFORE_BOUND: Final = 32
 """Pages that a scan reads before it looks at the whole table for the latest creation time."""
 _ATTEMPTS: Final = 10
+_LONGEST: Final = 600
+"""Seconds for a statement about many rows."""
 _CREATED_BY_ANOTHER: Final = (
     asyncpg.UniqueViolationError,
     asyncpg.DuplicateTableError,
@@ -106,10 +118,11 @@ class PostgreSQLDriver:
         last = await self._query(self._table.last)
         for number in count() if last else ():
             if number == _PAGES_BEFORE_BOUND:
-                newest = (await self._query(self._table.newest))[0]["newest"]
+                newest = (await self._query(self._table.newest, seconds=_LONGEST))[0]["newest"]
             rows = await self._query(
                 self._table.page(is_first=not position, expired=expired),
                 *(*last[0].values(), newest, *partition, *position),
+                seconds=_LONGEST,
             )
             if not rows:
                 return
@@ -143,7 +156,8 @@ class PostgreSQLDriver:
         for numbers in _without_repeats(replacements):
             rows = [_replacement_row(number, replacements[number], texts[number]) for number in numbers]
             columns = [list(column) for column in zip(*rows, strict=True)]
-            for swapped in await self._query(self._table.replace, *columns):
+            seconds = ANSWER_SECONDS if len(numbers) == 1 else _LONGEST
+            for swapped in await self._query(self._table.replace, *columns, seconds=seconds):
                 done[swapped["number"]] = True
         return done
 
@@ -156,15 +170,15 @@ class PostgreSQLDriver:
 
     async def count(self) -> Count:
         """Count the live rows, which reads the whole table."""
-        rows = await self._query(self._table.count)
+        rows = await self._query(self._table.count, seconds=_LONGEST)
         return Count(rows[0]["count"] if rows else 0, exact=True)
 
     async def store_time(self) -> StoreTime:
         """Ask the server for its time, on a connection that is open already."""
         with translated(self.location):
-            async with (await self._pools.pool()).acquire() as connection:
+            async with connection(await self._pools.pool()) as held:
                 before = clock.monotonic()
-                at: datetime = await connection.fetchval("SELECT clock_timestamp()")
+                at: datetime = await held.fetchval("SELECT clock_timestamp()", timeout=ANSWER_SECONDS)
                 return StoreTime(at, before, clock.monotonic())
 
     async def purge(self, *, dry_run: bool = False) -> Purged:
@@ -176,6 +190,9 @@ class PostgreSQLDriver:
             raise self._not_found()
         if dry_run:
             return plan(self._table.name)
+        if is_behind_bouncer(await self._pools.pool()):
+            msg = f"{self.location}: a bouncer gives each statement of a purge to another server process"
+            raise UnsupportedStoreError(msg, hint="purge with the URL of the server itself")
         with translated(self.location):
             return await purge_table(await self._pools.pool(), self._table.name, self.location)
 
@@ -194,28 +211,31 @@ class PostgreSQLDriver:
         for _ in range(_ATTEMPTS):
             with translated(self.location):
                 try:
-                    await _store(pool=await self._pools.pool(), table_name=self._table.name)._setup()  # noqa: SLF001
+                    store = _store(pool=await self._pools.pool(), table_name=self._table.name)
+                    await within(ANSWER_SECONDS, store._setup())  # noqa: SLF001
                 except _CREATED_BY_ANOTHER:
                     continue
             return
         msg = f"{self.location}: the table cannot be created, as others are creating it all the time"
         raise StoreUnreachableError(msg, hint="try again")
 
-    async def _query(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
+    async def _query(
+        self, sql: str, *arguments: Any, seconds: float = ANSWER_SECONDS
+    ) -> list[asyncpg.Record]:
         """Return the rows; none if there is no table and the store has yet to make it."""
         try:
-            return await self._run(sql, *arguments)
+            return await self._run(sql, *arguments, seconds=seconds)
         except asyncpg.UndefinedTableError as exc:
             if self._auto_create:
                 return []
             raise self._not_found() from exc
 
-    async def _run(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
+    async def _run(self, sql: str, *arguments: Any, seconds: float = ANSWER_SECONDS) -> list[asyncpg.Record]:
         for _ in range(_ATTEMPTS):
             with translated(self.location):
-                pool = await self._pools.pool()
                 try:
-                    rows: list[asyncpg.Record] = await pool.fetch(sql, *arguments)
+                    async with connection(await self._pools.pool()) as held:
+                        rows: list[asyncpg.Record] = await held.fetch(sql, *arguments, timeout=seconds)
                 except RETRIABLE:
                     continue
                 return rows
@@ -265,17 +285,19 @@ async def from_url(url: StoreUrl, *, create: bool) -> PostgreSQLDriver:
     """
     Return the driver of the table that `//user:password@host:port/database?table=name` names.
 
-    It exists, or with *create* is made now.  Everything but `table` is as libpq has it, so the
-    environment (`PGPASSWORD`, …) and password files work.
+    It exists, or with *create* is made now.  Everything but `table` and `pgbouncer` is as libpq has it, so
+    the environment (`PGPASSWORD`, …), password files and the directory of a socket (`?host=/run/postgresql`)
+    work.  Behind a bouncer in transaction mode, where a prepared statement may be
+    another client's, `pgbouncer=true` prepares none.
 
     Raises:
         UnsupportedStoreError: that is not the URL of a table.
         StoreNotFoundError: there is no such database, or without *create* no such table.
         StoreUnreachableError: there is no server, or it refuses the user.
     """
-    dsn, table = _dsn_and_table(url.location)
+    dsn, table, parameters = _dsn_and_table(url.location)
     driver = PostgreSQLDriver(
-        OwnPools(partial(open_pool, dsn)), location=f"{_shown(dsn)}?table={table}", table=table
+        OwnPools(partial(open_pool, dsn, **parameters)), location=f"{_shown(dsn)}?table={table}", table=table
     )
     try:
         await (driver.create_table() if create else driver.expect_table())
@@ -285,13 +307,14 @@ async def from_url(url: StoreUrl, *, create: bool) -> PostgreSQLDriver:
     return driver
 
 
-def _dsn_and_table(location: str) -> tuple[str, str]:
+def _dsn_and_table(location: str) -> tuple[str, str, dict[str, int]]:
     base, _, query = location.rpartition("?") if "?" in location else (location, "", "")
     options = query.split("&") if query else []
     tables = [option.removeprefix("table=") for option in options if option.startswith("table=")]
-    others = "&".join(option for option in options if not option.startswith("table="))
+    bouncers = [option.removeprefix("pgbouncer=") for option in options if option.startswith("pgbouncer=")]
+    others = "&".join(option for option in options if not option.startswith(("table=", "pgbouncer=")))
     hint = "write postgresql://USER@HOST:PORT/DATABASE?table=NAME"
-    if not location.startswith("//") or len(tables) > 1:
+    if not location.startswith("//") or len(tables) > 1 or bouncers not in ([], ["true"], ["false"]):
         msg = f"{_shown('postgresql:' + location)} is not the URL of a table"
         raise UnsupportedStoreError(msg, hint=hint)
     table = tables[0] if tables else _DEFAULT_TABLE
@@ -300,7 +323,8 @@ def _dsn_and_table(location: str) -> tuple[str, str]:
     except ValueError as exc:
         msg = f"{_shown('postgresql:' + location)}: {exc}"
         raise UnsupportedStoreError(msg, hint=hint) from exc
-    return f"postgresql:{base}?{others}" if others else f"postgresql:{base}", table
+    dsn = f"postgresql:{base}?{others}" if others else f"postgresql:{base}"
+    return dsn, table, {"statement_cache_size": 0} if bouncers == ["true"] else {}
 
 
 def _shown(url: str) -> str:

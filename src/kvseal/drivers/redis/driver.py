@@ -15,13 +15,13 @@ particular to these servers:
 
 from __future__ import annotations
 
-import asyncio
 from datetime import datetime, timedelta, timezone
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from typing_extensions import ParamSpec
 
+from kvseal.concurrency import in_thread
 from kvseal.drivers.base import (
     PAGE_BYTES,
     PAGE_SIZE,
@@ -57,6 +57,9 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _END: Final = "end"
 
 
+_CONCEALED: Final = "this user may run neither INFO nor CONFIG, which say whether the server evicts"
+
+
 class RespDriver:
     """
     The entries in one database of a server.
@@ -72,6 +75,7 @@ class RespDriver:
         self.location = server.location
         self._server = server
         self._evicts: bool | None = None
+        self._is_asked = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -79,6 +83,7 @@ class RespDriver:
         return Capabilities(
             atomic_replace=True,
             evicts=self._evicts is not False,
+            conceals=_CONCEALED if self._evicts is None and self._is_asked else "",
             keeps_time=True,
         )
 
@@ -160,15 +165,16 @@ class RespDriver:
 
     async def close(self) -> None:
         """Close the driver's own connections; the store's stay open."""
-        await asyncio.to_thread(self._server.close)
+        await in_thread(self._server.close)
 
     async def _blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         def call() -> T:
-            if self._evicts is None:
+            if not self._is_asked:
                 self._evicts = self._server.evicts()
+                self._is_asked = True
             return function(*args, **kwargs)
 
-        return await asyncio.to_thread(call)
+        return await in_thread(call)
 
     async def _start(self, after: str | None) -> tuple[int, Batch | None]:
         """Return where the scan begins and its first batch, `None` behind the end."""

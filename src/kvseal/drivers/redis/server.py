@@ -154,6 +154,9 @@ class _Packer:
         return [b"".join(pieces)]
 
 
+_NOT_VERIFIED: Final = frozenset({"none", "0", "verifymode.cert_none"})
+
+
 class RespServer:
     """
     The database at *location*, over connections of its own.
@@ -171,6 +174,10 @@ class RespServer:
         self.location = location
         limits = {"socket_timeout": TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT}
         given = {name: value for name, value in options.items() if value is not None}
+        if connection_class is redis.SSLConnection:
+            # redis-py before 6 accepts a certificate for another host unless it is told not to.
+            verifies = str(given.get("ssl_cert_reqs", "required")).lower() not in _NOT_VERIFIED
+            given = {"ssl_check_hostname": verifies, **given}
         self._made_of = options, connection_class
         self.timeout: float = given.get("socket_timeout", TIMEOUT)
         """Seconds after which a connection gives up waiting for an answer."""
@@ -185,6 +192,8 @@ class RespServer:
     @classmethod
     def at(cls, address: Address, scheme: str) -> RespServer:
         """Return the database at *address*; nothing is connected yet."""
+        if address.path is not None:
+            return cls(address.location(scheme), address.options(), redis.UnixDomainSocketConnection)
         connection_class = redis.Connection if address.tls is None else redis.SSLConnection
         return cls(address.location(scheme), address.options(), connection_class)
 
@@ -269,17 +278,17 @@ class RespServer:
         (answer,) = self._pipeline([parts])
         return self._checked(answer)
 
-    def evicts(self) -> bool:
+    def evicts(self) -> bool | None:
         """
-        Whether a full server drops keys that have no expiry, such as the vault meta.
+        Whether a full server drops keys that have no expiry, such as the vault meta; `None`: unknown.
 
         That is so with a memory limit and a policy `allkeys-…`.  The policies `volatile-…` drop only
-        what expires anyway.  A server that shows neither limit nor policy is taken to evict.
+        what expires anyway.
         """
         settings = self._memory_settings()
         limit, policy = settings.get("maxmemory"), settings.get("maxmemory_policy")
         if limit is None or policy is None:
-            return True
+            return None
         return int(limit) > 0 and not str(policy).startswith(("noeviction", "volatile-"))
 
     def close(self) -> None:

@@ -21,10 +21,10 @@ written since is never overwritten, because a replacement compares what is there
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from typing import TYPE_CHECKING, Final
 
+from kvseal.concurrency import in_thread
 from kvseal.drivers.base import (
     FILE_SYSTEM,
     Capabilities,
@@ -82,7 +82,7 @@ class RocksDBDriver(OnThisMachine):
     ) -> AsyncIterator[Page]:
         """Yield the entries in the order of keys, as it was at the start; the cursor is a key."""
         entries = self._entries(after, partition, expired=expired)
-        while page := await asyncio.to_thread(next_page, entries):
+        while page := await in_thread(next_page, entries):
             yield Page(page, page[-1].locator.decode())
 
     async def get(self, collection: str, key: str) -> Entry | None:
@@ -105,7 +105,7 @@ class RocksDBDriver(OnThisMachine):
         refuse_problems(replacements)
         if not replacements:
             return []
-        bodies = await asyncio.to_thread(lambda: [patched(r).encode() for r in replacements])
+        bodies = await in_thread(lambda: [patched(r).encode() for r in replacements])
         changes: dict[str, bytes | None] = {}
         done = []
         with _LOCK:
@@ -132,7 +132,7 @@ class RocksDBDriver(OnThisMachine):
     async def purge(self, *, dry_run: bool = False) -> Purged:
         """Write every file anew, without what was overwritten or deleted."""
         done, left = ("flush, and a compaction of every level",), (FILE_SYSTEM,)
-        if dry_run or await asyncio.to_thread(self._opened().compact):
+        if dry_run or await in_thread(self._opened().compact):
             return Purged(done, left)
         return Purged(done, (_HELD, *left), complete=False)
 
@@ -140,7 +140,7 @@ class RocksDBDriver(OnThisMachine):
         """Close the database if the driver has opened it; the application's stays open."""
         handle, self._handle = self._handle, None
         if self._owns and handle is not None:
-            await asyncio.to_thread(close, self._db)
+            await in_thread(close, self._db)
 
     def _opened(self) -> Handle:
         if self._handle is None:
@@ -148,7 +148,7 @@ class RocksDBDriver(OnThisMachine):
         return self._handle
 
     async def _sync(self) -> None:
-        await asyncio.to_thread(self._opened().sync)
+        await in_thread(self._opened().sync)
 
     def _entries(self, after: str | None, partition: tuple[int, int], *, expired: bool) -> Iterator[Entry]:
         for text, stored in self._opened().entries(after):
@@ -186,7 +186,7 @@ async def from_url(url: StoreUrl, *, create: bool) -> RocksDBDriver:
     """Return the driver of the store in the directory that *url* names; only with *create* may it be new."""
     path = url.path()
     try:
-        return RocksDBDriver(await asyncio.to_thread(_open, path, is_new=create), owns=True)
+        return RocksDBDriver(await in_thread(_open, path, is_new=create), owns=True)
     except OSError as exc:
         msg = f"cannot open the RocksDB store at {path}: {reason_of(exc)}"
         if isinstance(exc, FileExistsError | NotADirectoryError):
