@@ -307,7 +307,7 @@ def check_meta(meta: dict[str, Any]) -> None:
     check_extensions(meta)
     require(re.fullmatch("[0-9a-f]{32}", meta["vault_id"]), "VaultMetaError")
     require(type(meta["revision"]) is int and 1 <= meta["revision"] < 2**53, "VaultMetaError")
-    check_policy(meta["policy"], {key["id"] for key in meta["legacy"]})
+    check_policy(meta["policy"], {key["id"] for key in meta["legacy"] if key["kind"] != "kvseal-dek"})
     require(meta["policy"]["binding"] in BINDINGS, "VaultMetaError")
     for slot in meta["slots"]:
         require(set(slot) | {"expires_at"} == SLOT_FIELDS | {"expires_at"}, "VaultMetaError")

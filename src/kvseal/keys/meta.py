@@ -273,7 +273,7 @@ def _is_consistent(meta: VaultMeta) -> bool:
         and len(numbers) <= MAX_DEK
         and [dek.number for dek in meta.deks if dek.state == "active"] == [len(numbers)]
         and all(dek.is_consistent for dek in meta.deks)
-        and meta.policy.can_hold({key.id for key in meta.legacy})
+        and meta.policy.can_hold({key.id for key in meta.legacy if key.kind != SECOND_DEK})
     )
 
 
