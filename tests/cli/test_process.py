@@ -393,6 +393,60 @@ def test_streams_of_a_real_process(vaultctl: Terminalless, monkeypatch: pytest.M
 
 
 @pytest.mark.processes
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["completion", "bash"], []])
+def test_what_needs_no_store_loads_none(arguments: list[str]) -> None:
+    """Help, version, a completion and a usage error, such as it is, load no library that a store needs."""
+    heavy = ["asyncio", "cryptography", "rich", *([] if not arguments else ["beartype", "key_value"])]
+    code = (
+        f"import sys; from kvseal.cli.app import run; code = run({arguments!r}); "
+        f"print(code, sorted(set(sys.modules) & set({heavy!r})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert f"{0 if arguments else 2} []" == done.stdout.splitlines()[-1]
+
+
+@pytest.mark.processes
+def test_completion_of_a_name_loads_no_command() -> None:
+    """What a shell asks for at a tab is answered from the table of commands, with what each does."""
+    environment = {
+        **os.environ,
+        "_VAULTCTL_COMPLETE": "fish_complete",
+        "COMP_WORDS": "vaultctl re",
+        "COMP_CWORD": "re",
+    }
+    code = (
+        "import sys, atexit; from kvseal.cli.app import cli; "
+        "atexit.register(lambda: print(sorted({'asyncio', 'key_value'} & set(sys.modules)))); "
+        "cli.main([], prog_name='vaultctl')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+
+    assert "restore" in done.stdout
+    assert "[]" == done.stdout.splitlines()[-1]
+
+
+@pytest.mark.processes
+def test_beartype_is_switched_off() -> None:
+    """In vaultctl's own process py-key-value does not check the types of every call, unless its operator says so."""
+    code = (
+        "import os, sys; from kvseal.cli import app; app.run = lambda _: print(os.environ[app.NO_BEARTYPE]) or 0; "
+        "app.main([])"
+    )
+    shown = []
+    for given in ({}, {"PY_KEY_VALUE_DISABLE_BEARTYPE": "false"}):
+        environment = {**os.environ, **given}
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+        )
+        shown.append(done.stdout)
+
+    assert ["true\n", "false\n"] == shown
+
+
+@pytest.mark.processes
 def test_importing_is_quick_enough() -> None:
     """No backend's library and nothing of the tests is imported before it is needed."""
     code = "import sys, kvseal.cli.app; print([m for m in ('diskcache', 'keyring', 'hypothesis') if m in sys.modules])"
