@@ -305,25 +305,27 @@ def test_a_kill_right_after_the_backup(vaultctl: Terminalless, command: str) -> 
 EARLY = """
 import os, signal, sys, builtins
 
-real, number = builtins.__import__, getattr(signal, sys.argv[1])
+real, number, where = builtins.__import__, getattr(signal, sys.argv[1]), sys.argv[2]
 
 def interrupting(name, *rest):
-    if name == "kvseal.cli.app":
+    if name == where:
         os.kill(os.getpid(), number)
     return real(name, *rest)
 
-builtins.__import__ = interrupting
 import vaultctl
-sys.argv = ["vaultctl", *sys.argv[2:]]
+builtins.__import__ = interrupting
+sys.argv = ["vaultctl", *sys.argv[3:]]
 vaultctl.main()
 """
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
-def test_a_signal_while_the_program_is_imported(number: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "where"), [("SIGINT", "signal"), ("SIGINT", "kvseal.cli.app"), ("SIGTERM", "kvseal.cli.app")]
+)
+def test_a_signal_while_the_program_is_imported(number: str, where: str) -> None:
     """Before the program is there, a signal ends it as later: 130 and two lines, and no traceback."""
-    command = [sys.executable, "-c", EARLY, number, "status"]
+    command = [sys.executable, "-c", EARLY, number, where, "status"]
     told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     as_json = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False, timeout=60)
 
