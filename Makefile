@@ -10,7 +10,7 @@ SECONDS ?= 3600
 # The tests that need no server, no process and no network, and do not search at length.
 QUICK := not servers and not processes and not exhaustive and not long
 
-.PHONY: help check quick test test-long test-simulation test-fuzz smoke lint format hooks demo bench bench-quick wheel constraints clean
+.PHONY: help check quick test test-long test-simulation test-fuzz test-chaos smoke lint format hooks demo bench bench-quick wheel constraints clean
 
 help:
 	@echo "make check        the quick part, in a minute: format, lint, types, import rules, tests without servers"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-simulation  kvseal in a simulated world, for SECONDS=3600, with a story for what it loses"
 	@echo "make test-fuzz    every parser against hostile input, for SECONDS=3600 in all; findings join the corpus"
 	@echo "make   real processes, servers and faults, for SECONDS=3600; what was acknowledged has to be there"
+	@echo "make test-chaos   real processes, servers and faults for SECONDS=3600: nothing acknowledged may be lost"
 	@echo "make smoke        the quick tests on the oldest and the newest Python and py-key-value-aio"
 	@echo "make format       format the code, and mend what ruff can mend"
 	@echo "make hooks        run make check before each commit"
@@ -64,6 +65,10 @@ test-simulation: $(VENV)/ready
 # A finding is written into tests/fuzz/corpus, and is tried by make test from then on.
 test-fuzz: $(VENV)/ready
 	PYTHONPATH=src:. $(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+
+# Needs redis-server, PostgreSQL's programs and libfaketime; a small mount, where this user may have one.
+test-chaos: $(VENV)/ready
+	PYTHONPATH=$(CURDIR)/src:$(CURDIR) $(BIN)/python -m tests.chaos --seconds $(SECONDS)
 
 # The sessions of noxfile.py, whose files are on the disk: make test has them in memory.
 smoke: $(VENV)/ready

@@ -136,10 +136,17 @@ def metas() -> dict[str, Any]:
         legacy=["fernet", "fernet"],
         writes_with=1,
     )
+    joined = _vault(
+        urandom,
+        "a DEK that lost its number to another one, and a record under it",
+        [("primary", Secret(b"correct horse"), None)],
+        states=["readable", "active"],
+        legacy=["fernet", "kvseal-dek", "kvseal-dek"],
+    )
     return {
         "format": "kvseal vault meta, version 1",
         "provenance": PROVENANCE,
-        "positive": [small, rotated, kept, held, full],
+        "positive": [small, rotated, kept, held, joined, full],
         "negative_are": "the last of the positive ones, with a new value at each path of the edits",
         "negative": _refused_metas(full),
     }
@@ -439,7 +446,11 @@ def _vault(
     states, policy, legacy = states or ["active"], policy or Policy(), legacy or []
     root = RootKey.generate(urandom(16), random=urandom)
     deks = {number: urandom(32) for number in range(1, len(states) + 1)}
-    legacy_keys = {urandom(8).hex(): (kind, urandom(32)) for kind in legacy}
+    active = len(states)
+    legacy_keys = {
+        (f"{active:08x}{urandom(4).hex()}" if kind == "kvseal-dek" else urandom(8).hex()): (kind, urandom(32))
+        for kind in legacy
+    }
     if writes_with is not None:
         write = WritePolicy("legacy", _time(2027), list(legacy_keys)[writes_with])
         policy = replace(policy, write=write)
@@ -473,9 +484,10 @@ def _vault(
         ),
         handover=None if previous is None else Handover.between(RootKey(previous, root.vault_id), root),
     ).authenticated(root)
-    active = len(states)
     associations = Associations(root.vault_id)
-    sealer = Sealer(deks[active], active, associations, binding=policy.binding, urandom=urandom)
+    # Where there is a DEK that lost its number, the last of them has sealed the record.
+    lost = [key for kind, key in legacy_keys.values() if kind == "kvseal-dek"]
+    sealer = Sealer([deks[active], *lost][-1], active, associations, binding=policy.binding, urandom=urandom)
     sealed = RecordCodec(sealer, Opener(deks, associations)).seal_json(VALUE, "sessions", "user:1")
     return {
         "name": name,
@@ -576,6 +588,12 @@ def _refused_metas(full: dict[str, Any]) -> list[dict[str, Any]]:
             (("deks", 0, "retired_at"), "2027-01-02T03:04:05Z"),
         ),
         refused("dropped DEK called readable", malformed, (("deks", 0, "state"), "readable")),
+        refused("held DEK that names none", malformed, (("legacy", 0, "kind"), "kvseal-dek")),
+        refused(
+            "held DEK under another kind",
+            tampered,
+            (("legacy", 0), {**meta["legacy"][0], "kind": "kvseal-dek", "id": "00000001" + "0" * 8}),
+        ),
         refused("later version", "UnknownMetaVersionError", (("kvseal",), 2)),
         refused("version true", malformed, (("kvseal",), True)),
         refused("unknown field", malformed, (("extra",), 1)),

@@ -13,6 +13,7 @@ import re
 from binascii import Error as Base64Error
 from dataclasses import dataclass, replace
 from hmac import compare_digest
+from re import fullmatch
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import orjson
@@ -47,6 +48,8 @@ META_COLLECTION: Final = "__vault_meta__"
 META_KEY: Final = "__dek__"
 FORMAT: Final = 1
 MAX_SLOTS: Final = 32
+SECOND_DEK: Final = "kvseal-dek"
+"""The kind of a held key that is a DEK."""
 MAX_SIZE: Final = 2**20
 """Bytes of the canonical JSON of the whole meta."""
 
@@ -93,6 +96,11 @@ class WrappedLegacyKey:
     kind: str
     created_at: datetime
     wrapped: WrappedKey
+
+    @property
+    def second_dek(self) -> int | None:
+        """The number of the DEK that lost it to another one, if it is one: see `docs/format.md`."""
+        return int(self.id[:8], 16) if self.kind == SECOND_DEK else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,12 +268,17 @@ def _is_consistent(meta: VaultMeta) -> bool:
         and 1 <= len(meta.slots) <= MAX_SLOTS
         and _unique([slot.id for slot in meta.slots])
         and _unique([key.id for key in meta.legacy])
+        and all(key.kind != SECOND_DEK or _is_numbered(key.id, len(numbers)) for key in meta.legacy)
         and numbers == list(range(1, len(numbers) + 1))
         and len(numbers) <= MAX_DEK
         and [dek.number for dek in meta.deks if dek.state == "active"] == [len(numbers)]
         and all(dek.is_consistent for dek in meta.deks)
-        and meta.policy.can_hold({key.id for key in meta.legacy})
+        and meta.policy.can_hold({key.id for key in meta.legacy if key.kind != SECOND_DEK})
     )
+
+
+def _is_numbered(key_id: str, deks: int) -> bool:
+    return fullmatch("[0-9a-f]{16}", key_id) is not None and 1 <= int(key_id[:8], 16) <= deks
 
 
 def _unique(names: Sequence[str]) -> bool:

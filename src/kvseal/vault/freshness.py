@@ -209,6 +209,6 @@ class Freshness:
             if self.is_refuted:
                 return
             self.is_unanswered = True
-            self._retry_at = self.clock() + self._due_after / _ATTEMPTS
+            self._retry_at = self.clock() + self.refresh_after / _ATTEMPTS
             self.due = -math.inf if self._looks_always else min(self._retry_at, self._ends_at)
             _log.warning("the vault meta could not be read again: %s: %s", type(exc).__name__, exc)

@@ -14,13 +14,14 @@ TARGETS = {
 }
 
 ELSEWHERE = {
-    "cli.migration.origin.read": "follows a secret reference, which has a target, with a message of its own",
+    "cli.migration.migrate.FernetKdf.convert": "is parse_kdf, which has a target, for an option",
     "drivers.postgresql.pools.Pools.reads_text": "asks how the store reads, and parses nothing",
     "drivers.postgresql.pools.OwnPools.reads_text": "asks how the store reads, and parses nothing",
     "drivers.postgresql.pools.BorrowedPool.reads_text": "asks how the store reads, and parses nothing",
     "records.reading.Reader.read_many": "is Reader.read for several",
     "secrets.system_keyring.read_keyring": "returns what the keyring says, and parses nothing",
     "vault.session.OpenVault.read_current": "is MetaStore.load and a comparison of revisions",
+    "vault.store_clock.read_clocks": "asks the clocks of the store and of this host, and parses nothing",
     "vault.vault.Vault.read_legacy_with": "changes the policy, and parses nothing",
 }
 """What is named like a parser and has no target: why."""

@@ -10,8 +10,9 @@ from tests.fuzz.target import Target, loop, now, scratch
 
 from kvseal.calibration import cgroups
 from kvseal.cli.bench.bench import Memory
+from kvseal.cli.migration.migrate import FernetKdf
 from kvseal.cli.migration.recoding import Partition
-from kvseal.cli.options import Argon2Cost, Duration
+from kvseal.cli.values import Argon2Cost, Duration
 from kvseal.drivers import driver_from_url, strip_password
 from kvseal.drivers.backends import SCHEMES, backend_of_url
 from kvseal.drivers.redis.address import Address
@@ -84,12 +85,26 @@ async def _opened(url: str) -> None:
 
 
 def _options() -> list[bytes]:
-    return [b"1,8,1", b"owasp", b"90s", b"1.5h", b"30d", b"2/4", b"512M", b"2GiB", b"3,65536,4"]
+    return [
+        b"1,8,1",
+        b"owasp",
+        b"90s",
+        b"1.5h",
+        b"30d",
+        b"2/4",
+        b"512M",
+        b"2GiB",
+        b"3,65536,4",
+        b"pbkdf2:sha1,1000",
+        b"scrypt:16384,8,1",
+        b"hkdf:info",
+        b"sha256",
+    ]
 
 
 def _option(data: bytes) -> None:
     text = data.decode("utf-8", "surrogateescape")
-    for kind in (Argon2Cost(), Duration(), Duration(zero=True), Partition(), Memory()):
+    for kind in (Argon2Cost(), Duration(), Duration(zero=True), Partition(), Memory(), FernetKdf()):
         try:
             kind.convert(text, None, None)
         except (click.BadParameter, KvsealError):
@@ -135,6 +150,8 @@ TARGETS = (
         (
             *(f"cli.options.{name}.convert" for name in ("Argon2Cost", "Duration")),
             "cli.migration.recoding.Partition.convert",
+            "cli.migration.migrate.FernetKdf.convert",
+            "legacy.fernet_keys.parse_kdf",
             "cli.bench.bench.Memory.convert",
         ),
         _options,

@@ -31,7 +31,8 @@ MOMENT = 1_900_000_000_000
 @cache
 def metas() -> list[bytes]:
     """Return the metas of the vectors, one with a slot of a key service among them."""
-    values = [case["meta"] for case in json.loads((VECTORS / "meta-v1.json").read_text())["positive"]]
+    files = [json.loads((VECTORS / f"{name}-v1.json").read_text()) for name in ("meta", "extensions")]
+    values = [case["meta"] for file in files for case in file["positive"]]
     values.append(json.loads((VECTORS / "external-slot-v1.json").read_text())["meta"])
     return [json.dumps(value).encode() for value in values]
 
@@ -113,7 +114,13 @@ _FROM_JSON = ("Checkpoint", "Part")
 TARGETS: tuple[Target, ...] = (
     Target(
         "vault-meta",
-        ("keys.meta.VaultMeta.from_value", "keys.meta.time_of", "keys.policy.Policy.from_json"),
+        (
+            "keys.meta.VaultMeta.from_value",
+            "keys.stamps.time_of",
+            "keys.extensions.Extensions.from_json",
+            "keys.policy.Policy.from_json",
+            "keys.policy.WritePolicy.from_json",
+        ),
         metas,
         _meta,
         is_json=True,

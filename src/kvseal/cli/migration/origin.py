@@ -6,8 +6,9 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from kvseal.cli.migration.codecs import codec_of
 from kvseal.cli.migration.old_secrets import old_secret
-from kvseal.cli.migration.recipe import FastMCPKeys, FernetKeys, NoKeys
+from kvseal.cli.migration.recipe import CodecKeys, FastMCPKeys, FernetKeys, NoKeys
 from kvseal.concurrency import in_thread
 from kvseal.errors import UsageError
 from kvseal.keys.keyring import LegacyKey
@@ -65,7 +66,9 @@ async def fernet_or_fastmcp_origin(
     named = [fastmcp.client_secret, fastmcp.signing_key, fastmcp.encryption_key]
     is_fernet = fernet != FernetKeys()
     if not is_fernet and not any(named) and recipe is not None:
-        return await _of_recipe(recipe, settings)
+        if isinstance(recipe.source.keys, CodecKeys):
+            raise foreign_recipe(recipe)
+        return await origin_of(recipe, settings)
     if not any(named):
         return await fernet_origin(fernet, settings)
     if is_fernet or named.count(None) != len(named) - 1:
@@ -76,8 +79,11 @@ async def fernet_or_fastmcp_origin(
     return await fastmcp_origin(fastmcp, settings)
 
 
-async def _of_recipe(recipe: Recipe, settings: Settings) -> Origin:
+async def origin_of(recipe: Recipe, settings: Settings) -> Origin:
+    """Return what opens the records that *recipe* is about, of every format but authsome's."""
     keys = recipe.source.keys
+    if isinstance(keys, CodecKeys):
+        return Origin((await codec_of(recipe.source.format, keys, settings),))
     if isinstance(keys, FernetKeys):
         return await fernet_origin(keys, settings)
     if isinstance(keys, FastMCPKeys):
