@@ -7,7 +7,6 @@ Times are Unix milliseconds of the wall clock, because they have to mean the sam
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
-from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 from key_value.aio.errors import InvalidTTLError
@@ -34,10 +33,11 @@ def expiry_of(ttl: SupportsFloat) -> int:
         seconds = float(ttl) if not isinstance(ttl, bool) else 0.0
     except (TypeError, ValueError):
         seconds = 0.0
-    ends_at = clock.wall_ms() + max(1, round(seconds * _MILLISECONDS)) if isfinite(seconds) else 0
-    if not (seconds > 0 and ends_at <= LAST):
+    now = clock.wall_ms()
+    # Not a number and the infinities are in no range.
+    if not 0 < seconds <= (LAST - now) / _MILLISECONDS:
         raise InvalidTTLError(ttl=ttl, extra_info={"type": type(ttl).__name__})
-    return ends_at
+    return now + max(1, round(seconds * _MILLISECONDS))
 
 
 def moment(milliseconds: int) -> datetime:

@@ -17,6 +17,7 @@ from kvseal.drivers.abilities import KeepsPaths
 from kvseal.drivers.base import Entry
 from kvseal.drivers.delegate import DelegatingDriver
 from kvseal.drivers.manifest import NamedDriver
+from kvseal.errors import MalformedBackupError, StoreError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -142,13 +143,21 @@ async def test_a_tree_that_keeps_names_in_another_way(tmp_path: Path, dry_run: b
 @pytest.mark.parametrize("names", [{"collection": "c"}, {"collection": None}])
 async def test_a_path_that_leads_elsewhere(tmp_path: Path, path: str, names: dict[str, Any]) -> None:
     """A backup that somebody has made up writes nothing outside of the store, or beside its entries."""
-    file = backup_file(tmp_path, Entry(key=None, value=VALUE, created_at=CREATED, path=path, **names))
+    made_up = Entry(key=None, value=VALUE, created_at=CREATED, path=path, **names)
+    file = backup_file(tmp_path, made_up)
     store = v1_store(tmp_path / "kv")
     before = files(tmp_path)
 
     for dry_run in (True, False):
-        report = await restore(file, store, dry_run=dry_run)
-        assert (0, 1) == (report.restored, report.failed)
+        if path == "c/S_x-00000000.txt":
+            report = await restore(file, store, dry_run=dry_run)
+            assert (0, 1) == (report.restored, report.failed)
+        else:
+            with pytest.raises(MalformedBackupError, match="path"):
+                await restore(file, store, dry_run=dry_run)
+    # The driver does not rely on the file.
+    with pytest.raises(StoreError):
+        await driver_for(store).put_if_absent(made_up)
     assert before == files(tmp_path)
 
 

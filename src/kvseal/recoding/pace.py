@@ -2,10 +2,10 @@
 The pace of a recode: so that it does not slow down the users of the store, nor of the event loop.
 
 `Pace` limits the rate, where the caller gives one.  `LoopShare` is for an application that recodes in the
-event loop that also answers its requests.  A thread is no way out there: as long as it computes, the loop
-gets the interpreter back only every 5 ms, and loses it with each of its system calls.  So while others use
-the loop, pages are opened and sealed in it, for `SLICE` seconds at a time, and then it is left to them for
-several times as long.
+event loop that also answers its requests.  A thread of its own is not enough there: as long as it computes,
+the loop gets the interpreter back only every 5 ms, and loses it with each of its system calls.  So while
+others use the loop, pages are opened and sealed for `SLICE` seconds at a time, which is less than that, and
+then the interpreter is left to them for several times as long.
 """
 
 from __future__ import annotations
@@ -71,7 +71,6 @@ class LoopShare:
     def __init__(self) -> None:
         self._is_busy = not owns_loop.get()
         self._size = _FEWEST
-        self._own = 0.0
         self._looked_at, self._cpu = clock.monotonic(), clock.thread_cpu()
         self._turn = asyncio.Lock()
 
@@ -84,16 +83,13 @@ class LoopShare:
             start = end
 
     async def work(self, function: Callable[[Sequence[E]], T], entries: Sequence[E]) -> T:
-        """Return what *function* returns for *entries*, which computes: in a thread if the loop is idle."""
+        """Return what *function* returns for *entries*, which computes, and so runs in a thread."""
         self._look()
         if not self._is_busy:
             return await in_thread(function, entries)
         # One at a time: pages in flight together would take the share several times.
         async with self._turn:
-            began, cpu = clock.monotonic(), clock.thread_cpu()
-            result = function(entries)
-            took = clock.monotonic() - began
-            self._own += clock.thread_cpu() - cpu
+            result, took = await in_thread(_timed, function, entries)
             if took > SLICE:
                 self._size = max(1, len(entries) // 2)
             elif took < SLICE / 2 and len(entries) >= self._size:
@@ -107,5 +103,10 @@ class LoopShare:
         if owns_loop.get() or seconds < _WINDOW:
             return
         cpu = clock.thread_cpu()
-        self._is_busy = cpu - self._cpu - self._own > _BUSY * seconds
-        self._looked_at, self._cpu, self._own = clock.monotonic(), cpu, 0.0
+        self._is_busy = cpu - self._cpu > _BUSY * seconds
+        self._looked_at, self._cpu = clock.monotonic(), cpu
+
+
+def _timed(function: Callable[[Sequence[E]], T], entries: Sequence[E]) -> tuple[T, float]:
+    began = clock.monotonic()
+    return function(entries), clock.monotonic() - began
