@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -106,7 +107,13 @@ def loads_portable(text: bytes) -> Any:
     orjson would read an integer beyond them as a float: as another number.
     """
     value = orjson.loads(text)
-    return json.loads(text, parse_int=_of_64_bits) if _LONG_NUMBER.search(text) else value
+    if not _LONG_NUMBER.search(text):
+        return value
+    try:
+        return _at_any_depth(partial(json.loads, parse_int=_of_64_bits), text)
+    except RecursionError:
+        msg = "JSON is nested too deeply"
+        raise ValueError(msg) from None
 
 
 def _of_64_bits(digits: str) -> int:

@@ -305,25 +305,27 @@ def test_a_kill_right_after_the_backup(vaultctl: Terminalless, command: str) -> 
 EARLY = """
 import os, signal, sys, builtins
 
-real, number = builtins.__import__, getattr(signal, sys.argv[1])
+real, number, where = builtins.__import__, getattr(signal, sys.argv[1]), sys.argv[2]
 
 def interrupting(name, *rest):
-    if name == "kvseal.cli.app":
+    if name == where:
         os.kill(os.getpid(), number)
     return real(name, *rest)
 
-builtins.__import__ = interrupting
 import vaultctl
-sys.argv = ["vaultctl", *sys.argv[2:]]
+builtins.__import__ = interrupting
+sys.argv = ["vaultctl", *sys.argv[3:]]
 vaultctl.main()
 """
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
-def test_a_signal_while_the_program_is_imported(number: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "where"), [("SIGINT", "signal"), ("SIGINT", "kvseal.cli.app"), ("SIGTERM", "kvseal.cli.app")]
+)
+def test_a_signal_while_the_program_is_imported(number: str, where: str) -> None:
     """Before the program is there, a signal ends it as later: 130 and two lines, and no traceback."""
-    command = [sys.executable, "-c", EARLY, number, "status"]
+    command = [sys.executable, "-c", EARLY, number, where, "status"]
     told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     as_json = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False, timeout=60)
 
@@ -388,6 +390,60 @@ def test_streams_of_a_real_process(vaultctl: Terminalless, monkeypatch: pytest.M
     assert 0o600 == key_file.stat().st_mode & 0o777
     assert not [shown for shown in (secret, FERNET_KEY, PLAINTEXT) if shown in done.stdout + done.stderr]
     assert 0 == vaultctl("verify").code
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["completion", "bash"], []])
+def test_what_needs_no_store_loads_none(arguments: list[str]) -> None:
+    """Help, version, a completion and a usage error, such as it is, load no library that a store needs."""
+    heavy = ["asyncio", "cryptography", "rich", *([] if not arguments else ["beartype", "key_value"])]
+    code = (
+        f"import sys; from kvseal.cli.app import run; code = run({arguments!r}); "
+        f"print(code, sorted(set(sys.modules) & set({heavy!r})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert f"{0 if arguments else 2} []" == done.stdout.splitlines()[-1]
+
+
+@pytest.mark.processes
+def test_completion_of_a_name_loads_no_command() -> None:
+    """What a shell asks for at a tab is answered from the table of commands, with what each does."""
+    environment = {
+        **os.environ,
+        "_VAULTCTL_COMPLETE": "fish_complete",
+        "COMP_WORDS": "vaultctl re",
+        "COMP_CWORD": "re",
+    }
+    code = (
+        "import sys, atexit; from kvseal.cli.app import cli; "
+        "atexit.register(lambda: print(sorted({'asyncio', 'key_value'} & set(sys.modules)))); "
+        "cli.main([], prog_name='vaultctl')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+
+    assert "restore" in done.stdout
+    assert "[]" == done.stdout.splitlines()[-1]
+
+
+@pytest.mark.processes
+def test_beartype_is_switched_off() -> None:
+    """In vaultctl's own process py-key-value does not check the types of every call, unless its operator says so."""
+    code = (
+        "import os, sys; from kvseal.cli import app; app.run = lambda _: print(os.environ[app.NO_BEARTYPE]) or 0; "
+        "app.main([])"
+    )
+    shown = []
+    for given in ({}, {"PY_KEY_VALUE_DISABLE_BEARTYPE": "false"}):
+        environment = {**os.environ, **given}
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+        )
+        shown.append(done.stdout)
+
+    assert ["true\n", "false\n"] == shown
 
 
 @pytest.mark.processes

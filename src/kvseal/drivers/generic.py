@@ -42,7 +42,6 @@ from kvseal.drivers.base import (
     refuse_problem,
     refuse_problems,
 )
-from kvseal.drivers.chain import Chain
 from kvseal.errors import KvsealError, StoreUnreachableError, UnsealableValueError
 
 if TYPE_CHECKING:
@@ -222,6 +221,8 @@ def for_store(store: AsyncKeyValue, manifest: Iterable[Names]) -> GenericDriver:
 
     The manifest, a `Manifest` or any collection of pairs, is iterated once for each scan.
     """
+    from kvseal.drivers.chain import Chain  # noqa: PLC0415 - py-key-value's wrappers, which no URL has
+
     chain = Chain.of(store)
     return GenericDriver(chain.base, manifest)
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from kvseal import clock
 from kvseal.drivers.reach import chain_of, driver_of
-from kvseal.drivers.wrapper_orders import warn_of_blind_search
 from kvseal.envelope.kdf import Argon2idParams, check_memory
 from kvseal.envelope.record import VAULT_ID_SIZE
 from kvseal.envelope.stored import is_sealed
@@ -202,6 +201,8 @@ async def _refuse_orphaned_records(metastore: MetaStore, data: AsyncKeyValue | D
     found = await _first_sealed(metastore.driver if data is None else data)
     if found is None:
         if (chain := chain_of(metastore.store if data is None else data)) is not None:
+            from kvseal.drivers.wrapper_orders import warn_of_blind_search  # noqa: PLC0415 - as in reach
+
             warn_of_blind_search(chain)
         return
     with suppress(ForeignVaultError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cryptography.hazmat.backends.openssl.backend import backend as openssl
@@ -131,6 +130,8 @@ class Health:
 @cache
 def crypto() -> Crypto:
     """Return who computes in this process."""
+    from importlib.metadata import version  # noqa: PLC0415 - most processes are not asked
+
     return Crypto(
         source=f"cryptography {version('cryptography')}",
         backend=openssl.openssl_version_text(),

@@ -109,6 +109,21 @@ def test_a_wrapper_of_the_base_class(base: Terminalless) -> None:
     assert ("migrate", "migrate-back") == (there.lines[-1]["command"], back.lines[-1]["command"])
 
 
+def test_dry_runs_change_nothing(base: Terminalless) -> None:
+    """Both ways can be asked what they would do, with `--dry-run` and `--check`, and change nothing."""
+    command = "--codec aes-gcm --key env:STORE_KEY --yes --json"
+    old = contents()
+    there = [base(f"migrate {command} {how} --argon2 1,8,1") for how in ("--dry-run", "--check")]
+    assert old == contents()
+    assert 0 == base(f"migrate {command} --argon2 1,8,1").code
+    new = contents()
+    back = [base(f"migrate-back {command} {how}") for how in ("--dry-run", "--check")]
+
+    assert new == contents()
+    assert [0, 4, 0, 4] == [done.code for done in (*there, *back)]
+    assert [3] * 4 == [done.lines[-1]["changed"] for done in (*there, *back)]
+
+
 def test_a_wrong_key(base: Terminalless, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that opens nothing is found out by the survey, before a write."""
     done = base("migrate --codec aes-gcm --key env:STORE_KEY --key-encoding hex --yes")

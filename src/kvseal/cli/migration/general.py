@@ -15,7 +15,8 @@ from kvseal.cli.migration.recoding import recode_options
 from kvseal.cli.migration.rollback import Way, rolled_back
 from kvseal.cli.migration.run import opened_run
 from kvseal.cli.migration.workers import begun
-from kvseal.cli.options import argon2_option, command_options
+from kvseal.cli.options import command_options
+from kvseal.cli.values import argon2_option
 from kvseal.errors import UsageError
 from kvseal.legacy import SealingCodec
 from kvseal.legacy.fernet_keys import ENCODINGS

@@ -13,7 +13,8 @@ from kvseal.cli.migration.recipe import AuthsomeKeys
 from kvseal.cli.migration.recoding import recode_options
 from kvseal.cli.migration.run import opened_run
 from kvseal.cli.migration.workers import begun
-from kvseal.cli.options import argon2_option, command_options
+from kvseal.cli.options import command_options
+from kvseal.cli.values import argon2_option
 from kvseal.errors import KDFParametersError
 from kvseal.legacy.fernet_keys import ENCODINGS, KDF_FORMS, parse_kdf
 from kvseal.recoding.authsome import take_over_authsome

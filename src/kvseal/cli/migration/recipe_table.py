@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, cast
 
 import click
 
-from kvseal.cli.options import Argon2Cost
+from kvseal.cli.values import Argon2Cost
 from kvseal.drivers import strip_password
 from kvseal.drivers.backends import SCHEMES, backend_of_url
 from kvseal.errors import KDFParametersError, SecretReferenceError, UnsupportedStoreError, UsageError

@@ -17,7 +17,7 @@ import click
 
 from kvseal.cli import connect
 from kvseal.cli.migration.recipe import read_recipe
-from kvseal.cli.options import Duration
+from kvseal.cli.values import Duration
 from kvseal.errors import UsageError
 from kvseal.recoding import PlaintextRule
 from kvseal.recoding.checkpoint import MAX_PARTS

@@ -11,9 +11,10 @@ from key_value.aio.errors import InvalidTTLError
 
 from kvseal import exact_json
 from kvseal.cli import connect
-from kvseal.cli.options import Duration, command_options
-from kvseal.cli.output import ascii_json, interruptible, printable, table
+from kvseal.cli.options import command_options
+from kvseal.cli.output import Table, ascii_json, interruptible, printable
 from kvseal.cli.streams import tell
+from kvseal.cli.values import Duration
 from kvseal.errors import UsageError, VaultHeldError
 from kvseal.records import by_name
 
@@ -39,7 +40,7 @@ async def inspect(output: Output, settings: Settings, *, collection: str, key: s
     async with connect.stores(settings) as found:
         info = await by_name.inspect_record(found.data, collection, key)
     rows = [(name.replace("_", " "), value) for name, value in info.as_dict().items() if value is not None]
-    output.result(info, table("", ("", ""), rows))
+    output.result(info, Table("", ("", ""), rows))
 
 
 @click.command()
@@ -127,7 +128,7 @@ async def delete(output: Output, settings: Settings, *, collection: str, key: st
         info = await by_name.find_record(found.data, collection, key)
         if dry_run:
             output.result(
-                info, table("", ("would be deleted", "format"), [(f"{collection}/{key}", info.format)])
+                info, Table("", ("would be deleted", "format"), [(f"{collection}/{key}", info.format)])
             )
             return
         connect.require_offline(found.data, settings)

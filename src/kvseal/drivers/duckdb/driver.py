@@ -42,7 +42,7 @@ from kvseal.drivers.base import (
     Page,
     Purged,
     Replacement,
-    content,
+    prepared,
     refuse_problem,
     refuse_problems,
 )
@@ -59,7 +59,9 @@ from kvseal.drivers.duckdb.rows import (
     change_of,
     checked_names,
     entry_of,
-    microseconds,
+    kinds_of,
+    names_of,
+    new_row,
     now,
     read_of,
     rounds_of,
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
 
     from key_value.aio.stores.duckdb import DuckDBStore
 
+    from kvseal.drivers.base import Put
     from kvseal.drivers.urls import StoreUrl
 
 _DEFAULT_TABLE: Final = "kv_entries"
@@ -109,6 +112,7 @@ class DuckDBDriver(OnThisMachine):
             atomic_replace=True,
             evicts=False,
             lasting=lasting,
+            one_writer=True,
         )
         self._connections = connections
         self._table = Table(table)
@@ -141,25 +145,30 @@ class DuckDBDriver(OnThisMachine):
 
     async def put_if_absent(self, entry: Entry) -> bool:
         """Insert the row, in place of an expired one; the table is made where the store would make it."""
-        collection, key, value = content(entry)
-        row = {
-            **checked_names(collection, key),
-            "value": text_of(value),
-            "created_at": microseconds(entry.created_at),
-            "expires_at": microseconds(entry.expires_at),
-        }
-        if self._auto_create and not self.has_table():
-            await self.create_table()
+        row = new_row(entry)
+        await self._make_table()
         # Two statements, two transactions: one that deletes and inserts a name is refused by DuckDB's index.
         await self._write(self._table.bury, row)
         return bool(await self._write(self._table.put, row))
+
+    async def put_many_if_absent(self, entries: Sequence[Entry]) -> Sequence[Put]:
+        """Insert the rows in one statement, all or none of which happens; one more for each repeated name."""
+        puts, new = await in_thread(prepared, entries, new_row)
+        await self._make_table()
+        for numbers in rounds_of((number, names_of(row), False) for number, row in new.items()):
+            rows = {"rows": json.dumps([new[number] for number in numbers])}
+            await self._write(self._table.bury_many, rows)
+            stored = {tuple(row) for row in await self._write(self._table.put_many, rows)}
+            for number in numbers:
+                puts[number] = names_of(new[number]) in stored
+        return puts
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Replace in one statement, all or none of which happens; one more for each repeated name."""
         refuse_problems(replacements)
         texts = await in_thread(lambda: [text_of(r.value) for r in replacements])
         done = [False] * len(replacements)
-        for numbers in rounds_of(replacements):
+        for numbers in rounds_of(kinds_of(replacements)):
             changes = [change_of(replacements[number], texts[number]) for number in numbers]
             sql = self._table.replace(keeps_expiry=replacements[numbers[0]].expires_at is KEEP)
             swapped = {tuple(row) for row in await self._write(sql, {"rows": json.dumps(changes)})}
@@ -199,6 +208,10 @@ class DuckDBDriver(OnThisMachine):
         """Raise `StoreNotFoundError` if the table does not exist, or is not a store's."""
         if not self.has_table():
             raise self._not_found()
+
+    async def _make_table(self) -> None:
+        if self._auto_create and not self.has_table():
+            await self.create_table()
 
     async def create_table(self) -> None:
         """Make the table and its indexes as DuckDBStore would, unless they are there."""

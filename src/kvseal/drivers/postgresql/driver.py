@@ -43,6 +43,7 @@ from kvseal.drivers.base import (
     Replacement,
     StoreTime,
     content,
+    prepared,
     refuse_problem,
     refuse_problems,
 )
@@ -63,9 +64,9 @@ from kvseal.drivers.urls import strip_password
 from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from kvseal.drivers.base import Purged
+    from kvseal.drivers.base import Purged, Put
     from kvseal.drivers.postgresql.pools import Pools
     from kvseal.drivers.urls import StoreUrl
 
@@ -136,24 +137,26 @@ class PostgreSQLDriver:
 
     async def put_if_absent(self, entry: Entry) -> bool:
         """Insert the row, or overwrite an expired one; the table is made where the store would make it."""
-        collection, key, value = content(entry)
-        names = checked_names(collection, key)
-        text = written(value, as_text=await self._reads_text())
-        row = (*names, text, _ttl(entry.expires_at), entry.created_at, entry.expires_at)
-        try:
-            return bool(await self._run(self._table.put, *row))
-        except asyncpg.UndefinedTableError as exc:
-            if not self._auto_create:
-                raise self._not_found() from exc
-        await self.create_table()
-        return bool(await self._query(self._table.put, *row))
+        return bool(await self._put(self._table.put, *_new_row(entry, as_text=await self._reads_text())))
+
+    async def put_many_if_absent(self, entries: Sequence[Entry]) -> Sequence[Put]:
+        """Insert the rows in one statement, all or none of which happens; one more for each repeated name."""
+        puts, new = prepared(entries, partial(_new_row, as_text=await self._reads_text()))
+        for numbers in _without_repeats({number: row[:2] for number, row in new.items()}):
+            columns = [list(column) for column in zip(*(new[number] for number in numbers), strict=True)]
+            for stored in await self._put(
+                self._table.put_many, list(range(len(numbers))), *columns, seconds=_LONGEST
+            ):
+                puts[numbers[stored["number"]]] = True
+        return puts
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Replace in one statement, all or none of which happens; one more for each repeated name."""
         refuse_problems(replacements)
         texts = [written(r.value, as_text=is_text(r.entry.stored)) for r in replacements]
         done = [False] * len(replacements)
-        for numbers in _without_repeats(replacements):
+        places = (replacement.entry.locator for replacement in replacements)
+        for numbers in _without_repeats({n: (place.collection, place.key) for n, place in enumerate(places)}):
             rows = [_replacement_row(number, replacements[number], texts[number]) for number in numbers]
             columns = [list(column) for column in zip(*rows, strict=True)]
             seconds = ANSWER_SECONDS if len(numbers) == 1 else _LONGEST
@@ -229,6 +232,16 @@ class PostgreSQLDriver:
             if self._auto_create:
                 return []
             raise self._not_found() from exc
+
+    async def _put(self, sql: str, *arguments: Any, seconds: float = ANSWER_SECONDS) -> list[asyncpg.Record]:
+        """Return the rows of an insertion, for which the table is made where the store would make it."""
+        try:
+            return await self._run(sql, *arguments, seconds=seconds)
+        except asyncpg.UndefinedTableError as exc:
+            if not self._auto_create:
+                raise self._not_found() from exc
+        await self.create_table()
+        return await self._query(sql, *arguments, seconds=seconds)
 
     async def _run(self, sql: str, *arguments: Any, seconds: float = ANSWER_SECONDS) -> list[asyncpg.Record]:
         for _ in range(_ATTEMPTS):
@@ -345,6 +358,13 @@ def _ttl(expires_at: datetime | None) -> float | None:
     return None if expires_at is None else (expires_at - clock.utc_now()).total_seconds()
 
 
+def _new_row(entry: Entry, *, as_text: bool) -> tuple[Any, ...]:
+    collection, key, value = content(entry)
+    names = checked_names(collection, key)
+    text = written(value, as_text=as_text)
+    return (*names, text, _ttl(entry.expires_at), entry.created_at, entry.expires_at)
+
+
 def _replacement_row(number: int, replacement: Replacement, text: str) -> tuple[object, ...]:
     place = replacement.entry.locator
     stored = replacement.entry.stored.decode()
@@ -355,24 +375,18 @@ def _replacement_row(number: int, replacement: Replacement, text: str) -> tuple[
     return (number, *read, text, expires_at is KEEP, None, None)
 
 
-def _without_repeats(replacements: Sequence[Replacement]) -> list[list[int]]:
+def _without_repeats(names: Mapping[int, tuple[str, str]]) -> list[list[int]]:
     """
-    Return the numbers of *replacements* in rounds in which no name comes twice, each in the order of names.
+    Return the numbers of *names* in rounds in which no name comes twice, each in the order of names.
 
-    An UPDATE changes a row once, by an arbitrary one of those that fit.  In the order of names two
+    A statement changes a row once, by an arbitrary one of those that fit.  In the order of names two
     batches that share rows seldom wait for each other in a circle.
     """
     rounds: list[list[int]] = []
     seen: dict[tuple[str, str], int] = {}
-    for number, replacement in enumerate(replacements):
-        names = (replacement.entry.locator.collection, replacement.entry.locator.key)
-        turn = seen[names] = seen.get(names, -1) + 1
+    for number, name in names.items():
+        turn = seen[name] = seen.get(name, -1) + 1
         if turn == len(rounds):
             rounds.append([])
         rounds[turn].append(number)
-
-    def by_names(number: int) -> tuple[str, str]:
-        place = replacements[number].entry.locator
-        return place.collection, place.key
-
-    return [sorted(numbers, key=by_names) for numbers in rounds]
+    return [sorted(numbers, key=names.__getitem__) for numbers in rounds]

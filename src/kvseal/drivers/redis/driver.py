@@ -33,6 +33,7 @@ from kvseal.drivers.base import (
     Written,
     has_expired,
     is_in,
+    prepared,
     refuse_problem,
     refuse_problems,
 )
@@ -40,13 +41,13 @@ from kvseal.drivers.joined import JOINED, entry_of, patched, problem_entry, writ
 from kvseal.drivers.redis.address import Address
 from kvseal.drivers.redis.purge import purge_server
 from kvseal.drivers.redis.replicas import unconfirmed
-from kvseal.drivers.redis.server import DELETE, PUT, OtherType, RespServer
+from kvseal.drivers.redis.server import AT_ONCE, DELETE, OtherType, RespServer
 from kvseal.errors import StoreUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from kvseal.drivers.base import Purged, StoreTime, _Keep
+    from kvseal.drivers.base import Purged, Put, StoreTime, _Keep
     from kvseal.drivers.redis.server import Batch
     from kvseal.drivers.urls import StoreUrl
 
@@ -112,10 +113,11 @@ class RespDriver:
 
     async def put_if_absent(self, entry: Entry) -> bool:
         """Store *entry*, with the server's expiry as its own rounded up to the millisecond."""
-        key, body = written(entry)
-        return await self._blocking(
-            _put_if_absent, self._server, key.encode(), body.encode(), _expiry(entry.expires_at)
-        )
+        return await self._blocking(_put_if_absent, self._server, *_new(entry))
+
+    async def put_many_if_absent(self, entries: Sequence[Entry]) -> Sequence[Put]:
+        """Store *entries*, all in one round trip but for those whose keys are there."""
+        return await self._blocking(_put_many, self._server, entries)
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Store each value whose body is unchanged, all in one round trip."""
@@ -129,8 +131,7 @@ class RespDriver:
 
     async def put_confirmed(self, entry: Entry) -> Written:
         """Put *entry* if absent, and wait for the replicas."""
-        key, body = written(entry)
-        given = key.encode(), body.encode(), _expiry(entry.expires_at)
+        given = _new(entry)
         return await self._blocking(self._confirmed, lambda server: _put_if_absent(server, *given))
 
     def _confirmed(self, write: Callable[[RespServer], bool]) -> Written:
@@ -227,19 +228,43 @@ async def from_url(url: StoreUrl, *, create: bool) -> RespDriver:  # noqa: ARG00
     return driver
 
 
+def _new(entry: Entry) -> tuple[bytes, bytes, bytes]:
+    key, body = written(entry)
+    return key.encode(), body.encode(), _expiry(entry.expires_at)
+
+
+def _put_many(server: RespServer, entries: Sequence[Entry]) -> list[Put]:
+    puts, new = prepared(entries, _new)
+    beside = []
+    for number, is_done in zip(list(new), server.put(list(new.values())), strict=True):
+        puts[number] = is_done
+        if not is_done:
+            beside.append(number)
+    for start in range(0, len(beside), AT_ONCE):
+        few = beside[start : start + AT_ONCE]
+        held = server.get_many([new[number][0] for number in few])
+        for number, there in zip(few, held, strict=True):
+            # Gone again or expired, it does not count; that is rare, and looked at once more.
+            if not _is_live(new[number][0], there):
+                puts[number] = _put_if_absent(server, *new[number])
+    return puts
+
+
+def _is_live(key: bytes, held: bytes | OtherType | None) -> bool:
+    if isinstance(held, OtherType):
+        return True
+    return held is not None and _live(entry_of(key, held)) is not None
+
+
 def _put_if_absent(server: RespServer, key: bytes, body: bytes, expiry: bytes) -> bool:
     while True:
-        if server.run(PUT, key, body, expiry):
+        if server.put([(key, body, expiry)]) == [True]:
             return True
         held = server.get(key)
-        if isinstance(held, OtherType):
-            return False
-        if held is None:
-            continue
-        if _live(entry_of(key, held)) is not None:
+        if _is_live(key, held):
             return False
         # The server lets go of an expired entry only when its own time has come.
-        if server.swap([(key, held, body, expiry)]) == [True]:
+        if isinstance(held, bytes) and server.swap([(key, held, body, expiry)]) == [True]:
             return True
 
 

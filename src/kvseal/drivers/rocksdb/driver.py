@@ -38,6 +38,7 @@ from kvseal.drivers.base import (
     has_expired,
     is_in,
     next_page,
+    prepared,
     refuse_problem,
     refuse_problems,
 )
@@ -54,10 +55,13 @@ if TYPE_CHECKING:
     from key_value.aio.stores.rocksdb import RocksDBStore
     from rocksdict import Rdict
 
+    from kvseal.drivers.base import Put
     from kvseal.drivers.urls import StoreUrl
 
 _HELD: Final = "files that an iteration or a snapshot of the application holds: end it and purge again"
 
+_New = tuple[str, bytes, tuple[str, str]]
+"""What is put: the joined key, the body, and the names."""
 _LOCK: Final = threading.Lock()
 """Held over each compare and its write; one for all databases, as it is never held for long."""
 
@@ -73,7 +77,7 @@ class RocksDBDriver(OnThisMachine):
     def __init__(self, db: Rdict, *, owns: bool) -> None:
         self.location = f"rocksdb:{db.path()}"
         self._db = db
-        self.capabilities = Capabilities(atomic_replace=owns, evicts=False)
+        self.capabilities = Capabilities(atomic_replace=owns, evicts=False, one_writer=True)
         self._owns = owns
         self._handle: Handle | None = Handle(db, location=self.location)
 
@@ -91,14 +95,15 @@ class RocksDBDriver(OnThisMachine):
 
     async def put_if_absent(self, entry: Entry) -> bool:
         """Put *entry* if no live one has its key."""
-        key, body = written(entry)
-        collection, name, _ = content(entry)
-        with _LOCK:
-            if self._entry(key, (collection, name)) is not None:
-                return False
-            self._opened().write({key: body.encode()})
-        await self._sync()
-        return True
+        (done,) = await self._put_all([_new(entry)])
+        return done
+
+    async def put_many_if_absent(self, entries: Sequence[Entry]) -> Sequence[Put]:
+        """Put *entries* in one batch: after a crash, all that are new are there or none."""
+        puts, new = await in_thread(prepared, entries, _new)
+        for number, is_done in zip(new, await self._put_all(list(new.values())), strict=True):
+            puts[number] = is_done
+        return puts
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Put each value whose entry is unchanged; after a crash, all of them are there or none."""
@@ -147,6 +152,19 @@ class RocksDBDriver(OnThisMachine):
             raise closed(self.location)
         return self._handle
 
+    async def _put_all(self, new: Sequence[_New]) -> list[bool]:
+        changes: dict[str, bytes | None] = {}
+        done = []
+        with _LOCK:
+            for key, body, names in new:
+                done.append(key not in changes and self._entry(key, names) is None)
+                if done[-1]:
+                    changes[key] = body
+            self._opened().write(changes)
+        if changes:
+            await self._sync()
+        return done
+
     async def _sync(self) -> None:
         await in_thread(self._opened().sync)
 
@@ -175,6 +193,12 @@ class RocksDBDriver(OnThisMachine):
         except NotBytesError:
             return False
         return stored == entry.stored and not has_expired(entry.expires_at)
+
+
+def _new(entry: Entry) -> _New:
+    key, body = written(entry)
+    collection, name, _ = content(entry)
+    return key, body.encode(), (collection, name)
 
 
 def for_store(store: RocksDBStore) -> RocksDBDriver:
