@@ -144,11 +144,12 @@ class Clock:
 
 
 class MetaClock:
-    """The clock by which keyslots expire, moved by hand."""
+    """The clock by which keyslots expire, moved by hand; a server's goes with it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seconds = 1_900_000_000.0
         monkeypatch.setattr("kvseal.clock.utc_seconds", self._now)
+        monkeypatch.setattr("kvseal.drivers.abilities.store_time", self._no_other)
 
     def advance(self, **duration: float) -> None:
         """Let time pass, given as to `timedelta`."""
@@ -156,6 +157,10 @@ class MetaClock:
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(int(self.seconds), timezone.utc)
+
+    @staticmethod
+    async def _no_other(_: Driver) -> None:
+        """Leave the store without a clock of its own, so that it has this one."""
 
 
 class HookedDriver:

@@ -101,7 +101,7 @@ class Claims:
             best = oracle.look_by_any(name, seams.body_of(entry)) if seen.state == "lost" else seen
             ends = best.expires is not None or entry.expires_at is not None
             values[entry.key] = (best.value, 0.0 if ends else None)
-            if best.state in {"lost", "foreign"}:
+            if seen.state in {"lost", "foreign"}:
                 oracle.hopeless.add(saved[name])
             if seen.state == "lost" and not oracle.struck and saved[name] not in laid:
                 text = (

@@ -79,7 +79,7 @@ class Oracle:
         self.laid: set[bytes] = set()
         """Bodies that no client has written."""
         self.hopeless: set[str] = set()
-        """Values in backups that no vault meta ever opened: a restore cannot know that of them."""
+        """Values in backups that the vault meta in them does not open: no restore can know that."""
         self.legacy_end: float | None = None
         self._accepted: dict[Process, dict[tuple[bytes, int], bytes]] = defaultdict(dict)
         self._newest: dict[tuple[Process, bytes], int] = {}
@@ -247,7 +247,7 @@ class Oracle:
         return author is None or author.call is None or self.is_hopeless(self.bodies.get(name))
 
     def is_hopeless(self, raw: bytes | None) -> bool:
-        """Whether *raw* is an entry of a backup that no vault meta ever opened."""
+        """Whether *raw* is an entry of a backup that the vault meta in that does not open."""
         return bool(self.hopeless) and raw is not None and value_text(raw) in self.hopeless
 
     def look_by_any(self, name: str, raw: bytes) -> Seen:
