@@ -45,6 +45,8 @@ _SHRINKING = 2.0
 _WATCHED = 8
 """One input in so many is watched for the lines that it reaches."""
 _TOO_SLOW_TO_WATCH = 0.05
+_CHANGED = 2**17
+"""Bytes: a longer input is tried as it is, for all that is made of it would be slow."""
 
 
 @dataclass(frozen=True)
@@ -139,13 +141,15 @@ class _Trial:
         self._shared = shared
         self._seen: set[str] = set()
         self._lines = LinesSeen()
-        self._mutator = Mutator(rng, target.inputs(), is_json=target.is_json, longest=target.longest)
+        self._inputs = target.inputs()
+        pool = [data for data in self._inputs if len(data) < _CHANGED]
+        self._mutator = Mutator(rng, pool, is_json=target.is_json, longest=target.longest)
 
     def run(self, seconds: float, inputs: int | None) -> None:
         start = time.monotonic()
         gc.collect()
         gc.freeze()
-        for data in list(self._mutator.pool):
+        for data in self._inputs:
             if self._try(data) < _TOO_SLOW_TO_WATCH:
                 self._watch(data)
         while self.outcome.inputs < inputs if inputs is not None else time.monotonic() - start < seconds:
