@@ -88,6 +88,7 @@ bench: $(VENV)/ready
 	$(BIN)/python -m pytest benchmarks -q --benchmark-only --benchmark-columns=median,iqr,rounds \
 	    --benchmark-json benchmarks/results/suite.json
 	$(BIN)/python -m benchmarks.recode --million --json benchmarks/results/recode.json
+	$(BIN)/python -m benchmarks.beside --json benchmarks/results/beside.json
 	$(BIN)/python -m benchmarks.calibration --json benchmarks/results/calibration.json
 	$(BIN)/python -m benchmarks.report
 

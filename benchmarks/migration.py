@@ -14,6 +14,8 @@ def render(figures: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of the results page."""
     yield from _ratios(figures)
     yield from _shares(figures)
+    if "restore" in figures:
+        yield from _restore(figures["restore"])
     if "scale" in figures:
         yield from _growth(figures["scale"])
     if "partitions" in figures:
@@ -76,6 +78,20 @@ def _shares(figures: dict[str, Any]) -> Iterator[str]:
         for who, parts in row["shares"].items():
             cells = " | ".join(f"{share:.0%}" for share in parts.values())
             yield f"| {name} | {who} | {cells} |"
+
+
+def _restore(restore: dict[str, Any]) -> Iterator[str]:
+    ratio, times = restore["ratio"], restore["microseconds"]
+    yield ""
+    yield f"A restore of {restore['records']:,} records of 1 KiB to disk, in turns; medians, µs a record:"
+    yield ""
+    yield "| | CPU | wall time |"
+    yield "|---|---|---|"
+    for way, title in (("single", "put one by one"), ("paged", "put by pages")):
+        yield f"| {title} | {times[f'{way} cpu']:.0f} | {times[f'{way} wall']:.0f} |"
+    yield ""
+    spread = f"{ratio['low']:.1f}-{ratio['high']:.1f}, goal ≥ {restore['goal']:g}"
+    yield f"By pages it takes **{ratio['median']:.1f}** times less CPU time ({spread})."
 
 
 def _growth(scale: dict[str, Any]) -> Iterator[str]:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks import migration, profile_table, suite
+from benchmarks import beside, migration, profile_table, suite
 from benchmarks.gate import FLOORS
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def render(figures: Figures) -> str:
         *_least(gate),
         *suite.render(figures["suite"]),
         *migration.render(figures["recode"]),
+        *(beside.render(figures["beside"]) if "beside" in figures else ()),
     ]
     return "\n".join(parts) + "\n"
 
@@ -71,6 +72,7 @@ def render_project_page(text: str, figures: Figures) -> str:
         *_summary(gate),
         *suite.summary(figures["suite"]),
         *migration.summary(figures["recode"]),
+        *(beside.summary(figures["beside"]) if "beside" in figures else ()),
         "",
         *_machine(gate["machine"]),
     ]
@@ -83,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="fail if a page differs from the figures")
     options = parser.parse_args(arguments)
     figures = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in _FILES}
+    if (RESULTS / "beside.json").exists():
+        figures["beside"] = json.loads((RESULTS / "beside.json").read_text())
     pages = {
         PAGE: render(figures),
         BENCHMARKS_PAGE: render_benchmarks_page(BENCHMARKS_PAGE.read_text(), figures),

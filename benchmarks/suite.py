@@ -14,6 +14,9 @@ _STORES: Final = ("memory", "disk", "redis", "postgresql")
 _OPERATIONS: Final = ("put", "get", "put_many", "get_many")
 _SUMMARY_SIZE: Final = "1 KiB"
 _RECORDS_ALONE: Final = "none"
+_HOW_TAKEN: Final = """\
+Wall time, the median of each case.  The cases follow each other rather than taking turns, so what a neighbour
+does to one of them is in its figure: compare a row's figures by factors, and take ratios from the gate."""
 
 
 def render(suite: Suite) -> Iterator[str]:
@@ -49,6 +52,8 @@ def _comparisons(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         if some:
             yield ""
             yield f"## {title}"
+            yield ""
+            yield _HOW_TAKEN
             yield ""
             yield from _table(some)
 
@@ -138,6 +143,7 @@ def _stall(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield ""
     yield "How long each kind of work blocks it, beside other work that does: milliseconds, the least,"
     yield f"the median and the most.  The goal for unlock and rotate is < {rows[0]['most']} ms."
+    yield "Wall time; each kind takes turns with what it is beside."
     yield ""
     yield "| work | takes | stall | beside | its stall |"
     yield "|---|---|---|---|---|"

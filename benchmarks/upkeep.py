@@ -1,11 +1,11 @@
-"""The guards of what a vault's own work costs: a rotation, an unlocking, and what both leave of the loop."""
+"""The guards of a vault's own work, a rotation, an unlocking, what both leave of the loop, and of a start."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from benchmarks import backends, rotation, stall, unlocking
+from benchmarks import backends, rotation, stall, startup, unlocking
 from benchmarks.ratio import judge
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _ROUNDS: Final = 5
 def guard() -> list[str]:
     """Measure everything in its small form, print it, and return what is too slow."""
     failures = []
-    for measure in (_rotation, _unlocking, _stall):
+    for measure in (_rotation, _unlocking, _stall, _start):
         try:
             measured, failed = judge(measure, failures_of)
         except backends.MissingServerError as exc:
@@ -54,3 +54,7 @@ def _unlocking() -> Measured:
 
 def _stall() -> Measured:
     return {stall.GOALS[one.work]: one.ratio for one in asyncio.run(stall.of_keys(_ROUNDS))}
+
+
+def _start() -> Measured:
+    return startup.measure(_ROUNDS)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from kvseal import Vault
+    from kvseal.drivers.base import Put
 
 Stored = dict[str, Any]
 
@@ -230,6 +231,17 @@ class HookedDriver:
     async def close(self) -> None:
         """Close; that is no operation on the store."""
         await self._driver.close()
+
+
+class BatchingDriver(HookedDriver):
+    """The same for a driver that puts a page at once, as an operation `put_many_if_absent`."""
+
+    async def put_many_if_absent(self, entries: Sequence[Entry]) -> Sequence[Put]:
+        """Put many if absent."""
+        puts: Sequence[Put] = await self._around(
+            "put_many_if_absent", lambda: abilities.put_many_if_absent(self._driver, entries)
+        )
+        return puts
 
 
 class PagedDriver(HookedDriver):

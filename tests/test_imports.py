@@ -44,11 +44,32 @@ def test_all_is_complete() -> None:
     """Every public name that is no submodule is in `__all__`, and everything in it exists."""
     public = {
         name
-        for name, value in vars(kvseal).items()
-        if not name.startswith("_") and not isinstance(value, ModuleType)
+        for name in dir(kvseal)
+        if not name.startswith("_") and not isinstance(getattr(kvseal, name), ModuleType)
     }
 
     assert set(kvseal.__all__) - {"annotations"} == public - {"annotations"}
+
+
+@pytest.mark.parametrize("package", [kvseal, kvseal.recoding, kvseal.backup], ids=lambda one: one.__name__)
+def test_lazy_names(package: ModuleType) -> None:
+    """A package that loads its names late has all of them, lists them, and has no other."""
+    assert set(package.__all__) <= set(dir(package))
+    for name in package.__all__:
+        assert getattr(package, name) is vars(package)[name]
+    with pytest.raises(AttributeError, match="has no attribute 'Vautl'"):
+        package.Vautl  # noqa: B018
+    assert not hasattr(package, "__wrapped__")
+
+
+@pytest.mark.processes
+def test_import_is_lazy() -> None:
+    """`import kvseal` loads nothing but itself; its names and its modules are there when they are asked for."""
+    heavy = ["asyncio", "beartype", "cryptography", "key_value", "orjson"]
+    script = f"import sys, kvseal\nprint(sorted(set(sys.modules) & set({heavy!r})))\n"
+    script += "print(kvseal.Vault.__name__, kvseal.errors.KvsealError is kvseal.KvsealError)"
+
+    assert "[]\nVault True\n" == run(script)
 
 
 @pytest.mark.parametrize("name", kvseal.__all__)

@@ -24,7 +24,16 @@ from migrations.freezing import CHECKSUMS, checksums
 from tests.recoding.worlds import adds_up
 
 from kvseal import EnvelopeEncryptionWrapper, Vault
-from kvseal.cli.migration.recipe import AuthsomeKeys, FastMCPKeys, FernetKeys, Recipe, read_recipe
+from kvseal.cli.migration.codecs import NAMES, codec_of
+from kvseal.cli.migration.recipe import (
+    AuthsomeKeys,
+    CodecKeys,
+    FastMCPKeys,
+    FernetKeys,
+    Recipe,
+    read_recipe,
+)
+from kvseal.cli.settings import Settings
 from kvseal.drivers import driver_from_url
 from kvseal.drivers.manifest import Manifest, NamedDriver
 from kvseal.envelope.record import Header
@@ -224,13 +233,18 @@ def read(reference: str) -> bytes:
     return resolve(reference).reveal()
 
 
+def whole(reference: str) -> bytes:
+    """Return what the file at *reference* holds, with its last line break."""
+    return read_key_file(Path(reference.removeprefix("file:")))
+
+
 def fernet_keys(keys: FernetKeys) -> list[bytes]:
     """Return the Fernet keys of a recipe, in order."""
-    found = [key for reference in keys.keys for key in parse_keys(read(reference))]
+    found = [key for reference in keys.keys for key in parse_keys(whole(reference))]
     if keys.source_material is not None:
-        salt = None if keys.salt is None else read(keys.salt)
+        salt = None if keys.salt is None else whole(keys.salt)
         encodings = (keys.source_material_encoding, keys.salt_encoding)
-        found += derive_keys(keys.kdf or UPSTREAM, read(keys.source_material), salt, encodings=encodings)
+        found += derive_keys(keys.kdf or UPSTREAM, whole(keys.source_material), salt, encodings=encodings)
     return found
 
 
@@ -238,6 +252,13 @@ async def from_fernet(work: Work) -> Report:
     """Migrate records of py-key-value's own wrapper."""
     assert isinstance(work.recipe.source.keys, FernetKeys)
     return await recoded(work, [FernetCodec(fernet_keys(work.recipe.source.keys))])
+
+
+async def from_a_codec(work: Work) -> Report:
+    """Migrate what an application encrypted by hand."""
+    keys, settings = work.recipe.source.keys, Settings(no_input=True)
+    assert isinstance(keys, CodecKeys)
+    return await recoded(work, [await codec_of(work.recipe.source.format, keys, settings)])
 
 
 async def from_plaintext(work: Work) -> Report:
@@ -286,6 +307,7 @@ MIGRATIONS: dict[str, Callable[[Work], Awaitable[Report]]] = {
     "fastmcp": from_fastmcp,
     "authsome": from_authsome,
     "kvseal": from_kvseal,
+    **dict.fromkeys(NAMES, from_a_codec),
 }
 """By the format that a recipe names."""
 

@@ -6,14 +6,11 @@ import asyncio
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
 
 from kvseal.concurrency import SingleFlight
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 
 class Work:
@@ -150,7 +147,7 @@ def test_threads_with_loops_of_their_own_share_one_run() -> None:
     class Observed(SingleFlight[str]):
         """Tells when a caller has joined."""
 
-        def _join(self) -> tuple[Future[str], bool]:
+        def _join(self) -> Any:
             try:
                 return super()._join()
             finally:
@@ -232,3 +229,67 @@ async def test_interrupted_caller_hands_over(error: type[BaseException]) -> None
 
     assert 2 == await waiting
     assert [error] == caught
+
+
+def test_a_leader_whose_loop_stopped_is_relieved() -> None:
+    """Where the leader's event loop does nothing any more, a caller in another one takes over."""
+    flight = SingleFlight[str](leader_seconds=0.01)
+    never, stopped = asyncio.Event(), asyncio.new_event_loop()
+    leader = stopped.create_task(flight.run(never.wait))  # type: ignore[arg-type]
+    stopped.run_until_complete(asyncio.sleep(0))
+
+    async def work() -> str:
+        return "relieved"
+
+    assert "relieved" == asyncio.run(asyncio.wait_for(flight.run(work), 30))
+    assert "relieved" == asyncio.run(asyncio.wait_for(flight.run(work), 30))
+
+    leader.cancel()
+    stopped.run_until_complete(asyncio.gather(leader, return_exceptions=True))
+    stopped.close()
+
+
+def test_a_leader_whose_loop_is_closed_is_relieved() -> None:
+    """A loop that was closed over the leader does nothing any more, too."""
+    flight = SingleFlight[str](leader_seconds=0.01)
+    never, closed = asyncio.Event(), asyncio.new_event_loop()
+    leader = closed.create_task(flight.run(never.wait))  # type: ignore[arg-type]
+    closed.run_until_complete(asyncio.sleep(0))
+    leader._log_destroy_pending = False  # type: ignore[attr-defined]
+    closed.close()
+
+    async def work() -> str:
+        return "relieved"
+
+    assert "relieved" == asyncio.run(asyncio.wait_for(flight.run(work), 30))
+
+
+def test_a_slow_leader_is_waited_for() -> None:
+    """A leader whose loop answers is not relieved, however long its run takes."""
+    flight = SingleFlight[str](leader_seconds=0.001)
+    runs, beats, leads = [], threading.Semaphore(0), threading.Event()
+
+    async def slow() -> str:
+        runs.append("slow")
+        loop = asyncio.get_running_loop()
+        threadsafe = loop.call_soon_threadsafe
+
+        def observed(*args: Any, **kwargs: Any) -> Any:
+            beats.release()
+            return threadsafe(*args, **kwargs)
+
+        loop.call_soon_threadsafe = observed  # type: ignore[method-assign]
+        leads.set()
+        # Nobody but those who wait calls into this loop, until it has happened five times.
+        while beats._value < 5:  # noqa: ASYNC110 - other threads count
+            await asyncio.sleep(0)
+        loop.call_soon_threadsafe = threadsafe  # type: ignore[method-assign]
+        return "slow"
+
+    thread = threading.Thread(target=lambda: asyncio.run(flight.run(slow)))
+    thread.start()
+    leads.wait()
+
+    assert "slow" == asyncio.run(asyncio.wait_for(flight.run(slow), 30))
+    assert ["slow"] == runs
+    thread.join()

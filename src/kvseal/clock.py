@@ -46,6 +46,11 @@ def utc_seconds() -> datetime:
     return datetime.fromtimestamp(int(time.time()), timezone.utc)
 
 
+def thread_cpu() -> float:
+    """Return the seconds for which the calling thread has had a processor."""
+    return time.thread_time()
+
+
 def monotonic() -> float:
     """Return seconds of a clock that never goes back; only differences mean something."""
     return time.monotonic()

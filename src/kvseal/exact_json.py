@@ -10,7 +10,9 @@ takes the standard library's exact path, or raises.
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -36,6 +38,7 @@ _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 _CONTAINERS: Final = frozenset({dict, list})
 _KINDS: Final = _SCALARS | _CONTAINERS
 _FIRST_LOSSY_FLOAT: Final = 2.0**63
+_LONG_NUMBER: Final = re.compile(rb"[0-9]{19}")
 
 
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -73,7 +76,7 @@ def dumps_exact(value: dict[str, Any]) -> bytes:
     return _at_any_depth(_dumps_exact, value)
 
 
-def loads(text: bytes | str) -> Any:
+def loads(text: bytes | bytearray | str) -> Any:
     """Parse what `json.dumps` wrote, exactly; raises `ValueError` if it is not JSON."""
     try:
         value = orjson.loads(text)
@@ -82,13 +85,43 @@ def loads(text: bytes | str) -> Any:
     return loads_exact(text) if _has_lossy_float(value) else value
 
 
-def loads_exact(text: bytes | str) -> Any:
-    """Parse with the standard library alone: slower, but NaN, large integers and surrogates survive."""
+def loads_exact(text: bytes | bytearray | str) -> Any:
+    """
+    Parse with the standard library alone: slower, but NaN, large integers and surrogates survive.
+
+    Bytes are UTF-8, or generalized UTF-8: the standard library would take UTF-16 and UTF-32 for JSON too.
+    """
     try:
+        if not isinstance(text, str):
+            text = text.decode("utf-8", "surrogatepass")
         return _at_any_depth(json.loads, text)
     except RecursionError:
         msg = "JSON is nested too deeply"
         raise ValueError(msg) from None
+
+
+def loads_portable(text: bytes) -> Any:
+    """
+    Parse JSON whose integers have 64 bits; raises `ValueError` for any other.
+
+    orjson would read an integer beyond them as a float: as another number.
+    """
+    value = orjson.loads(text)
+    if not _LONG_NUMBER.search(text):
+        return value
+    try:
+        return _at_any_depth(partial(json.loads, parse_int=_of_64_bits), text)
+    except RecursionError:
+        msg = "JSON is nested too deeply"
+        raise ValueError(msg) from None
+
+
+def _of_64_bits(digits: str) -> int:
+    number = int(digits)
+    if not -(2**63) <= number < 2**64:
+        msg = "an integer beyond 64 bits"
+        raise ValueError(msg)
+    return number
 
 
 def ascii_text(value: dict[str, Any]) -> str:

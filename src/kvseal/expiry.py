@@ -6,6 +6,7 @@ Times are Unix milliseconds of the wall clock, because they have to mean the sam
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,22 +15,34 @@ from key_value.aio.errors import InvalidTTLError
 from kvseal import clock
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from typing import SupportsFloat
 
+LAST: Final = 253_402_300_799_999
+"""The last millisecond of the year 9999, with which the calendar of every store ends."""
 _MILLISECONDS: Final = 1000
 _MICROSECONDS_PER_MILLISECOND: Final = 1000
 
 
 def expiry_of(ttl: SupportsFloat) -> int:
-    """Return when a record ends that is put now for *ttl* seconds; raises `InvalidTTLError`."""
+    """
+    Return when a record ends that is put now for *ttl* seconds.
+
+    Raises:
+        InvalidTTLError: *ttl* is not a positive number, or reaches beyond the calendar.
+    """
     try:
         seconds = float(ttl) if not isinstance(ttl, bool) else 0.0
     except (TypeError, ValueError):
         seconds = 0.0
-    if not (seconds > 0 and isfinite(seconds)):
+    ends_at = clock.wall_ms() + max(1, round(seconds * _MILLISECONDS)) if isfinite(seconds) else 0
+    if not (seconds > 0 and ends_at <= LAST):
         raise InvalidTTLError(ttl=ttl, extra_info={"type": type(ttl).__name__})
-    return clock.wall_ms() + max(1, round(seconds * _MILLISECONDS))
+    return ends_at
+
+
+def moment(milliseconds: int) -> datetime:
+    """Return the time of an expiry that `expiry_of` has returned."""
+    return datetime.fromtimestamp(0, timezone.utc) + timedelta(milliseconds=milliseconds)
 
 
 def milliseconds(moment: datetime) -> int:

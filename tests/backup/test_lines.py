@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,9 +16,6 @@ from kvseal.backup import lines
 from kvseal.backup.lines import Header, Trailer, entry_line, parse_line
 from kvseal.drivers.base import Entry
 from kvseal.errors import MalformedBackupError, UnknownBackupVersionError
-
-if TYPE_CHECKING:
-    from datetime import datetime
 
 ENTRY = json.loads(entry_line(entry(expires_at=FUTURE))[0])
 UNREADABLE = json.loads(entry_line(Entry("c", "k", None, stored=b"\x80", problem="odd"))[0])
@@ -182,3 +180,99 @@ def test_a_strict_line(line: bytes) -> None:
     """Whatever is no line of the format is refused as that, in no word of the line."""
     with pytest.raises(MalformedBackupError):
         parse_line(line)
+
+
+def test_more_parts_than_memory_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line of countless tiny objects is refused before it becomes objects, and is never written."""
+    monkeypatch.setattr(lines, "MAX_PARTS", 1000)
+    many = {"v": [{} for _ in range(500)]}
+    with monkeypatch.context() as writing:
+        writing.setattr(lines, "MAX_PARTS", 10_000)
+        line, _ = entry_line(entry(value=many))
+        assert isinstance(parse_line(line), Entry)
+    monkeypatch.setattr(lines.exact_json, "loads", pytest.fail)
+
+    with pytest.raises(MalformedBackupError, match="more than 1,000 parts"):
+        parse_line(line)
+    assert "it has more than the 1,000 parts that a backup can hold" == entry_line(entry(value=many))[1]
+
+
+def test_text_has_no_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands in a string costs no more than its bytes, whatever it looks like."""
+    monkeypatch.setattr(lines, "MAX_PARTS", 100)
+    value = {"v": '[{:,\\"' * 1000}
+
+    line, problem = entry_line(entry(value=value))
+
+    found = parse_line(line)
+    assert ("", value) == (problem, found.value if isinstance(found, Entry) else None)
+
+
+@pytest.mark.parametrize(
+    "quotes", [b'"' * 10**6, b'"\\"' * 10**6, b"\\" * 10**6], ids=["open", "escaped", "no text"]
+)
+def test_what_is_no_json_is_refused_in_one_pass(quotes: bytes) -> None:
+    """A megabyte of quotes is looked at once, not once for each of them."""
+    with pytest.raises(MalformedBackupError):
+        parse_line(quotes)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "utf-32-be", "utf-8-sig"])
+def test_utf_8_alone(encoding: str) -> None:
+    """A line is UTF-8 without a byte order mark, as the format says."""
+    with pytest.raises(MalformedBackupError, match="not a JSON object"):
+        parse_line(changed(ENTRY).decode().encode(encoding))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        changed(ENTRY)[:-1] + b', "key": "another"}',
+        changed(ENTRY, value={"a": 1}).replace(b'"a": 1', b'"a": 1, "a": 2'),
+        changed(ENTRY, value={"a": 1}).replace(b'"a": 1', b'"b": [{"a": 1, "a": 2}]'),
+        changed(ENTRY, value={"a": 1}).replace(b'"a": 1', b'"a": 1, "\\u0061": 2'),
+        changed(TRAILER)[:-1] + b', "entries": 3}',
+    ],
+    ids=["entry", "value", "in the value", "escaped", "trailer"],
+)
+def test_a_field_twice(line: bytes) -> None:
+    """Of two fields of one name neither is taken."""
+    with pytest.raises(MalformedBackupError, match="twice"):
+        parse_line(line)
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        "0001-01-01T00:00:00.000000+01:00",
+        "9999-12-31T23:59:59.999999-01:00",
+        "2026-01-01T00:00:00.000000+00:00:00",
+        "2026-01-01 00:00:00.000000+00:00",
+        "2026-02-30T00:00:00.000000+00:00",
+        "\u0662026-01-01T00:00:00.000000+00:00",
+    ],
+)
+def test_times_of_another_form(time: str) -> None:
+    """A time has one form, also at the ends of the calendar."""
+    with pytest.raises(MalformedBackupError, match="not a time"):
+        parse_line(changed(ENTRY, expires_at=time))
+
+
+def test_a_time_beyond_the_calendar() -> None:
+    """An entry whose time is no time in UTC is kept as raw bytes and named."""
+    first = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=1)))
+
+    line, problem = entry_line(Entry("c", "k", {"v": 1}, first, stored=b"raw"))
+
+    found = parse_line(line)
+    assert "beyond the calendar" in problem
+    assert (b"raw", problem) == ((found.stored, found.problem) if isinstance(found, Entry) else None)
+
+
+@pytest.mark.parametrize(
+    "path", ["", "file", "/file", "folder/", "a/b/c", "../file", "folder/..", "./f", "a\0/b"]
+)
+def test_paths_of_another_form(path: str) -> None:
+    """A path is a folder and a file in it."""
+    with pytest.raises(MalformedBackupError, match="path"):
+        parse_line(changed(ENTRY, key=None, path=path))

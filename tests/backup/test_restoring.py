@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import tracemalloc
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,7 @@ from tests.backup.made import (
     everything,
     put_all,
 )
-from tests.fakes import Death, HookedDriver, Killed, dump, flipped, put_raw_meta, raw_meta
+from tests.fakes import BatchingDriver, Death, HookedDriver, Killed, dump, flipped, put_raw_meta, raw_meta
 from tests.recoding.worlds import plant
 from tests.strategies import any_text, json_objects
 from tests.wrapping import wrapped
@@ -170,6 +172,21 @@ class TestEntries:
         rest = "overwritten" if overwrite else "failed"
         assert {"restored": 1, rest: 19} == counts(report)
         assert {"n": 19 if overwrite else 0} == await store.get("twice", collection="c")
+
+    async def test_a_page_is_one_operation(self, any_store: AnyStore, tmp_path: Path) -> None:
+        """What the file has of a page is put at once; what is there already is looked at alone."""
+        await any_store.put("k1", {"other": 1}, collection="c")
+        await any_store.put("k2", {"n": 1}, collection="c")
+        path = backup_file(tmp_path, *MANY, entry("bad", {"n": 1}, collection="\ud800"))
+        death = Death()
+
+        report = await restore(path, BatchingDriver(driver_for(any_store), death))
+
+        refused = isinstance(any_store, DiskStore)
+        expected = {"restored": BATCH_ENTRIES - 1 + (not refused), "already": 1, "failed": 1 + refused}
+        assert expected == counts(report)
+        assert reasons(report)["k1"] == "another value is there"
+        assert ["get", "put_many_if_absent", "get", "get", "put_many_if_absent"] == death.operations
 
     async def test_a_writer_without_end(self, store: MemoryStore, path: Path) -> None:
         """An entry that changes all the time is given up and named."""
@@ -503,6 +520,25 @@ class TestInterrupted:
         ).get_many(["a", "b", "c"])
         await vault.close()
 
+    @pytest.mark.parametrize("after", [False, True])
+    async def test_killed_around_a_page(
+        self, any_store: AnyStore, saved: Path, secret: Secret, cheap: Argon2idParams, after: bool
+    ) -> None:
+        """Killed around the write of a page, a restore has written all of it or nothing; the next one ends it."""
+        death = Death(of="put_many_if_absent", at=1, after=after)
+        with pytest.raises(Killed):
+            await restore(saved, BatchingDriver(driver_for(any_store), death))
+
+        there = await everything(driver_for(any_store))
+        report = await restore(saved, any_store)
+
+        assert (1 + 3 * after) == len(there)
+        assert {"restored": 3 - 3 * after, "already": 1 + 3 * after} == {"restored": 0} | counts(report)
+        vault = await Vault.open(any_store, secret=secret)
+        wrapper = EnvelopeEncryptionWrapper(any_store, vault=vault)
+        assert [{"n": 0}, {"n": 1}, {"n": 2}] == await wrapper.get_many(["a", "b", "c"])
+        await vault.close()
+
     async def test_an_unreachable_store_ends_it(self, store: MemoryStore, saved: Path) -> None:
         """That the store is gone is no failure of each record, but the end."""
         operations = []
@@ -541,6 +577,36 @@ async def test_ten_thousand_entries(tmp_path: Path) -> None:
     assert (count, count) == (saved.saved, report.restored)
     assert await everything(driver_for(source)) == await everything(driver_for(target))
     assert 1 < most <= 16
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("fake", [HookedDriver, BatchingDriver])
+async def test_memory(tmp_path: Path, fake: type[HookedDriver]) -> None:
+    """However many entries a backup has, a restore holds no more than a few pages of them."""
+
+    async def around(name: str, operation: Any) -> Any:
+        # A store that keeps nothing, so that all memory is the restore's own.
+        return None if name == "get" else True if name == "put_if_absent" else [True] * BATCH_ENTRIES
+
+    async def peak(pages: int) -> int:
+        entries = (entry(f"k{n}", {"text": f"{n:08}" * 32}) for n in range(pages * BATCH_ENTRIES))
+        path = backup_file(tmp_path, *entries)
+        driver = fake(driver_for(MemoryStore()), around)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            report = await restore(path, driver)
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        path.unlink()
+        assert pages * BATCH_ENTRIES == report.restored
+        return most
+
+    await peak(1)
+    few, many = await peak(3), await peak(12)
+
+    assert many < 1.5 * few
 
 
 times = st.none() | st.datetimes(timezones=st.just(CREATED.tzinfo))

@@ -21,6 +21,7 @@ from tests.cli.harness import (
 from tests.recoding.worlds import damage
 
 from kvseal.cli.app import cli
+from kvseal.cli.commands import COMMANDS
 from kvseal.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -71,6 +72,41 @@ def contents(directory: Path) -> dict[str, bytes]:
         for path in directory.rglob("*")
         if path.is_file() and not path.name.endswith(("-wal", "-shm"))
     }
+
+
+class TestTableOfCommands:
+    """Commands are loaded when they run; the table says the same of them as they do themselves."""
+
+    def test_help(self) -> None:
+        """The help is that of a group that has loaded all its commands."""
+        eager = click.Group(name="cli", commands=TOP, params=cli.params, help=cli.help)
+
+        shown = [
+            group.get_help(click.Context(group, info_name="vaultctl", **cli.context_settings))
+            for group in (cli, eager)
+        ]
+
+        assert shown[0].partition("Commands:")[2] == shown[1].partition("Commands:")[2]
+        assert list(TOP) == [command.name for command in TOP.values()]
+
+    @pytest.mark.parametrize("incomplete", ["", "re", "mig", "--st", "x"])
+    def test_completion(self, incomplete: str) -> None:
+        """So are the completions."""
+        eager = click.Group(commands=TOP, params=cli.params)
+
+        found = [
+            [
+                (item.value, item.help)
+                for item in group.shell_complete(click.Context(group, **cli.context_settings), incomplete)
+            ]
+            for group in (cli, eager)
+        ]
+
+        assert found[0] == found[1]
+
+    def test_an_unknown_command(self) -> None:
+        """A name that is not in the table leads to no command."""
+        assert cli.get_command(click.Context(cli), "unknown") is None
 
 
 class TestGlobalOptions:
@@ -195,10 +231,13 @@ def test_config_that_others_can_change(migrated: Terminalless) -> None:
     assert "can be changed by others" in done.err
 
 
+TOP = {name: place.load() for name, place in COMMANDS.items()}
+
+
 def every_command() -> dict[str, click.Command]:
     """Return every command by its full name, those of groups among them."""
     found = {}
-    for name, command in cli.commands.items():
+    for name, command in TOP.items():
         if isinstance(command, click.Group):
             found |= {f"{name} {below}": one for below, one in command.commands.items()}
         else:
@@ -210,11 +249,11 @@ def test_every_command_has_the_global_options() -> None:
     """`--json` and the rest are on every command."""
     expected = {"store", "meta_store", "secret", "as_json", "yes", "no_input", "quiet", "debug"}
     expected |= {"manifest", "offline", "pin"}
-    for name, command in {**cli.commands, **every_command()}.items():
+    for name, command in {**TOP, **every_command()}.items():
         assert expected <= {parameter.name for parameter in command.params}, name
 
 
-@pytest.mark.parametrize("name", [None, *cli.commands, *every_command()])
+@pytest.mark.parametrize("name", [None, *TOP, *every_command()])
 def test_help_leads_with_examples(vaultctl: Terminalless, name: str | None) -> None:
     """`-h` works on every command, and examples come before the options."""
     done = vaultctl("-h" if name is None else f"{name} -h")
@@ -226,7 +265,13 @@ def test_help_leads_with_examples(vaultctl: Terminalless, name: str | None) -> N
 
 def test_whatever_changes_something_has_a_dry_run() -> None:
     """Every command that writes can be asked what it would do."""
-    migrating = {"migrate-from-fernet", "migrate-from-authsome", "migrate-to-fernet"}
+    migrating = {
+        "migrate",
+        "migrate-back",
+        "migrate-from-fernet",
+        "migrate-from-authsome",
+        "migrate-to-fernet",
+    }
     keys = {
         "slot add",
         "slot remove",

@@ -248,29 +248,84 @@ def test_a_signal_in_a_backup(vaultctl: Terminalless, number: signal.Signals) ->
     assert 0 == vaultctl(command).code
 
 
+# Takes the backup, and then waits to be killed.
+KILLED_AFTER = """
+import asyncio
+from key_value.aio.stores.disk import DiskStore
+from kvseal.cli.migration.backing_up import BackupBefore
+
+take = BackupBefore.take
+
+async def taken(self, driver):
+    await take(self, driver)
+    print("taken", flush=True)
+    await asyncio.Event().wait()
+
+BackupBefore.take = taken
+
+async def make():
+    return DiskStore(directory="kv")
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("command", ["migrate-from-fernet --fernet-key env:OLD", "reencrypt"])
+def test_a_kill_right_after_the_backup(vaultctl: Terminalless, command: str) -> None:
+    """The same command adopts the backup of the run that was killed, and does the rest."""
+    Path("after.py").write_text(KILLED_AFTER)
+    old_store(Path("kv"), {f"{number}": {"v": number} for number in range(20)})
+    assert 0 == vaultctl("init --argon2 1,8,1").code
+    if command == "reencrypt":
+        assert 0 == vaultctl("migrate-from-fernet --fernet-key env:OLD --yes --no-backup").code
+        assert 0 == vaultctl("rotate --dek").code
+    command += " --yes --backup b.kvseal"
+
+    running = subprocess.Popen(
+        [str(PROGRAM), *command.split(), "--store", "python:after:make"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert running.stdout is not None
+    assert "taken\n" == running.stdout.readline()
+    running.kill()
+    running.communicate(timeout=60)
+    before = Path("b.kvseal").read_bytes()
+    done = vaultctl(command)
+
+    assert -signal.SIGKILL == running.returncode
+    assert 0 == done.code
+    assert "backup: adopted, 2" in done.err
+    assert before == Path("b.kvseal").read_bytes()
+    assert ["b.kvseal"] == [path.name for path in vaultctl.directory.glob("*.kvseal")]
+    assert 0 == vaultctl("verify").code
+
+
 # Becomes the program, and is interrupted in the middle of the imports that this takes.
 EARLY = """
 import os, signal, sys, builtins
 
-real, number = builtins.__import__, getattr(signal, sys.argv[1])
+real, number, where = builtins.__import__, getattr(signal, sys.argv[1]), sys.argv[2]
 
 def interrupting(name, *rest):
-    if name == "kvseal.cli.app":
+    if name == where:
         os.kill(os.getpid(), number)
     return real(name, *rest)
 
-builtins.__import__ = interrupting
 import vaultctl
-sys.argv = ["vaultctl", *sys.argv[2:]]
+builtins.__import__ = interrupting
+sys.argv = ["vaultctl", *sys.argv[3:]]
 vaultctl.main()
 """
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
-def test_a_signal_while_the_program_is_imported(number: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "where"), [("SIGINT", "signal"), ("SIGINT", "kvseal.cli.app"), ("SIGTERM", "kvseal.cli.app")]
+)
+def test_a_signal_while_the_program_is_imported(number: str, where: str) -> None:
     """Before the program is there, a signal ends it as later: 130 and two lines, and no traceback."""
-    command = [sys.executable, "-c", EARLY, number, "status"]
+    command = [sys.executable, "-c", EARLY, number, where, "status"]
     told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     as_json = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False, timeout=60)
 
@@ -335,6 +390,60 @@ def test_streams_of_a_real_process(vaultctl: Terminalless, monkeypatch: pytest.M
     assert 0o600 == key_file.stat().st_mode & 0o777
     assert not [shown for shown in (secret, FERNET_KEY, PLAINTEXT) if shown in done.stdout + done.stderr]
     assert 0 == vaultctl("verify").code
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["completion", "bash"], []])
+def test_what_needs_no_store_loads_none(arguments: list[str]) -> None:
+    """Help, version, a completion and a usage error, such as it is, load no library that a store needs."""
+    heavy = ["asyncio", "cryptography", "rich", *([] if not arguments else ["beartype", "key_value"])]
+    code = (
+        f"import sys; from kvseal.cli.app import run; code = run({arguments!r}); "
+        f"print(code, sorted(set(sys.modules) & set({heavy!r})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert f"{0 if arguments else 2} []" == done.stdout.splitlines()[-1]
+
+
+@pytest.mark.processes
+def test_completion_of_a_name_loads_no_command() -> None:
+    """What a shell asks for at a tab is answered from the table of commands, with what each does."""
+    environment = {
+        **os.environ,
+        "_VAULTCTL_COMPLETE": "fish_complete",
+        "COMP_WORDS": "vaultctl re",
+        "COMP_CWORD": "re",
+    }
+    code = (
+        "import sys, atexit; from kvseal.cli.app import cli; "
+        "atexit.register(lambda: print(sorted({'asyncio', 'key_value'} & set(sys.modules)))); "
+        "cli.main([], prog_name='vaultctl')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+
+    assert "restore" in done.stdout
+    assert "[]" == done.stdout.splitlines()[-1]
+
+
+@pytest.mark.processes
+def test_beartype_is_switched_off() -> None:
+    """In vaultctl's own process py-key-value does not check the types of every call, unless its operator says so."""
+    code = (
+        "import os, sys; from kvseal.cli import app; app.run = lambda _: print(os.environ[app.NO_BEARTYPE]) or 0; "
+        "app.main([])"
+    )
+    shown = []
+    for given in ({}, {"PY_KEY_VALUE_DISABLE_BEARTYPE": "false"}):
+        environment = {**os.environ, **given}
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+        )
+        shown.append(done.stdout)
+
+    assert ["true\n", "false\n"] == shown
 
 
 @pytest.mark.processes

@@ -41,7 +41,7 @@ from kvseal import clock
 from kvseal.drivers import abilities, base, landing_of
 from kvseal.drivers.base import PAGE_SIZE, Count, Entry, Replacement
 from kvseal.drivers.chain import Chain
-from kvseal.errors import Conflict, StoreError, UnsupportedStoreError
+from kvseal.errors import Conflict, StoreError, UnsealableValueError, UnsupportedStoreError
 
 
 class DriverContract:
@@ -453,6 +453,86 @@ class DriverContract:
 
         assert 1 == done.count(True)
         assert {"n": done.index(True)} == (await fetched(backend.driver)).value
+
+    @pytest.mark.parametrize("value", VALUES)
+    async def test_put_many_if_absent(self, backend: Backend, value: dict[str, Any]) -> None:
+        """A batch stores each entry exactly as it would be stored alone; once more, it changes nothing."""
+        alone, *batch = (entry(key, value, expires_at=FUTURE) for key in ("alone", "a", "b", "c"))
+        await backend.driver.put_if_absent(alone)
+
+        assert [True] * 3 == list(await abilities.put_many_if_absent(backend.driver, batch))
+
+        found = [await fetched(backend.driver, key) for key in "abc"]
+        expected = await fetched(backend.driver, "alone")
+        assert [(value, expected.created_at)] * 3 == [(e.value, e.created_at) for e in found]
+        assert all(self.same_time(expected.expires_at, e.expires_at) for e in found)
+        assert [value] * 3 == await backend.store.get_many(["a", "b", "c"], collection="coll")
+        assert [False] * 3 == list(await abilities.put_many_if_absent(backend.driver, batch))
+        for before in found:
+            assert self.same_entry(before, await fetched(backend.driver, before.key or ""))
+
+    async def test_put_many_if_absent_with_odd_names(self, backend: Backend) -> None:
+        """Each name in a batch leads to where the store has it."""
+        odd = [tuple(names.values) for names in ODD_NAMES]
+        names = [pair for pair in odd if pair not in self.unsupported_names]
+        # Two of them are one key in some stores.
+        names.remove(("a::b", "c"))
+        batch = [entry(key, {"n": n}, collection=collection) for n, (collection, key) in enumerate(names)]
+
+        assert [True] * len(names) == list(await abilities.put_many_if_absent(backend.driver, batch))
+
+        for n, (collection, key) in enumerate(names):
+            assert {"n": n} == await backend.store.get(key, collection=collection)
+
+    async def test_put_many_if_absent_beside_what_is_there(self, backend: Backend) -> None:
+        """Each entry has its own outcome: over a live one, an expired one, itself, without a name or a value."""
+        await backend.store.put("live", LARGE, collection="coll")
+        await backend.driver.put_if_absent(entry("expired", LARGE, expires_at=PAST))
+        batch = [
+            entry("first", LARGE),
+            entry("live"),
+            entry("expired", SMALL, expires_at=FUTURE),
+            entry("first", SMALL),
+            replace(entry(), key=None),
+            entry("no JSON", {"a": object()}),
+            entry("in the other", {"n": 1}, collection="other"),
+            entry("last", {"n": 2}),
+        ]
+
+        puts = await abilities.put_many_if_absent(backend.driver, batch)
+
+        assert [True, False, True, False, StoreError, UnsealableValueError, True, True] == [
+            put
+            if isinstance(put, bool)
+            else next(c for c in (UnsealableValueError, StoreError) if isinstance(put, c))
+            for put in puts
+        ]
+        assert [LARGE, LARGE, SMALL, {"n": 2}] == await backend.store.get_many(
+            ["first", "live", "expired", "last"], collection="coll"
+        )
+        assert {"n": 1} == await backend.store.get("in the other", collection="other")
+
+    async def test_put_many_if_absent_race(self, backend: Backend) -> None:
+        """Of many batches with the same names, in any order, each name is stored once, and by its winner."""
+        keys = [f"key-{n}" for n in range(20)]
+        batches = [[entry(key, {"by": n}) for key in (keys, keys[::-1])[n % 2]] for n in range(6)]
+
+        done = await asyncio.gather(
+            *(abilities.put_many_if_absent(backend.driver, batch) for batch in batches)
+        )
+
+        won = {
+            e.key: e.value
+            for batch, puts in zip(batches, done, strict=True)
+            for e, put in zip(batch, puts, strict=True)
+            if put
+        }
+        assert 20 == sum(puts.count(True) for puts in map(list, done))
+        assert [won[key] for key in keys] == await backend.store.get_many(keys, collection="coll")
+
+    async def test_put_many_if_absent_of_nothing(self, backend: Backend) -> None:
+        """No entries are no operation."""
+        assert [] == list(await abilities.put_many_if_absent(backend.driver, []))
 
     @pytest.mark.parametrize("fields", [{"collection": None}, {"key": None}, {"value": None}])
     async def test_incomplete_entry_is_refused(self, backend: Backend, fields: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import gc
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -65,6 +66,21 @@ async def root_of(
 ) -> RootKey:
     """Unlock and return the root key."""
     return (await unlock(slots, secret, VAULT_ID, now=NOW, memory_ceiling=memory_ceiling))[0]
+
+
+async def derived() -> None:
+    """Wait until no derivation runs any more, and nothing but kvseal holds its result."""
+    for thread in threading.enumerate():
+        if thread.name == "kvseal-unlock":
+            await asyncio.to_thread(thread.join)
+    await let_others_run()
+    gc.collect()
+
+
+async def given_up(slots: list[Keyslot]) -> None:
+    """Unlock with a deadline that is over at once."""
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(root_of(slots), 0.001)
 
 
 async def let_others_run() -> None:
@@ -249,6 +265,33 @@ async def test_all_callers_cancelled(slots: list[Keyslot], gate: Gate) -> None:
 
     assert ROOT.reveal() == (await later).reveal()
     assert 1 == len(gate.threads)
+
+
+async def test_a_result_that_came_too_late_is_kept(slots: list[Keyslot], gate: Gate) -> None:
+    """Callers whose deadlines are shorter than a derivation get its result in the end, from one derivation."""
+    for _ in range(3):
+        await given_up(slots)
+    gate.open()
+    await derived()
+
+    assert ROOT.reveal() == (await root_of(slots)).reveal()
+    assert 1 == len(gate.threads)
+
+
+async def test_a_result_is_kept_for_one_caller(slots: list[Keyslot], gate: Gate) -> None:
+    """What no caller waited for is forgotten as soon as one has it, and what one waits for is not kept."""
+    gate.open()
+    await root_of(slots)
+    assert {} == unlocking._unclaimed
+    gc.collect()
+
+    caller = asyncio.create_task(root_of(slots))
+    await let_others_run()
+    caller.cancel()
+    await derived()
+    await root_of(slots)
+
+    assert {} == unlocking._unclaimed
 
 
 def test_event_loop_that_ends_first(slots: list[Keyslot], gate: Gate) -> None:

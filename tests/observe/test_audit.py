@@ -322,7 +322,7 @@ async def test_a_migration(store: MemoryStore, trail: Trail) -> None:
     """A migration leaves the whole story: a vault, a recode, and the end of legacy reads."""
     key = Fernet.generate_key()
     await FernetEncryptionWrapper(store, fernet=Fernet(key)).put("k", {"v": 1})
-    codec = FernetCodec([parse_key(key.decode())])
+    codec = FernetCodec([parse_key(key)])
     await migrate(store, [codec], secret=SECRET, kdf=CHEAP)
 
     assert ["vault.create", "recode.start", "recode.end", "vault.lock"] == trail.names

@@ -8,6 +8,7 @@ process, and with it the test; a wrong one is in its board.
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -93,6 +94,9 @@ def checked(boards: Sequence[Board], kind: str) -> dict[str, Any]:
     return numbers
 
 
+NONE = timedelta()
+"""Every process was started after the flip, or looks at the vault meta all the time."""
+
 EACH = pytest.mark.parametrize(
     "writes",
     [WRITES, pytest.param(MANY, marks=[pytest.mark.long, pytest.mark.timeout(7200)])],
@@ -126,7 +130,9 @@ async def test_hold_flip_recode_finalize(shared: Place, writes: dict[str, int]) 
             await until_all_write(store, new, sealed=True)
             finalized = False
             while not finalized:
-                finalized = (await migrate(store, [fernet()], secret=NEW, finalize=True)).finalized
+                finalized = (
+                    await migrate(store, [fernet()], secret=NEW, finalize=True, grace=NONE)
+                ).finalized
             boards += [await one.stop() for one in new]
         proof = await verify(store, vault)
 

@@ -16,7 +16,7 @@ from tests.recoding.worlds import adds_up, fernet, fill, formats_of
 
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.drivers import driver_for
-from kvseal.drivers.base import PAGE_SIZE
+from kvseal.drivers.base import PAGE_SIZE, Replacement
 from kvseal.drivers.reach import Places
 from kvseal.envelope.payload import Encoding
 from kvseal.envelope.record import Header
@@ -469,3 +469,72 @@ async def test_checkpoint_is_plain_json(store: MemoryStore, vault: Vault) -> Non
         Header.parse(from_stored((entry.value if entry else None) or {})).encoding for entry in entries
     ]
     assert checkpoint == await open_recode(vault)
+
+
+@pytest.mark.parametrize("effect", [False, True], ids=["before it is written", "once it is written"])
+async def test_cancelled_while_it_is_taken(store: MemoryStore, effect: bool) -> None:
+    """A run that is cancelled while it takes its lease leaves none behind, whatever became of its write."""
+    reached, may_end = asyncio.Event(), asyncio.Event()
+
+    async def around(name: str, operation: Callable[[], Awaitable[Any]]) -> Any:
+        if name != "put_if_absent" or not vault or reached.is_set():
+            return await operation()
+        done = await operation() if effect else None
+        reached.set()
+        await may_end.wait()
+        return done if effect else await operation()
+
+    vault: Vault | None = None
+    vault = await Vault.create(
+        store, secret=SECRET, kdf=CHEAP, meta_store=HookedDriver(driver_for(store), around)
+    )
+
+    async def run() -> None:
+        async with leased(Lease(vault, "p", "migrate", (0, 1))):
+            pytest.fail("it was cancelled before")
+
+    task = asyncio.create_task(run())
+    await reached.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert None is (await stored(vault)).parts[0].holder
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"started_at": float("inf")},
+        {"started_at": float("nan")},
+        {"started_at": 2**62},
+        {"started_at": True},
+        {"started_at": -1},
+        {
+            "parts": [
+                {
+                    "holder": None,
+                    "until": float("inf"),
+                    "cursor": None,
+                    "done": False,
+                    "tally": Tally().as_json(),
+                }
+            ]
+        },
+        {"parts": [{**Part().as_json(), "tally": {**Tally().as_json(), "scanned": float("-inf")}}]},
+        {"parts": [{**Part().as_json(), "tally": {**Tally().as_json(), "scanned": 1.5}}]},
+    ],
+    ids=str,
+)
+async def test_numbers_that_are_none(vault: Vault, changes: dict[str, Any]) -> None:
+    """A checkpoint with numbers that no run writes is no checkpoint, and nobody fails over it."""
+    await Lease(vault, "p", "migrate", (0, 1)).acquire()
+    value = {**(await stored(vault)).as_json(), **changes}
+    (entry, _), driver = await CheckpointStore(vault).load(), vault.metastore.driver
+    assert entry is not None
+    sealed = vault.codecs[CONTEXT].seal(value, META_COLLECTION, CHECKPOINT)
+    assert [True] == await driver.replace_many([Replacement(entry, sealed)])
+
+    assert None is await open_recode(vault)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from key_value.aio.stores.disk import DiskStore
 from key_value.aio.stores.memory import MemoryStore
 from key_value.aio.wrappers.encryption.fernet import FernetEncryptionWrapper
-from tests.fakes import HookedDriver, dump
+from tests.fakes import BatchingDriver, HookedDriver, dump
 from tests.recoding.worlds import (
     KEY,
     OTHER_KEY,
@@ -39,6 +39,7 @@ from tests.strategies import json_objects, same
 from tests.wrapping import wrapped
 
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
+from kvseal.concurrency import owns_loop
 from kvseal.drivers import driver_for
 from kvseal.drivers.base import PAGE_SIZE
 from kvseal.errors import (
@@ -637,6 +638,27 @@ class TestCopies:
         assert ({"scanned": 2, "changed": 1, "failed": 1}, 3) == (counts(report), report.exit_code)
         assert ["a"] == failed(report)
         assert before == (await entries_of(target))["c", "a"].stored
+
+    async def test_a_page_is_one_operation(self, store: MemoryStore, tmp_path: Path) -> None:
+        """Copies of a page are put at once, and what the other store cannot hold fails alone."""
+        target = DiskStore(directory=tmp_path / "other")
+        await fill(store, {f"{n}": {"v": n} for n in range(20)})
+        await fill(store, {"\ud800": {"v": 1}})
+        operations: list[str] = []
+
+        async def around(name: str, operation: Any) -> Any:
+            operations.append(name)
+            return await operation()
+
+        # A program of its own leaves no part of the loop to others, so a page goes undivided.
+        mine = owns_loop.set(True)
+        report = await migrated(store, to=BatchingDriver(driver_for(target), around))
+        owns_loop.reset(mine)
+
+        assert {"scanned": 21, "changed": 20, "failed": 1} == counts(report)
+        assert ["\ud800"] == failed(report)
+        assert {"v": 7} == await new(target).get("7", collection="c")
+        assert 1 == operations.count("put_many_if_absent")
 
     async def test_records_that_another_vault_sealed(self, store: MemoryStore) -> None:
         """They cannot be copied without that vault's secret, and are named."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.recoding.worlds import fernet, fill
 
 from kvseal import Argon2idParams, Secret
+from kvseal.concurrency import owns_loop
 from kvseal.recoding import engine, migrate
-from kvseal.recoding.pace import Pace
+from kvseal.recoding.pace import SLICE, LoopShare, Pace
 
 if TYPE_CHECKING:
     from key_value.aio.stores.memory import MemoryStore
@@ -114,3 +116,88 @@ async def test_every_pass_keeps_it(store: MemoryStore, monkeypatch: pytest.Monke
 
     # The verify pass sees the vault meta and the checkpoint, too.
     assert [20, *[5] * 4, 22] == taken
+
+
+class Loop:
+    """An event loop's time: what works in it, in seconds of its thread, and what kvseal waits for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = self.cpu = 100.0
+        self.slept: list[float] = []
+        self.threads: set[str] = set()
+        monkeypatch.setattr("kvseal.clock.monotonic", lambda: self.now)
+        monkeypatch.setattr("kvseal.clock.thread_cpu", lambda: self.cpu)
+        monkeypatch.setattr("kvseal.recoding.pace.asyncio.sleep", self.sleep)
+
+    def works(self, seconds: float) -> None:
+        """Let the loop's thread work for so long."""
+        self.now += seconds
+        self.cpu += seconds
+
+    async def sleep(self, seconds: float) -> None:
+        """Let time pass in which others take half of the loop."""
+        self.slept.append(seconds)
+        self.now += seconds
+        self.cpu += seconds / 2
+
+    def seals(self, entries: list[int]) -> int:
+        """Work for 100 microseconds for each entry; return how many there were."""
+        self.threads.add(threading.current_thread().name)
+        self.now += len(entries) * 0.0001
+        if threading.current_thread() is threading.main_thread():
+            self.cpu += len(entries) * 0.0001
+        return len(entries)
+
+
+async def test_a_busy_loop_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where requests use the loop, nothing keeps them waiting for longer than a slice, and most time is theirs."""
+    loop, share = Loop(monkeypatch), LoopShare()
+
+    done = [await share.work(loop.seals, few) for few in share.slices(list(range(5000)), most=512)]
+
+    assert 5000 == sum(done)
+    assert {threading.main_thread().name} == loop.threads
+    assert max(done) * 0.0001 <= SLICE
+    assert sum(loop.slept) >= 3 * 5000 * 0.0001
+
+
+async def test_a_value_longer_than_a_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Great values are taken one at a time, and the wait is as much longer."""
+    loop, share = Loop(monkeypatch), LoopShare()
+
+    def seals(entries: list[int]) -> int:
+        loop.works(len(entries) * 0.01)
+        return len(entries)
+
+    done = [await share.work(seals, few) for few in share.slices(list(range(50)), most=512)]
+
+    assert 50 == sum(done)
+    assert {1} == set(done[-20:])
+    assert sum(loop.slept) >= 3 * 50 * 0.01
+
+
+async def test_an_idle_loop_is_used_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once nothing else has used the loop for a moment, whole pages are done in a thread, without a pause."""
+    loop, share = Loop(monkeypatch), LoopShare()
+    loop.now += 1.0
+
+    done = [await share.work(loop.seals, few) for few in share.slices(list(range(5000)), most=512)]
+    done = [await share.work(loop.seals, few) for few in share.slices(list(range(5000)), most=512)]
+
+    assert 512 == max(done)
+    assert [] == loop.slept
+    assert threading.main_thread().name not in loop.threads
+
+
+async def test_a_loop_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vaultctl's loop is its own: what the drivers do in it is nobody else's work."""
+    loop = Loop(monkeypatch)
+    token = owns_loop.set(True)
+    share = LoopShare()
+    loop.works(10.0)
+
+    done = [await share.work(loop.seals, few) for few in share.slices(list(range(1024)), most=512)]
+    owns_loop.reset(token)
+
+    assert [512, 512] == done
+    assert [] == loop.slept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,7 @@ from tests.fakes import put_raw_meta, raw_meta
 from tests.recoding.worlds import KEY, OTHER_KEY, fernet, formats_of, old
 from tests.strategies import json_objects, same
 
-from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
+from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault, clock
 from kvseal.errors import (
     HoldNotPermittedError,
     RefutedKeyringError,
@@ -24,6 +25,7 @@ from kvseal.keys.keyring import LegacyKey
 from kvseal.keys.meta import META_COLLECTION, META_KEY
 from kvseal.legacy.fernet import parse_key
 from kvseal.recoding import PlaintextRule, import_keys, migrate, plan_rollback, recode
+from kvseal.recoding.settling import SETTLED_AFTER, settles_at
 from kvseal.vault import newest
 from kvseal.vault.freshness import WINDOW_AFTER
 
@@ -246,3 +248,30 @@ async def test_the_old_release_reads_what_is_held(store: MemoryStore, operator: 
 
     assert same(value, await old(store).get("a"))
     assert same(value, await instance.kv.get("a"))
+
+
+async def test_nothing_is_finalized_right_after_the_flip(store: MemoryStore, operator: Vault) -> None:
+    """While a process may not know of the flip yet, finalizing is refused before anything is read, and says when."""
+    await operator.write_as("sealed")
+
+    with pytest.raises(VaultHeldError, match="may write the old format until 20") as caught:
+        await migrate(store, (fernet(),), secret=SECRET, finalize=True)
+    assert "--grace 0" in caught.value.hint
+    assert {1} == await formats_of(store)
+
+    assert (await migrate(store, (fernet(),), secret=SECRET, finalize=True, grace=timedelta())).finalized
+    assert {2} == await formats_of(store)
+
+
+async def test_both_clocks_end_the_grace(
+    store: MemoryStore, operator: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The grace ends by the time that the store's clock and this host's have both reached."""
+    await operator.write_as("sealed")
+    flipped = operator.meta.policy.write
+    assert flipped is not None
+    monkeypatch.setattr(clock, "utc_seconds", lambda: flipped.since + SETTLED_AFTER - timedelta(seconds=1))
+    assert flipped.since + SETTLED_AFTER == await settles_at(operator)
+
+    monkeypatch.setattr(clock, "utc_seconds", lambda: flipped.since + SETTLED_AFTER)
+    assert await settles_at(operator) is None

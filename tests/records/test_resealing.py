@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,7 @@ from tests.wrapping import wrapped
 from kvseal import EnvelopeEncryptionWrapper, Vault, expiry
 from kvseal.drivers import driver_for
 from kvseal.drivers.chain import Chain
+from kvseal.drivers.disk.driver import DiskDriver
 from kvseal.errors import LegacyRecordError, StoreUnreachableError, UnreadableRecordsError
 from kvseal.keys.keyring import LegacyKey
 from kvseal.legacy import FERNET
@@ -511,3 +514,25 @@ def test_threads_and_event_loops(tmp_path: Path) -> None:
     assert 0 == kv.resealed["failed"]
     asyncio.run(kv.release())
     store._cache.close()
+
+
+async def test_a_locked_database_keeps_no_thread_of_the_application(tmp_path: Path) -> None:
+    """What kvseal gave up waiting for holds up neither the loop's own threads nor, for long, kvseal's."""
+    store = DiskStore(directory=tmp_path)
+    vault = await Vault.create(MemoryStore(), secret=OLD, kdf=CHEAP, meta_store=MemoryStore())
+    await vault.read_legacy_with([LEGACY], plaintext=True)
+    await store.put("k", {"v": 1})
+    kv = EnvelopeEncryptionWrapper(store, vault=vault)
+    kv._resealer._patience = 0.2
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    with closing(sqlite3.connect(tmp_path / "cache.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+        assert {"v": 1} == await kv.get("k")
+        assert 5 == await asyncio.wait_for(asyncio.to_thread(lambda: 5), 30)
+        assert {"failed": 1} == dict(kv.resealed)
+        # kvseal's own comes back by itself, while the database is still locked.
+        driver = next(iter(kv._resealer._drivers.values()))
+        assert isinstance(driver, DiskDriver)
+        assert driver._db._writer._lock.acquire(timeout=30)
+        driver._db._writer._lock.release()

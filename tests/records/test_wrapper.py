@@ -277,7 +277,7 @@ async def test_what_would_not_come_back_is_refused(
     assert before == dump(store)
 
 
-@pytest.mark.parametrize("ttl", [0, -1, float("nan"), float("inf"), "soon", True, -0.0])
+@pytest.mark.parametrize("ttl", [0, -1, float("nan"), float("inf"), "soon", True, -0.0, 1e12, 1e308])
 @pytest.mark.parametrize("operation", ["put", "put_many"])
 async def test_a_ttl_is_a_positive_number(
     ttl: Any, operation: str, store: MemoryStore, kv: EnvelopeEncryptionWrapper

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation import seams
+from tests.simulation.oracle import value_text
 from tests.simulation.views import COLLECTION
 
 if TYPE_CHECKING:
@@ -90,15 +91,18 @@ class Claims:
             entries = [entry for batch in seams.BackupReader(file).batches() for entry in batch]
         meta = next((entry for entry in entries if seams.is_meta(entry)), None)
         view = None if meta is None else oracle.looker.view(seams.body_of(meta))
-        laid = {_value(body) for body in oracle.laid}
+        laid = {value_text(body) for body in oracle.laid}
         for entry in entries:
             name = f"{entry.collection}::{entry.key}"
             if not name.startswith(COLLECTION):
                 continue
             saved[name] = json.dumps(dict(entry.value or {}), sort_keys=True)
             seen = oracle.looker.look_at(name, seams.body_of(entry), view)
-            ends = seen.expires is not None or entry.expires_at is not None
-            values[entry.key] = (seen.value, 0.0 if ends else None)
+            best = oracle.look_by_any(name, seams.body_of(entry)) if seen.state == "lost" else seen
+            ends = best.expires is not None or entry.expires_at is not None
+            values[entry.key] = (best.value, 0.0 if ends else None)
+            if best.state in {"lost", "foreign"}:
+                oracle.hopeless.add(saved[name])
             if seen.state == "lost" and not oracle.struck and saved[name] not in laid:
                 text = (
                     f"backup of {me.name} succeeded: the meta in it does not open {entry.key}: {seen.reason}"
@@ -110,12 +114,8 @@ class Claims:
             for name, body in sorted(before.items())
             # A value that a failover took back again may be in the file in place of the one before it.
             if after.get(name) == body
-            and (name not in saved or (saved[name] != _value(body) and not oracle.struck))
+            and (name not in saved or (saved[name] != value_text(body) and not oracle.struck))
         ]
         if missing:
             oracle.find("false_backup", f"backup of {me.name} succeeded without {', '.join(missing)}")
         self.backups.append((path, values))
-
-
-def _value(body: bytes) -> str:
-    return json.dumps(seams.meta_value(body), sort_keys=True)

@@ -7,6 +7,7 @@ with a vault meta that the backend has lost since, until it hears of it.  From t
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -77,6 +78,8 @@ class Oracle:
         self.bodies: dict[str, bytes] = {}
         self.laid: set[bytes] = set()
         """Bodies that no client has written."""
+        self.hopeless: set[str] = set()
+        """Values in backups that no vault meta ever opened: a restore cannot know that of them."""
         self.legacy_end: float | None = None
         self._accepted: dict[Process, dict[tuple[bytes, int], bytes]] = defaultdict(dict)
         self._newest: dict[tuple[Process, bytes], int] = {}
@@ -162,6 +165,8 @@ class Oracle:
         """Re-sealing, lazily or by a recode, never turns what opens into what does not."""
         view = self.view
         seen, was = (self._seen(name, self.looker.look_at(name, body, view)) for body in (raw, before))
+        if call.process in self.restoring and self.is_hopeless(raw):
+            return
         if (
             seen.is_lost
             and was.state in {"opens", "old"}
@@ -237,9 +242,22 @@ class Oracle:
                 self.find("unreadable", f"{when}: {key}: {seen.reason}", about=key)
 
     def is_of_a_fault(self, name: str) -> bool:
-        """Whether no client has laid *name* there as it is."""
+        """Whether no client has laid *name* there as it is, or only a restore that could know no better."""
         author = self.authors.get(name)
-        return author is None or author.call is None
+        return author is None or author.call is None or self.is_hopeless(self.bodies.get(name))
+
+    def is_hopeless(self, raw: bytes | None) -> bool:
+        """Whether *raw* is an entry of a backup that no vault meta ever opened."""
+        return bool(self.hopeless) and raw is not None and value_text(raw) in self.hopeless
+
+    def look_by_any(self, name: str, raw: bytes) -> Seen:
+        """Look at *raw* with each vault meta that there ever was, the newest first, until one opens it."""
+        seen = Seen("lost")
+        for meta in reversed(self.metas):
+            seen = self.looker.look_at(name, raw, self.looker.view(meta))
+            if seen.state != "lost":
+                break
+        return seen
 
     def lost_since(self, begun: float) -> list[str]:
         """Return what does not open although it was there at *begun*, or was written knowingly since."""
@@ -315,6 +333,11 @@ class Oracle:
             self.find("expired_value", f"{me.name} reads {key}, which ended {ago:.0f} s ago")
         elif not register.is_unsure and register.is_replaced(write, begun):
             self.find("stale_value", f"{me.name} reads {value} under {key}, which was replaced before")
+
+
+def value_text(raw: bytes) -> str:
+    """Return the value in *raw*, whatever lies around it."""
+    return json.dumps(seams.meta_value(raw), sort_keys=True)
 
 
 def _holds(view: View, vault: Any) -> bool:

@@ -187,11 +187,17 @@ def _process() -> Process:
     return process
 
 
+def _nothing(*_: object) -> float:
+    return 0.0
+
+
 def _install() -> None:
     clocks.replace_datetime(clock, time_to_live)
     _per_process(newest, "_newest")
-    _per_process(unlocking, "_held", "_running")
+    _per_process(unlocking, "_held", "_running", "_unclaimed")
     unlocking._spawn = _spawn
+    unlocking._keep = _nothing  # type: ignore[assignment]
+    clock.thread_cpu = _nothing  # type: ignore[assignment]
     lease_holder.LeaseHolder.new = _SimHolder.new  # type: ignore[method-assign]
     lease_holder._machine = _SimHolder.machine  # type: ignore[assignment]
     lease_holder._started = _SimHolder.started

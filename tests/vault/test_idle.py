@@ -424,3 +424,62 @@ async def test_a_store_that_is_out_of_reach(clock: Time, filled: MemoryStore) ->
     is_cut = False
     assert {"v": 2} == await kv.get("k")
     await kv.put("k", {"v": 3})
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+async def test_locked_while_the_meta_is_read(clock: Time, filled: MemoryStore, many: bool) -> None:
+    """A write whose vault is locked while it looks at the meta unlocks it again, and goes on."""
+    locks = 1
+
+    async def around(name: str, operation: Callable[[], Awaitable[Any]]) -> Any:
+        nonlocal locks
+        found = await operation()
+        if vault is not None and name == "get" and locks:
+            locks -= 1
+            await vault.lock()
+        return found
+
+    vault: Vault | None = None
+    meta = HookedDriver(driver_for(filled), around)
+    vault = await Vault.open(filled, secret=REFERENCE, meta_store=meta, when_locked="unlock")
+    vault.freshness = Freshness(clock=clock)
+    kv = EnvelopeEncryptionWrapper(filled, vault=vault)
+    await clock.passes(120)
+
+    await (kv.put_many(["k"], [{"v": 2}]) if many else kv.put("k", {"v": 2}))
+
+    assert [{"v": 2}] == await kv.get_many(["k"])
+    assert 0 == locks
+
+
+async def test_locked_as_soon_as_it_is_unlocked(machine: Time, filled: MemoryStore) -> None:
+    """Of two that wait for one unlocking, one may lock the vault before the other has its turn."""
+    vault = await Vault.open(filled, secret=REFERENCE, when_locked="unlock")
+    kv = EnvelopeEncryptionWrapper(filled, vault=vault)
+    for use in (lambda: kv.get_many(["k"]), lambda: kv.put_many(["k"], [{"v": 1}]), lambda: kv.get("k")):
+        await vault.lock()
+
+        async def locks_at_once() -> None:
+            await vault.unlock()
+            await vault.lock()
+
+        await asyncio.gather(locks_at_once(), use())
+
+    assert {"v": 1} == await kv.get("k")
+
+
+async def test_a_vault_that_is_locked_all_the_time(machine: Time, filled: MemoryStore) -> None:
+    """An operation does not unlock without end: the error says that the vault is locked."""
+
+    class Locks(Freshness):
+        """Has the vault locked whenever its meta is looked at."""
+
+        async def renew(self, _: object) -> None:
+            await vault.lock()
+            vault.way_in()
+
+    vault = await Vault.open(filled, secret=REFERENCE, when_locked="unlock")
+    vault.freshness = Locks()
+
+    with pytest.raises(VaultLockedError):
+        await asyncio.wait_for(EnvelopeEncryptionWrapper(filled, vault=vault).put_many(["k"], [{}]), 30)

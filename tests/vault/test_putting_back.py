@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from base64 import b64encode
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from key_value.aio.stores.memory import MemoryStore
 from tests.fakes import put_raw_meta, raw_meta
 from tests.recoding.worlds import KEY, fernet, fill, old
 
@@ -25,14 +28,12 @@ from kvseal.keys.keyring import LegacyKey
 from kvseal.keys.meta import META_COLLECTION, META_KEY
 from kvseal.legacy import FERNET
 from kvseal.legacy.fernet import parse_key
-from kvseal.recoding import migrate, plan_reencryption, recode
+from kvseal.recoding import migrate, plan_reencryption, recode, retire
 from kvseal.vault import freshness, newest
 from kvseal.vault.freshness import REFRESH_AFTER
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
-
-    from key_value.aio.stores.memory import MemoryStore
 
     from kvseal.drivers.base import Replacement
 
@@ -246,9 +247,64 @@ async def test_another_meta_does_not_take_the_only_copy_of_a_dek(
 
     assert isinstance(caught.value.__cause__, ForkedMetaError)
     assert {"n": 2} == await application.kv.get("under the lost DEK 2")
-    with pytest.raises(ForkedMetaError, match="keys that this process does not hold"):
-        await application.vault.put_back()
     assert stored == await raw_meta(application.store)
+
+
+@pytest.mark.parametrize("rotations", [1, 2])
+async def test_two_deks_of_one_number(application: Application, rotations: int) -> None:
+    """Put back on request, the meta holds both: each process goes on, and every record opens for a new one."""
+    stored = await forked(application, rotations=rotations)
+    mine = newest._newest.copy()
+    newest._newest.clear()
+    other = await Vault.open(MemoryStore(), secret=SECRET, meta_store=application.store)
+    theirs = EnvelopeEncryptionWrapper(application.store, vault=other)
+    await theirs.put("under their DEK", {"n": 3})
+    newest._newest.clear()
+    newest._newest.update(mine)
+
+    status = await application.vault.put_back()
+
+    assert status.revision > max(stored["revision"], 2)
+    assert (rotations + 1, ["kvseal-dek"]) == (status.active_dek, [key.kind for key in status.legacy])
+    assert {"n": 2} == await application.kv.get("under the lost DEK 2")
+    assert {"n": 3} == await application.kv.get("under their DEK")
+    await application.put_later("after", {"n": 4})
+    assert await other.refresh()
+    for reader in (theirs, EnvelopeEncryptionWrapper(application.store, secret=SECRET, create=False)):
+        assert [{"n": 2}, {"n": 3}, {"n": 4}] == await reader.get_many(
+            ["under the lost DEK 2", "under their DEK", "after"]
+        )
+    assert 0 == (await verify(application.store, application.vault)).failed
+
+
+async def test_a_second_dek_goes_with_the_first(application: Application) -> None:
+    """It outlives the old keys of a migration and a new root key, and is dropped with the DEK of its number."""
+    await forked(application, rotations=1)
+    vault = application.vault
+    await vault.put_back()
+    await vault.read_legacy_with([LegacyKey(FERNET, parse_key(KEY))])
+    await vault.end_legacy_reads()
+    await vault.rotate_root()
+    fresh = EnvelopeEncryptionWrapper(application.store, secret=SECRET, create=False)
+    assert {"n": 2} == await fresh.get("under the lost DEK 2")
+    await vault.rotate_dek()
+
+    report = await recode(application.store, plan_reencryption(vault))
+    assert (0, {3}) == (report.failed, set(report.deks or {}))
+    await retire(application.store, vault, 2, grace=timedelta())
+
+    assert () == vault.meta.legacy
+    assert {"n": 2} == await application.kv.get("under the lost DEK 2")
+
+
+async def test_put_back_over_another_root_key(application: Application) -> None:
+    """A meta under a root key that this process does not hold cannot be joined with ours."""
+    stored = await raw_meta(application.store)
+    mac = b64encode(bytes(32)).decode()
+    await put_raw_meta(application.store, {**stored, "revision": 9, "mac": mac})
+
+    with pytest.raises(ForkedMetaError, match="of another root key, or forged"):
+        await application.vault.put_back()
 
 
 async def test_another_vault_in_its_place(application: Application) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from itertools import compress, permutations
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 AnyStore = MemoryStore | DiskStore
 
+OLD = Secret(b"the first secret")
 NEW = Secret(b"the new secret")
 THIRD = Secret(b"a third secret")
 CHEAP = Argon2idParams(time_cost=1, memory_cost=8, parallelism=1)
@@ -356,3 +358,18 @@ async def concurrently(schedule: list[str], names: tuple[str, str]) -> None:
         assert 1 == len(status.slots)
         assert [opening] == [secret for secret in (old, NEW, THIRD) if await opens(store, secret)]
     assert ("rotate the DEK" in won) == (2 == status.active_dek)
+
+
+@pytest.mark.parametrize("back", [CHEAP, COSTLIER], ids=["of the same cost", "costlier"])
+async def test_a_secret_that_came_back_can_be_rotated_away(store: MemoryStore, back: Argon2idParams) -> None:
+    """After a leak a secret that was rotated away and back goes at once, whatever is kept of it meanwhile."""
+    week = timedelta(days=7)
+    vault = await created(store, OLD)
+    await vault.rotate(new_secret=NEW, keep_old_for=week)
+    await vault.rotate(new_secret=OLD, kdf=back, keep_old_for=week)
+
+    again = await Vault.open(store, secret=OLD)
+    assert [None] == [s.expires_at for s in again.meta.slots if s.id == again.slot_id]
+    await again.rotate(new_secret=THIRD)
+
+    assert await opens(store, THIRD)

@@ -91,13 +91,14 @@ def records() -> dict[str, Any]:
         ),
     ]
     negative = _refused_records(urandom)
+    packed, refused_packings = _packed_records(urandom), _refused_packings(urandom)
     return {
         "format": "kvseal record, version 1",
         "provenance": PROVENANCE,
         "vault_id": VAULT_ID.hex(),
         "deks": {str(number): dek.hex() for number, dek in DEKS.items()},
-        "positive": positive + _packed_records(urandom),
-        "negative": negative + _refused_packings(urandom),
+        "positive": positive + packed + _json_records(urandom),
+        "negative": negative + refused_packings + _refused_json(urandom),
     }
 
 
@@ -135,10 +136,17 @@ def metas() -> dict[str, Any]:
         legacy=["fernet", "fernet"],
         writes_with=1,
     )
+    joined = _vault(
+        urandom,
+        "a DEK that lost its number to another one, and a record under it",
+        [("primary", Secret(b"correct horse"), None)],
+        states=["readable", "active"],
+        legacy=["fernet", "kvseal-dek", "kvseal-dek"],
+    )
     return {
         "format": "kvseal vault meta, version 1",
         "provenance": PROVENANCE,
-        "positive": [small, rotated, kept, held, full],
+        "positive": [small, rotated, kept, held, joined, full],
         "negative_are": "the last of the positive ones, with a new value at each path of the edits",
         "negative": _refused_metas(full),
     }
@@ -286,6 +294,53 @@ def _refused_packings(urandom: Randomness) -> list[dict[str, Any]]:
     ]
 
 
+def _json_records(urandom: Randomness) -> list[dict[str, Any]]:
+    """Return vectors of the encodings 0 and 1 at their bounds."""
+    deep = b'{"k":' * 254 + b"1" + b"}" * 254
+    payloads = {
+        "JSON: integers at the ends of 64 bits": (
+            Encoding.JSON,
+            b'{"a":[18446744073709551615,-9223372036854775808]}',
+        ),
+        "JSON: 254 levels": (Encoding.JSON, deep),
+        "extended JSON: 254 levels": (Encoding.EXTENDED_JSON, deep),
+        "extended JSON: 4300 digits": (Encoding.EXTENDED_JSON, b'{"a":' + b"9" * 4300 + b"}"),
+        "JSON: a name twice, of which the last counts": (Encoding.JSON, b'{"a":1,"a":2}'),
+    }
+    sealer = Sealer(DEKS[1], 1, Associations(VAULT_ID), urandom=urandom)
+    return [
+        _vector(name, sealer.seal(payload, "c", "k", encoding), payload, collection="c", key="k", context="")
+        for name, (encoding, payload) in payloads.items()
+    ]
+
+
+def _refused_json(urandom: Randomness) -> list[dict[str, Any]]:
+    """Return vectors that are no payload of the encodings 0 and 1."""
+    payloads = {
+        "JSON: an integer beyond 64 bits": (Encoding.JSON, b'{"a":18446744073709551616}'),
+        "JSON: an integer below 64 bits": (Encoding.JSON, b'{"a":[-9223372036854775809]}'),
+        "JSON: NaN": (Encoding.JSON, b'{"a":NaN}'),
+        "JSON: a lone surrogate": (Encoding.JSON, b'{"a":"\xed\xa0\x80"}'),
+        "JSON: byte order mark": (Encoding.JSON, b'\xef\xbb\xbf{"a":1}'),
+        "extended JSON: byte order mark": (Encoding.EXTENDED_JSON, b'\xef\xbb\xbf{"a":1}'),
+        "extended JSON: UTF-16": (Encoding.EXTENDED_JSON, '{"a":1}'.encode("utf-16")),
+        "extended JSON: UTF-32": (Encoding.EXTENDED_JSON, '{"a":1}'.encode("utf-32-be")),
+        "extended JSON: no object": (Encoding.EXTENDED_JSON, b"[1]"),
+        "JSON: something behind it": (Encoding.JSON, b'{"a":1}{}'),
+    }
+    sealer = Sealer(DEKS[1], 1, Associations(VAULT_ID), urandom=urandom)
+    place = {"collection": "c", "key": "k", "context": "", "weakest": 0, "vault_id": VAULT_ID.hex()}
+    return [
+        {
+            "name": name,
+            "error": "MalformedRecordError",
+            **place,
+            "stored": to_stored(sealer.seal(payload, "c", "k", encoding)),
+        }
+        for name, (encoding, payload) in payloads.items()
+    ]
+
+
 def _refused_records(urandom: Randomness) -> list[dict[str, Any]]:
     good = _record(urandom, "", VALUE, "c", "k")
     loose = _record(urandom, "", VALUE, "c", "k", binding=Binding.COLLECTION)
@@ -391,7 +446,11 @@ def _vault(
     states, policy, legacy = states or ["active"], policy or Policy(), legacy or []
     root = RootKey.generate(urandom(16), random=urandom)
     deks = {number: urandom(32) for number in range(1, len(states) + 1)}
-    legacy_keys = {urandom(8).hex(): (kind, urandom(32)) for kind in legacy}
+    active = len(states)
+    legacy_keys = {
+        (f"{active:08x}{urandom(4).hex()}" if kind == "kvseal-dek" else urandom(8).hex()): (kind, urandom(32))
+        for kind in legacy
+    }
     if writes_with is not None:
         write = WritePolicy("legacy", _time(2027), list(legacy_keys)[writes_with])
         policy = replace(policy, write=write)
@@ -425,9 +484,10 @@ def _vault(
         ),
         handover=None if previous is None else Handover.between(RootKey(previous, root.vault_id), root),
     ).authenticated(root)
-    active = len(states)
     associations = Associations(root.vault_id)
-    sealer = Sealer(deks[active], active, associations, binding=policy.binding, urandom=urandom)
+    # Where there is a DEK that lost its number, the last of them has sealed the record.
+    lost = [key for kind, key in legacy_keys.values() if kind == "kvseal-dek"]
+    sealer = Sealer([deks[active], *lost][-1], active, associations, binding=policy.binding, urandom=urandom)
     sealed = RecordCodec(sealer, Opener(deks, associations)).seal_json(VALUE, "sessions", "user:1")
     return {
         "name": name,
@@ -493,7 +553,7 @@ def _refused_metas(full: dict[str, Any]) -> list[dict[str, Any]]:
         refused("weakened binding", tampered, (("policy", "binding"), "none")),
         refused(
             "flipped DEK states",
-            tampered,
+            malformed,
             (("deks", 1, "state"), "active"),
             (("deks", 2, "state"), "readable"),
         ),
@@ -528,6 +588,12 @@ def _refused_metas(full: dict[str, Any]) -> list[dict[str, Any]]:
             (("deks", 0, "retired_at"), "2027-01-02T03:04:05Z"),
         ),
         refused("dropped DEK called readable", malformed, (("deks", 0, "state"), "readable")),
+        refused("held DEK that names none", malformed, (("legacy", 0, "kind"), "kvseal-dek")),
+        refused(
+            "held DEK under another kind",
+            tampered,
+            (("legacy", 0), {**meta["legacy"][0], "kind": "kvseal-dek", "id": "00000001" + "0" * 8}),
+        ),
         refused("later version", "UnknownMetaVersionError", (("kvseal",), 2)),
         refused("version true", malformed, (("kvseal",), True)),
         refused("unknown field", malformed, (("extra",), 1)),
@@ -540,11 +606,32 @@ def _refused_metas(full: dict[str, Any]) -> list[dict[str, Any]]:
         refused("no slots", malformed, (("slots",), [])),
         refused("short salt", malformed, (("slots", 0, "salt"), "AAAA")),
         refused("time with an offset", malformed, (("created_at",), "2026-01-01T00:00:00+00:00")),
+        refused("white space in a slot id", malformed, (("slots", 0, "id"), "00 " * 5 + "0")),
+        refused("white space around a slot id", malformed, (("slots", 0, "id"), "0" * 15 + "\n")),
+        refused("upper-case slot id", malformed, (("slots", 0, "id"), "A" * 16)),
+        refused("the same legacy key twice", malformed, (("legacy",), meta["legacy"][:1] * 2)),
+        refused("white space in the id of a legacy key", malformed, (("legacy", 0, "id"), "00 " * 5 + "0")),
+        refused("a kind that no legacy key has", malformed, (("legacy", 0, "kind"), "Fernet")),
+        refused("revision 0", malformed, (("revision",), 0)),
+        refused("revision 2^53", malformed, (("revision",), 2**53)),
+        refused(
+            "a wrapped key inside an object",
+            malformed,
+            (("deks", 2), {**_bare(second), "key": _key_of(second)}),
+        ),
         refused("65 passes", "KDFParametersError", (("slots", 0, "t"), 65)),
         refused("65 lanes", "KDFParametersError", (("slots", 0, "p"), 65)),
         refused("too little memory for the lanes", "KDFParametersError", (("slots", 0, "m"), 15)),
         refused("memory above the ceiling", "KDFParametersError", (("slots", 0, "m"), 2**32 - 1)),
     ]
+
+
+def _bare(dek: dict[str, Any]) -> dict[str, Any]:
+    return {name: part for name, part in dek.items() if name in {"number", "state", "created_at"}}
+
+
+def _key_of(dek: dict[str, Any]) -> dict[str, Any]:
+    return {name: dek[name] for name in ("commitment", "nonce", "wrapped")}
 
 
 def _without(value: dict[str, Any], field: str) -> dict[str, Any]:

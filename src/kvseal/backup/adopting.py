@@ -8,7 +8,6 @@ has a new key each time, so that memory does not grow with the store and an atta
 
 from __future__ import annotations
 
-import asyncio
 from hashlib import blake2b
 from os import urandom
 from pathlib import Path
@@ -18,6 +17,7 @@ from kvseal import clock
 from kvseal.backup.file import BackupReader, is_meta, open_file
 from kvseal.backup.lines import entry_line
 from kvseal.backup.report import BackupReport
+from kvseal.concurrency import in_thread
 from kvseal.drivers.reach import recodable_driver
 from kvseal.errors import BackupFileError, MalformedBackupError
 from kvseal.keys.meta import META_COLLECTION
@@ -65,17 +65,17 @@ class _Comparison:
         with open_file(self._path) as file:
             report = await self._read(file, saved)
         async for page in self._driver.scan(expired=True):
-            await asyncio.to_thread(stored.add, page.entries)
+            await in_thread(stored.add, page.entries)
             self._tell(len(page.entries))
         return report if saved == stored else None
 
     async def _read(self, file: BinaryIO, saved: _Sum) -> BackupReport:
         failed, has_meta = 0, False
         try:
-            reader = await asyncio.to_thread(BackupReader, file)
+            reader = await in_thread(BackupReader, file)
             batches = reader.batches()
-            while (batch := await asyncio.to_thread(next, batches, None)) is not None:
-                await asyncio.to_thread(saved.add, batch)
+            while (batch := await in_thread(next, batches, None)) is not None:
+                await in_thread(saved.add, batch)
                 failed += sum(bool(entry.problem) for entry in batch)
                 has_meta = has_meta or any(is_meta(entry) for entry in batch)
                 self._tell(len(batch))

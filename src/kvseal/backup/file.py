@@ -1,9 +1,9 @@
 """
 The backup file: lines, compressed with zstd, checked while they are read and not trusted before.
 
-A reader holds one line and one piece of the file in memory, however hostile the file is.  A zstd
-block that expands at all has at least four bytes and expands to at most 128 KiB, so a piece expands
-to at most `_PIECE` / 4 times that.  A line that is too long is refused before it is complete.
+A reader holds one line, what it says, and one piece of the file in memory, however hostile the file is.
+A zstd block that expands at all has at least four bytes and expands to at most 128 KiB, so a piece
+expands to at most `_PIECE` / 4 times that.  A line that is too long is refused before it is complete.
 
 The checksum detects damage.  It is not a signature: an attacker who can write the file can also
 write a matching checksum.  Sealed records are protected from changes by their own seal.
@@ -117,15 +117,16 @@ class BackupReader:
                 yield batch
                 batch, held = [], 0
 
-    def _next(self) -> bytes:
+    def _next(self) -> bytearray:
         line = next(self._lines, None)
         if line is None:
             msg = "the backup ends too early: it has no trailer"
             raise TruncatedBackupError(msg, hint=_OTHER_COPY)
         return line
 
-    def _count(self, line: bytes) -> None:
-        self._digest.update(line + b"\n")
+    def _count(self, line: bytearray) -> None:
+        self._digest.update(line)
+        self._digest.update(b"\n")
 
     def _end(self, trailer: Trailer) -> None:
         if next(self._lines, None) is not None:
@@ -223,15 +224,15 @@ def _publish(beside: Path, path: Path) -> None:
         os.close(directory)
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
+def _lines(file: BinaryIO) -> Iterator[bytearray]:
     line = bytearray()
     for chunk in _chunks(file):
         start = 0
         while (end := chunk.find(b"\n", start)) >= 0:
             line += chunk[start:end]
             _refuse_length(line)
-            yield bytes(line)
-            line.clear()
+            yield line
+            line = bytearray()
             start = end + 1
         line += chunk[start:]
         _refuse_length(line)

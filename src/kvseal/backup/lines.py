@@ -7,7 +7,7 @@ The lines of a backup file: one header, one line for each entry, one trailer.  P
     {"type":"trailer","entries":n,"sha256":hex}
 
 Values are JSON that round-trips exactly, including NaN, large integers and lone surrogates.
-Parsing is strict: exactly these fields, each of its type, so nothing in a file is ignored.
+Parsing is strict: exactly these fields, each of its type and each once, so nothing in a file is ignored.
 docs/format.md is normative.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode, b64encode
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any, Final, TypeVar
@@ -30,6 +31,12 @@ VERSION: Final = 1
 MAX_LINE: Final = 2**27
 """Bytes in one line, without its newline: the most that a reader holds, however hostile the file is."""
 
+MAX_PARTS: Final = 1_000_000
+"""Commas, colons and opening brackets outside of strings: what a line takes in memory is bound by them."""
+
+_STRING: Final = re.compile(rb'"[^"]*"?')
+_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}\+00:00")
+_PATH: Final = re.compile(r"[^/\0]+/[^/\0]+")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _HEADER: Final = {"format", "version", "tool", "store", "created_at"}
 _FIELDS: Final = {
@@ -53,7 +60,7 @@ class Header:
         return _dump({"format": FORMAT, "version": VERSION, **about})
 
     @classmethod
-    def parse(cls, line: bytes) -> Header:
+    def parse(cls, line: bytes | bytearray) -> Header:
         """
         Read the first line.
 
@@ -98,14 +105,16 @@ def entry_line(entry: Entry) -> tuple[bytes, str]:
             line = _entry_line(entry)
         except UnsealableValueError as exc:
             problem = f"a backup cannot hold its value: {exc}"
+        except OverflowError:
+            problem = "a backup cannot hold its times: in UTC they are beyond the calendar"
         else:
-            if len(line) <= MAX_LINE:
+            problem = _excess(line)
+            if not problem:
                 return line, ""
-            problem = f"it is longer than the {MAX_LINE:,} bytes that a backup can hold"
     return _unreadable_line(entry, problem), problem
 
 
-def parse_line(line: bytes) -> Entry | Trailer:
+def parse_line(line: bytes | bytearray) -> Entry | Trailer:
     """Read any line but the first; raises `MalformedBackupError`."""
     fields = _load(line)
     kind = fields.get("type")
@@ -149,6 +158,8 @@ def _entry(fields: dict[str, Any]) -> Entry:
     value = fields["value"]
     if not isinstance(value, dict):
         raise _malformed("the value of an entry is not a mapping")
+    if path is not None and (not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/"))):
+        raise _malformed("the path of an entry is not a folder and a file in it")
     if (path is None) != (collection is not None and key is not None):
         raise _malformed("an entry needs either both of its names, or the path where it is stored")
     times = _time(fields, "created_at"), _time(fields, "expires_at")
@@ -177,7 +188,10 @@ def _dump(fields: dict[str, Any]) -> bytes:
     return exact_json.dumps(fields)[0]
 
 
-def _load(line: bytes) -> dict[str, Any]:
+def _load(line: bytes | bytearray) -> dict[str, Any]:
+    bare = _without_strings(line)
+    if _parts(bare) > MAX_PARTS:
+        raise _malformed(f"a line has more than {MAX_PARTS:,} parts")
     try:
         fields = exact_json.loads(line)
     except ValueError:
@@ -185,6 +199,41 @@ def _load(line: bytes) -> dict[str, Any]:
         fields = None
     if not isinstance(fields, dict):
         raise _malformed("a line is not a JSON object")
+    if bare.count(b":") != _fields_in(fields):
+        raise _malformed("a line has a field of one name twice")
+    return fields
+
+
+def _excess(line: bytes) -> str:
+    """Say why a reader would refuse *line* unread, if it would."""
+    if len(line) > MAX_LINE:
+        return f"it is longer than the {MAX_LINE:,} bytes that a backup can hold"
+    if _parts(_without_strings(line)) > MAX_PARTS:
+        return f"it has more than the {MAX_PARTS:,} parts that a backup can hold"
+    return ""
+
+
+def _without_strings(line: bytes | bytearray) -> bytes:
+    """Return what stands outside of the strings of *line*, in one pass whatever it is."""
+    if b"\\" in line:
+        line = line.replace(b"\\\\", b"").replace(b'\\"', b"")
+    return _STRING.sub(b"", line)
+
+
+def _parts(bare: bytes) -> int:
+    return sum(map(bare.count, (b",", b":", b"[", b"{")))
+
+
+def _fields_in(value: Any) -> int:
+    """Return how many fields all objects of *value* have together."""
+    fields, waiting = 0, [value]
+    while waiting:
+        one = waiting.pop()
+        if type(one) is dict:
+            fields += len(one)
+            waiting.extend(child for child in one.values() if child and type(child) in {dict, list})
+        else:
+            waiting.extend(child for child in one if child and type(child) in {dict, list})
     return fields
 
 
@@ -211,13 +260,10 @@ def _time(fields: dict[str, Any], name: str) -> datetime | None:
     text = _text(fields, name)
     if text is None:
         return None
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None or _time_text(time) != text:
-        raise _malformed(f"{name} is not a time in UTC to the microsecond")
-    return time.astimezone(timezone.utc)
+    with suppress(ValueError):
+        if _TIME.fullmatch(text):
+            return datetime.fromisoformat(text).astimezone(timezone.utc)
+    raise _malformed(f"{name} is not a time in UTC to the microsecond")
 
 
 def _time_text(time: datetime) -> str:

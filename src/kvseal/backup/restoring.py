@@ -12,25 +12,24 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from kvseal import clock
 from kvseal.backup.file import BackupReader, is_meta, open_file
+from kvseal.backup.needed_deks import dek_of, meta_in, usable_deks
 from kvseal.backup.report import Failures, RestoreReport
-from kvseal.drivers.abilities import in_place_of
-from kvseal.drivers.base import Replacement, refuse_problem
+from kvseal.concurrency import in_thread
+from kvseal.drivers.abilities import in_place_of, put_many_if_absent
+from kvseal.drivers.base import Replacement, has_expired, refuse_problem
 from kvseal.drivers.reach import driver_of, recodable_driver
 from kvseal.envelope.kdf import DEFAULT_MEMORY_CEILING
-from kvseal.envelope.record import Header
-from kvseal.envelope.stored import from_stored, is_sealed
+from kvseal.envelope.stored import is_sealed
 from kvseal.errors import (
     BackupFileError,
     Conflict,
     KvsealError,
-    RecordError,
     StoreError,
     StoreNotFoundError,
     StoreUnreachableError,
@@ -38,7 +37,7 @@ from kvseal.errors import (
     VaultExistsError,
     VaultMetaError,
 )
-from kvseal.keys.meta import META_COLLECTION, META_KEY, VaultMeta, is_vault_meta
+from kvseal.keys.meta import META_COLLECTION, META_KEY, VaultMeta
 from kvseal.observe.events import Failure, Progress, ignore
 from kvseal.vault.metastore import MetaStore
 from kvseal.vault.returning import returned_to
@@ -49,13 +48,12 @@ if TYPE_CHECKING:
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
-    from kvseal.drivers.base import Driver, Entry
-    from kvseal.keys.meta import WrappedDEK
+    from kvseal.drivers.base import Driver, Entry, Put
     from kvseal.observe.events import Listener, Phase
     from kvseal.secrets.sources import Unlocker
 
 IN_FLIGHT: Final = 16
-"""Entries that are written concurrently."""
+"""Entries that are written concurrently, where they are not put as a batch."""
 
 _ATTEMPTS: Final = 16
 
@@ -167,19 +165,45 @@ class _Restore:
         return self.outcomes.total()
 
     async def _settle_all(self, entries: Sequence[Entry]) -> None:
-        """Settle *entries*, a few at a time; the first error stops all of them."""
+        """Put *entries* as batches, and settle the others a few at a time; the first error stops all."""
         for group in _groups(entries):
-            tasks = [asyncio.create_task(self._settle(entry)) for entry in group]
-            try:
-                await asyncio.gather(*tasks)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+            puts = await self._put_all(group)
+            left = [(entry, puts.get(n)) for n, entry in enumerate(group) if puts.get(n) is not True]
+            for start in range(0, len(left), IN_FLIGHT):
+                few = left[start : start + IN_FLIGHT]
+                tasks = [asyncio.create_task(self._settle(entry, put)) for entry, put in few]
+                try:
+                    await asyncio.gather(*tasks)
+                finally:
+                    for task in tasks:
+                        task.cancel()
+                    await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _settle(self, entry: Entry) -> None:
+    async def _put_all(self, group: Sequence[Entry]) -> dict[int, Put]:
+        """Put and count those of *group* that only have to be put; return what became of each, by number."""
+        if self.dry_run:
+            return {}
+        numbers = [number for number, entry in enumerate(group) if self._is_plain(entry)]
+        puts = await put_many_if_absent(self.driver, [group[number] for number in numbers])
+        for number, put in zip(numbers, puts, strict=True):
+            if put is True:
+                self._count(group[number])
+                self.outcomes["restored"] += 1
+        return dict(zip(numbers, puts, strict=True))
+
+    def _is_plain(self, entry: Entry) -> bool:
+        """Whether nothing is to be looked at or changed before *entry* is put."""
+        return not (
+            entry.problem
+            or entry.path is not None
+            or is_meta(entry)
+            or has_expired(entry.expires_at)
+            or self._missing_dek(entry) is not None
+        )
+
+    async def _settle(self, entry: Entry, put: Put | None = None) -> None:
         try:
-            self.outcomes[await self._outcome(entry)] += 1
+            self.outcomes[await self._outcome(entry, put)] += 1
         except (StoreUnreachableError, StoreNotFoundError):
             raise
         except (StoreError, UnsealableValueError) as exc:
@@ -190,23 +214,32 @@ class _Restore:
             self.failures.add(failure)
             self.listener(failure)
 
-    async def _outcome(self, entry: Entry) -> str:
+    async def _outcome(self, entry: Entry, put: Put | None) -> str:
+        """Return the outcome for *entry*; *put* is what became of it in a batch, `None` outside of one."""
+        if isinstance(put, KvsealError):
+            raise put
         if entry.problem:
             msg = f"it could not be read when the backup was taken: {entry.problem}"
             raise _UnrestoredError(msg)
         if is_meta(entry):
             # kvseal never gives a vault meta an expiry: one in a backup would delete the vault.
             entry = replace(entry, expires_at=None)
-        if entry.expires_at is not None and entry.expires_at <= clock.utc_now():
+        if has_expired(entry.expires_at):
             return "expired"
         self._refuse_unreadable(entry)
         driver = self._driver_of(entry)
         if entry.path is not None:
             # Checked first, because its error says why a store cannot hold an entry without a name.
             await in_place_of(driver, entry)
+        return await self._put(driver, entry, put)
+
+    async def _put(self, driver: Driver, entry: Entry, put: Put | None) -> str:
         for _ in range(_ATTEMPTS):
-            if not self.dry_run and await driver.put_if_absent(entry):
+            if put is None and not self.dry_run:
+                put = await driver.put_if_absent(entry)
+            if put:
                 return "restored"
+            put = None
             there = await in_place_of(driver, entry)
             outcome = await self._beside(entry, there) if there is not None else self.dry_run and "restored"
             if outcome:
@@ -216,22 +249,32 @@ class _Restore:
 
     async def _deks_of_the_vault(self, saved: Entry | None) -> frozenset[int] | None:
         """Return the DEKs by which a record of the backup opens; *saved* is the vault meta in that."""
-        present = _meta_in(await self.metas.get(META_COLLECTION, META_KEY) or saved)
-        return None if present is None else usable_deks(present, _meta_in(saved))
+        present = meta_in(await self.metas.get(META_COLLECTION, META_KEY) or saved)
+        return None if present is None else usable_deks(present, meta_in(saved))
 
     def _refuse_unreadable(self, entry: Entry) -> None:
         """Raise for a record whose header names a DEK that this vault has not, or has retired."""
+        self._count(entry)
+        number = self._missing_dek(entry)
+        if number is not None:
+            msg = f"it needs a DEK {number} that this vault has retired or never had"
+            raise _UnrestoredError(msg)
+
+    def _count(self, entry: Entry) -> None:
+        """Count a sealed record by the DEK that it needs, or as one of which nothing is known."""
         if entry.value is None or not is_sealed(entry.value):
             return
         if self.deks is None:
             self.unchecked += 1
-            return
-        with suppress(RecordError):
-            number = Header.parse(from_stored(entry.value)).dek
+        elif (number := dek_of(entry.value)) is not None:
             self.needs[number] += 1
-            if number not in self.deks:
-                msg = f"it needs a DEK {number} that this vault has retired or never had"
-                raise _UnrestoredError(msg)
+
+    def _missing_dek(self, entry: Entry) -> int | None:
+        """Return the DEK of *entry* if it is a record that no process of this vault can open."""
+        if self.deks is None or entry.value is None or not is_sealed(entry.value):
+            return None
+        number = dek_of(entry.value)
+        return None if number in self.deks else number
 
     async def _beside(self, entry: Entry, there: Entry) -> str | None:
         """Return the outcome for *entry*, or `None` if *there* has changed again."""
@@ -309,37 +352,10 @@ class _UnrestoredError(StoreError):
 
 
 async def _batches(file: BinaryIO) -> AsyncIterator[list[Entry]]:
-    reader = await asyncio.to_thread(BackupReader, file)
+    reader = await in_thread(BackupReader, file)
     batches = reader.batches()
-    while (batch := await asyncio.to_thread(next, batches, None)) is not None:
+    while (batch := await in_thread(next, batches, None)) is not None:
         yield batch
-
-
-def _meta_in(entry: Entry | None) -> VaultMeta | None:
-    if entry is None or entry.value is None or not is_vault_meta(entry.value):
-        return None
-    return VaultMeta.from_value(entry.value)
-
-
-def usable_deks(present: VaultMeta, saved: VaultMeta | None) -> frozenset[int]:
-    """
-    Return the DEKs that *present* has, has not retired, and that are the same ones in *saved*.
-
-    A number proves nothing: a rotation may have been lost, such as in a failover, and made again.  A wrap is
-    made once, and again only for a new root key, which leaves number and stamp as they are.
-    """
-    if saved is not None and saved.vault_id != present.vault_id:
-        return frozenset()
-    known = {} if saved is None else {dek.number: dek for dek in saved.deks}
-    is_rewrapped = saved is not None and saved.handover != present.handover
-
-    def is_other(dek: WrappedDEK) -> bool:
-        old = known.get(dek.number)
-        if old is None or old.wrapped is None or old.wrapped == dek.wrapped:
-            return False
-        return not is_rewrapped or old.created_at != dek.created_at
-
-    return frozenset(dek.number for dek in present.deks if dek.state != "retired" and not is_other(dek))
 
 
 def _groups(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
@@ -347,7 +363,7 @@ def _groups(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
     group: dict[object, Entry] = {}
     for entry in entries:
         name = (entry.collection, entry.key, entry.path)
-        if name in group or len(group) == IN_FLIGHT:
+        if name in group:
             yield list(group.values())
             group = {}
         group[name] = entry

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -13,10 +12,11 @@ from kvseal import clock
 from kvseal.backup.file import BackupReader, BackupWriter, new_file, writing
 from kvseal.backup.lines import Header
 from kvseal.backup.report import BackupReport, Failures
+from kvseal.concurrency import in_thread
 from kvseal.drivers.reach import driver_of, recodable_driver
 from kvseal.envelope.stored import is_sealed
-from kvseal.errors import Conflict, MalformedBackupError
-from kvseal.keys.meta import META_COLLECTION, META_KEY
+from kvseal.errors import Conflict, MalformedBackupError, VaultError
+from kvseal.keys.meta import META_COLLECTION, META_KEY, VaultMeta
 from kvseal.observe.events import Failure, Progress, ignore
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class _Backup:
             scanned=self.scanned,
             saved=self.scanned - self.failures.count,
             failed=self.failures.count,
-            has_vault_meta=meta is not None,
+            has_vault_meta=_is_whole(meta),
             sha256=trailer.sha256,
             bytes=size,
             seconds=clock.monotonic() - self.started,
@@ -109,11 +109,11 @@ class _Backup:
             await self._add(writer, [entry for entry in page.entries if entry.collection != META_COLLECTION])
         await self._refuse_changed(meta)
         with writing(self.path):
-            return meta, await asyncio.to_thread(writer.finish)
+            return meta, await in_thread(writer.finish)
 
     async def _add(self, writer: BackupWriter, entries: Sequence[Entry]) -> None:
         with writing(self.path):
-            failed = await asyncio.to_thread(writer.add, entries)
+            failed = await in_thread(writer.add, entries)
         self.scanned += len(entries)
         self.sealed += sum(entry.value is not None and is_sealed(entry.value) for entry in entries)
         for entry, problem in failed:
@@ -132,9 +132,9 @@ class _Backup:
     async def _check(self, file: BinaryIO, trailer: Trailer) -> None:
         """Read the written file back, as a restore would."""
         file.seek(0)
-        reader = await asyncio.to_thread(BackupReader, file)
+        reader = await in_thread(BackupReader, file)
         batches = reader.batches()
-        while await asyncio.to_thread(next, batches, None) is not None:
+        while await in_thread(next, batches, None) is not None:
             self._tell("check", reader.entries)
         if reader.trailer != trailer:
             msg = f"{self.path} does not contain what was written"
@@ -145,3 +145,14 @@ class _Backup:
         saved = done - self.failures.count if phase == "backup" else done
         seconds = clock.monotonic() - self.started
         self.listener(Progress(phase, done, total, saved, self.failures.count, seconds))
+
+
+def _is_whole(meta: Entry | None) -> bool:
+    """Whether *meta* is a vault meta that a restore can put back, and no damaged one."""
+    if meta is None or meta.value is None:
+        return False
+    try:
+        VaultMeta.from_value(meta.value)
+    except VaultError:
+        return False
+    return True

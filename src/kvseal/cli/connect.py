@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from kvseal.cli.output import interruptible
+from kvseal.concurrency import in_thread, owns_loop
 from kvseal.drivers import driver_from_url, factory
 from kvseal.drivers.backends import backend_of_url
 from kvseal.drivers.manifest import Manifest, NamedDriver
@@ -66,7 +67,7 @@ async def data_store(
     """Yield the driver of `--store`, whose entries have the names of `--manifest` where they have none."""
     url, manifest = settings.required_store(), None
     if settings.manifest is not None:
-        manifest = await asyncio.to_thread(Manifest.checked, Path(settings.manifest))
+        manifest = await in_thread(Manifest.checked, Path(settings.manifest))
     names = manifest if settings.offline else None
     async with store(url, create=create, dry_run=dry_run, offline_names=names) as driver:
         yield driver if manifest is None else NamedDriver(driver, manifest)
@@ -121,7 +122,7 @@ async def given_secret(
         # Not in a thread, which Ctrl-C cannot interrupt while it waits for a line.
         with interruptible():
             return resolve(reference, confirm=confirm)
-    return await asyncio.to_thread(resolve_unlocker, reference, confirm=confirm)
+    return await in_thread(resolve_unlocker, reference, confirm=confirm)
 
 
 def synchronous(
@@ -131,7 +132,11 @@ def synchronous(
 
     @wraps(function)
     def run(*arguments: Any, **options: Any) -> int | None:
-        return asyncio.run(function(*arguments, **options))
+        token = owns_loop.set(True)
+        try:
+            return asyncio.run(function(*arguments, **options))
+        finally:
+            owns_loop.reset(token)
 
     return run
 

@@ -13,21 +13,19 @@ import re
 import signal
 import sys
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import click
 import orjson
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from kvseal import clock
+from kvseal.cli.settings import usage_error
 from kvseal.cli.streams import give, is_terminal, tell
-from kvseal.errors import UsageError
 from kvseal.observe.events import Failure, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from rich.console import RenderableType
 
@@ -134,7 +132,7 @@ class Output:
             return
         if not settings.may_ask:
             msg = f"{question} There is no terminal to ask at"
-            raise UsageError(msg, hint="add --yes")
+            raise usage_error(msg, hint="add --yes")
         with interruptible():
             agreed = click.confirm(printable(question), err=True)
         if not agreed:
@@ -157,6 +155,8 @@ class Output:
         terminal = is_terminal(sys.stdout)
         drawn = io.StringIO()
         # Not to stdout itself: the console has its own way to end a program whose reader has gone.
+        from rich.console import Console  # noqa: PLC0415 - only where something is drawn
+
         console = Console(
             file=drawn,
             width=None if terminal else _WIDTH_WITHOUT_TERMINAL,
@@ -194,22 +194,33 @@ class Output:
             self._drawn = False
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """Return a table whose cells are folded, never cut."""
-    built = Table(
-        title=title or None,
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-        show_header=any(columns),
-    )
-    for column in columns:
-        built.add_column(column, overflow="fold")
-    for row in rows:
-        # As `Text`, so that brackets in a name are no markup.
-        built.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
-    return built
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table whose cells are folded, never cut; nothing is drawn of it with `--json`."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+
+    def __rich__(self) -> RenderableType:
+        """Return what is drawn."""
+        from rich import table  # noqa: PLC0415 - only where something is drawn
+        from rich.text import Text  # noqa: PLC0415 - as above
+
+        built = table.Table(
+            title=self.title or None,
+            title_justify="left",
+            box=None,
+            pad_edge=False,
+            header_style="bold",
+            show_header=any(self.columns),
+        )
+        for column in self.columns:
+            built.add_column(column, overflow="fold")
+        for row in self.rows:
+            # As `Text`, so that brackets in a name are no markup.
+            built.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
+        return built
 
 
 def printable(text: str) -> str:

@@ -12,15 +12,10 @@ import stat
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from kvseal.errors import UsageError
-from kvseal.errors.operating_system import next_step, reason_of
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+if TYPE_CHECKING:
+    from kvseal.errors import UsageError
 
 CONFIG_FILE: Final = "vaultctl.toml"
 
@@ -78,13 +73,20 @@ class Settings:
         """Return the store URL, or raise `UsageError`."""
         if self.store is None:
             msg = "no store was named"
-            raise UsageError(msg, hint="give --store disk:PATH, or set VAULTCTL_STORE")
+            raise usage_error(msg, hint="give --store disk:PATH, or set VAULTCTL_STORE")
         return self.store
 
     @property
     def may_ask(self) -> bool:
         """Whether a question may be put to a person."""
         return not self.no_input and sys.stdin.isatty()
+
+
+def usage_error(message: str, *, hint: str = "") -> UsageError:
+    """Return a `UsageError`; the module of errors takes longer to load than all else that help needs."""
+    from kvseal.errors import UsageError  # noqa: PLC0415 - see above
+
+    return UsageError(message, hint=hint)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -103,6 +105,10 @@ def read_toml(path: Path) -> dict[str, Any]:
     with os.fdopen(descriptor, "rb") as file:
         _refuse_foreign(path, os.fstat(file.fileno()))
         content = file.read(_LONGEST + 1)
+    if sys.version_info >= (3, 11):
+        import tomllib  # noqa: PLC0415 - most programs have no such file
+    else:
+        import tomli as tomllib  # noqa: PLC0415 - as above
     try:
         _refuse_costly(content)
         return tomllib.loads(content.decode("utf-8"))
@@ -110,7 +116,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         msg = f"{path} is not readable TOML: {exc}"
     except RecursionError:
         msg = f"{path} is not readable TOML: it is nested too deeply"
-    raise UsageError(msg, hint="check the file with a TOML parser")
+    raise usage_error(msg, hint="check the file with a TOML parser")
 
 
 def _refuse_costly(content: bytes) -> None:
@@ -126,10 +132,10 @@ def _refuse_costly(content: bytes) -> None:
 def _refuse_foreign(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         msg = f"{path} is not a file"
-        raise UsageError(msg, hint="name a TOML file, or rename it")
+        raise usage_error(msg, hint="name a TOML file, or rename it")
     if os.name == "posix" and (status.st_uid not in {os.geteuid(), 0} or status.st_mode & 0o022):
         msg = f"{path} can be changed by others, who could make it run their code"
-        raise UsageError(msg, hint=f"chmod go-w {path}, or go to another directory")
+        raise usage_error(msg, hint=f"chmod go-w {path}, or go to another directory")
 
 
 def _read_config(path: Path) -> dict[str, str]:
@@ -138,10 +144,12 @@ def _read_config(path: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except OSError as exc:
+        from kvseal.errors.operating_system import next_step, reason_of  # noqa: PLC0415 - as above
+
         msg = f"{path} cannot be read: {reason_of(exc)}"
-        raise UsageError(msg, hint=next_step(exc)) from None
+        raise usage_error(msg, hint=next_step(exc)) from None
     unknown = sorted(set(config) - set(_VARIABLES))
     if unknown or not all(isinstance(value, str) for value in config.values()):
         msg = f"{path} may hold {', '.join(_VARIABLES)} as text, and nothing else"
-        raise UsageError(msg, hint=f"unknown: {', '.join(unknown)}" if unknown else "")
+        raise usage_error(msg, hint=f"unknown: {', '.join(unknown)}" if unknown else "")
     return config

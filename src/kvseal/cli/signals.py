@@ -25,11 +25,11 @@ def interruptible_by_all() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDING)}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            taken = signal.default_int_handler if number == signal.SIGINT else _like_ctrl_c
-            signal.signal(number, taken)
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDING)}
+    # `None` is a handler that is not Python's, which could not be given back.
+    before = {number: handler for number, handler in found.items() if handler not in {signal.SIG_IGN, None}}
+    for number in before:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else _like_ctrl_c)
     try:
         yield
     finally:

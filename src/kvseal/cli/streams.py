@@ -15,18 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from kvseal.errors import KvsealError
-from kvseal.errors.operating_system import reason_of
-
 if TYPE_CHECKING:
     from typing import TextIO
 
 _UNWRITABLE: Final = (OSError, ValueError)
 """What writing raises: `ValueError` where a stream is closed, or an encoding lacks a letter."""
-
-
-class UnwrittenOutputError(KvsealError):
-    """What a command was to print could not be printed."""
 
 
 def tell(text: str, *, err: bool = True, nl: bool = True) -> None:
@@ -48,11 +41,9 @@ def give(text: str) -> None:
     except BrokenPipeError:
         raise
     except _UNWRITABLE as exc:
-        reason = reason_of(exc) if isinstance(exc, OSError) else type(exc).__name__
-        msg = f"the output cannot be written: {reason}"
-        raise UnwrittenOutputError(
-            msg, hint="check where stdout goes to, and run the command again"
-        ) from None
+        from kvseal.cli.unwritten import unwritten  # noqa: PLC0415 - errors take long to load
+
+        raise unwritten(exc) from None
 
 
 def is_terminal(stream: TextIO | None) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvseal.drivers.backends import backend_of_store, backend_of_url, landing_of
-from kvseal.drivers.chain import Chain
 from kvseal.drivers.urls import strip_password
 
 if TYPE_CHECKING:
@@ -23,6 +22,8 @@ def driver_for(store: AsyncKeyValue) -> Driver:
     Raises:
         UnsupportedStoreError: kvseal has no driver for stores of that class.
     """
+    from kvseal.drivers.chain import Chain  # noqa: PLC0415 - py-key-value's wrappers, which no URL has
+
     base = Chain.of(store).base
     return backend_of_store(base).driver_for(base)
 

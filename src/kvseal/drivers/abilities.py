@@ -7,15 +7,19 @@ so no caller asks what a driver is.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+import asyncio
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
-from kvseal.drivers.base import Count, Written
-from kvseal.errors import StoreError, UnsupportedStoreError
+from kvseal.drivers.base import Count, Written, refusal
+from kvseal.errors import StoreError, UnsealableValueError, UnsupportedStoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Sequence
 
-    from kvseal.drivers.base import Driver, Entry, Purged, Replacement, StoreTime
+    from kvseal.drivers.base import Driver, Entry, Purged, Put, Replacement, StoreTime
+
+PUTS_AT_ONCE: Final = 16
+"""Entries that are put concurrently where a driver puts them one by one."""
 
 
 @runtime_checkable
@@ -41,6 +45,20 @@ class KeepsPaths(Protocol):
 
         Raises:
             StoreError: this store would find another name for what is stored there.
+        """
+        ...
+
+
+@runtime_checkable
+class PutsMany(Protocol):
+    """A driver that stores a page of new entries in far less time than one by one."""
+
+    async def put_many_if_absent(self, entries: Sequence[Entry]) -> Sequence[Put]:
+        """
+        Do for *entries* what `put_if_absent` does, in order: of two with the same names the first is stored.
+
+        The result says, in order, what became of each.  If the backend refuses one and does not say which,
+        the error is raised, and nothing was stored.
         """
         ...
 
@@ -90,6 +108,21 @@ class Replicates(Protocol):
         ...
 
 
+@runtime_checkable
+class WaitsForLocks(Protocol):
+    """A driver whose operations may have to wait until another process lets go of a lock."""
+
+    def wait_at_most(self, seconds: float) -> None:
+        """Wait no longer than that, from the next connection on; called before the first operation."""
+        ...
+
+
+def wait_at_most(driver: Driver, seconds: float) -> None:
+    """Let no operation of *driver* wait longer than *seconds* for another process' lock."""
+    if isinstance(driver, WaitsForLocks):
+        driver.wait_at_most(seconds)
+
+
 def proves(driver: Driver, entry: Entry, key: str) -> bool:
     """
     Whether *key* is stored where *entry* is: in its collection, where that is known.
@@ -112,6 +145,47 @@ async def in_place_of(driver: Driver, entry: Entry) -> Entry | None:
         return await driver.get_at(entry)
     msg = "its name is not known, so only a file tree store can hold it"
     raise StoreError(msg, hint="give the names when the backup is taken: --manifest")
+
+
+async def put_many_if_absent(driver: Driver, entries: Sequence[Entry]) -> Sequence[Put]:
+    """
+    Put each of *entries* if it is absent, and return, in order, what became of each.
+
+    After a crash some may be stored and others not; a call with the same entries stores the others.
+
+    Raises:
+        StoreUnreachableError, StoreNotFoundError: the backend failed; some may be stored.
+    """
+    if len(entries) < 2 or not isinstance(driver, PutsMany):  # noqa: PLR2004
+        return await _put_each(driver, entries)
+    try:
+        return await driver.put_many_if_absent(entries)
+    except (StoreError, UnsealableValueError) as exc:
+        refusal(exc)
+    half = len(entries) // 2
+    first = await put_many_if_absent(driver, entries[:half])
+    return [*first, *await put_many_if_absent(driver, entries[half:])]
+
+
+async def _put_each(driver: Driver, entries: Sequence[Entry]) -> list[Put]:
+    """Put *entries* a few at a time; the first error of the store stops those under way."""
+    puts: list[Put] = []
+    for start in range(0, len(entries), PUTS_AT_ONCE):
+        tasks = [asyncio.create_task(_put(driver, entry)) for entry in entries[start : start + PUTS_AT_ONCE]]
+        try:
+            puts += await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    return puts
+
+
+async def _put(driver: Driver, entry: Entry) -> Put:
+    try:
+        return await driver.put_if_absent(entry)
+    except (StoreError, UnsealableValueError) as exc:
+        return refusal(exc)
 
 
 async def count(driver: Driver) -> Count:

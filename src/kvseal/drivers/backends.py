@@ -110,7 +110,11 @@ BACKENDS: Final = (
         landing="filetree.landing",
     ),
     Backend(
-        "redis.redis", f"{_STORES}.redis.store.RedisStore", ("redis", "rediss"), "redis", landing="joined"
+        "redis.redis",
+        f"{_STORES}.redis.store.RedisStore",
+        ("redis", "rediss", "unix"),
+        "redis",
+        landing="joined",
     ),
     Backend("redis.valkey", f"{_STORES}.valkey.store.ValkeyStore", ("valkey",), "valkey", landing="joined"),
     Backend(

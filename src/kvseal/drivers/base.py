@@ -19,7 +19,6 @@ The rules that every driver follows, and that `tests/drivers/contract.py` checks
 
 from __future__ import annotations
 
-import asyncio
 import zlib
 from dataclasses import dataclass, field
 from itertools import islice
@@ -28,11 +27,24 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, runtime_checkab
 from typing_extensions import ParamSpec
 
 from kvseal import clock
-from kvseal.errors import Conflict, StoreError, StoreUnreachableError
+from kvseal.concurrency import in_thread
+from kvseal.errors import (
+    Conflict,
+    StoreError,
+    StoreNotFoundError,
+    StoreUnreachableError,
+    UnsealableValueError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
     from datetime import datetime
+    from typing import TypeAlias
+
+    Refusal: TypeAlias = StoreError | UnsealableValueError
+    """Why a store cannot hold one entry; it holds others."""
+    Put: TypeAlias = bool | Refusal
+    """What became of one entry of a batch: whether it was stored, or why the store cannot hold it."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,11 +74,15 @@ class Capabilities:
     atomic_replace: bool
     """`replace` is one step for every writer: other processes, other threads, and the store object itself."""
     evicts: bool
-    """The store drops live entries when it is full."""
+    """The store drops live entries when it is full, or nobody says whether it does: see `conceals`."""
+    conceals: str = ""
+    """Why that is not known, where it is not."""
     lasting: bool = True
     """What is stored outlives the process that opened the store."""
     sees_all: bool = True
     """A scan yields every live entry, rather than those that a manifest names."""
+    one_writer: bool = False
+    """One process writes at a time, or has the store open: several that share a recode would only wait."""
     keeps_time: bool = False
     """The backend has a clock of its own, which its processes share; otherwise it has that of this host."""
 
@@ -264,7 +280,7 @@ def closed(location: str) -> StoreError:
 async def on_disk(location: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Call *function*, which works on files, in a thread; what the operating system raises is translated."""
     try:
-        return await asyncio.to_thread(function, *args, **kwargs)
+        return await in_thread(function, *args, **kwargs)
     except OSError as exc:
         msg = f"{location}: {exc}"
         raise StoreUnreachableError(msg, hint="check the free space and the permissions there") from exc
@@ -281,6 +297,29 @@ def refuse_problem(entry: Entry) -> None:
     if entry.problem:
         msg = f"an entry that cannot be read is never changed: {entry.problem}"
         raise StoreError(msg, hint="look at it with the store's own tools, and remove it there")
+
+
+def prepared(entries: Sequence[Entry], prepare: Callable[[Entry], T]) -> tuple[list[Put], dict[int, T]]:
+    """
+    Return what *prepare* makes of each of *entries*, by its number, and a list for what becomes of them.
+
+    An entry that *prepare* refuses has its error there, and every other one `False` so far.
+    """
+    puts: list[Put] = [False] * len(entries)
+    made: dict[int, T] = {}
+    for number, entry in enumerate(entries):
+        try:
+            made[number] = prepare(entry)
+        except (StoreError, UnsealableValueError) as exc:
+            puts[number] = refusal(exc)
+    return puts, made
+
+
+def refusal(error: Refusal) -> Refusal:
+    """Return *error* if it is about one entry; raise it if it is about the store."""
+    if isinstance(error, StoreUnreachableError | StoreNotFoundError):
+        raise error
+    return error
 
 
 def content(entry: Entry) -> tuple[str, str, Mapping[str, Any]]:

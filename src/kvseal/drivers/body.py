@@ -185,6 +185,8 @@ def _time(fields: dict[str, Any], name: str) -> datetime | None:
         return None
     try:
         time = datetime.fromisoformat(text)
+        if time.tzinfo is timezone.utc:
+            return time
         # No release wrote local times, so a time without a zone can only be UTC.
         return time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)
     except (ValueError, OverflowError):

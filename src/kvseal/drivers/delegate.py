@@ -9,7 +9,17 @@ from kvseal.drivers import abilities
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable, Sequence
 
-    from kvseal.drivers.base import Capabilities, Count, Driver, Entry, Page, Purged, Replacement, StoreTime
+    from kvseal.drivers.base import (
+        Capabilities,
+        Count,
+        Driver,
+        Entry,
+        Page,
+        Purged,
+        Put,
+        Replacement,
+        StoreTime,
+    )
 
 
 class DelegatingDriver:
@@ -41,6 +51,10 @@ class DelegatingDriver:
     async def put_if_absent(self, entry: Entry) -> bool:
         """Put if absent."""
         return await self._driver.put_if_absent(entry)
+
+    async def put_many_if_absent(self, entries: Sequence[Entry]) -> Sequence[Put]:
+        """Put many if absent, as the other driver can."""
+        return await abilities.put_many_if_absent(self._driver, entries)
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Replace."""

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 from key_value.aio.errors import KeyValueOperationError
 
 from kvseal import clock
+from kvseal.concurrency import in_thread
 from kvseal.drivers.base import (
     PAGE_BYTES,
     PAGE_SIZE,
@@ -41,7 +42,6 @@ from kvseal.drivers.base import (
     refuse_problem,
     refuse_problems,
 )
-from kvseal.drivers.chain import Chain
 from kvseal.errors import KvsealError, StoreUnreachableError, UnsealableValueError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class GenericDriver:
         left = self._numbered(last, partition)
         entries: list[Entry] = []
         held = 0
-        while names := await asyncio.to_thread(lambda: list(islice(left, _AT_ONCE))):
+        while names := await in_thread(lambda: list(islice(left, _AT_ONCE))):
             read = await asyncio.gather(*(self._read(*pair) for _, pair in names))
             found = [entry for entry in read if entry is not None]
             entries += found
@@ -136,7 +136,7 @@ class GenericDriver:
 
     async def count(self) -> Count:
         """Count the names in the manifest, of which some may be gone."""
-        return Count(await asyncio.to_thread(lambda: sum(1 for _ in self._names)), exact=False)
+        return Count(await in_thread(lambda: sum(1 for _ in self._names)), exact=False)
 
     async def close(self) -> None:
         """There is nothing to release: the store is the application's."""
@@ -221,6 +221,8 @@ def for_store(store: AsyncKeyValue, manifest: Iterable[Names]) -> GenericDriver:
 
     The manifest, a `Manifest` or any collection of pairs, is iterated once for each scan.
     """
+    from kvseal.drivers.chain import Chain  # noqa: PLC0415 - py-key-value's wrappers, which no URL has
+
     chain = Chain.of(store)
     return GenericDriver(chain.base, manifest)
 

@@ -15,7 +15,6 @@ backend's own is kept as it is, and not interpreted.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kvseal.drivers.base import Entry, content
@@ -29,8 +28,7 @@ if TYPE_CHECKING:
     from kvseal.drivers.base import Replacement
     from kvseal.drivers.body import Body
 
-# The look-ahead finds separators that overlap: `:::` can be split in two ways.
-_SEPARATORS: Final = re.compile(f"(?={SEPARATOR})")
+_TWO_SEPARATORS: Final = ":::"
 
 
 class NameRule(Protocol):
@@ -66,7 +64,8 @@ class JoinedNames:
 
     def only(self, stored_key: str) -> tuple[str, str] | None:
         """Return the two parts of a stored key that has one separator."""
-        if len(_SEPARATORS.findall(stored_key)) != 1:
+        # A third colon beside them makes a second separator, which overlaps the first.
+        if stored_key.count(SEPARATOR) != 1 or _TWO_SEPARATORS in stored_key:
             return None
         collection, _, key = stored_key.partition(SEPARATOR)
         return collection, key

@@ -14,11 +14,11 @@ manifest only claims; a name that the driver does not prove is not given.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from kvseal import exact_json
+from kvseal.concurrency import in_thread
 from kvseal.drivers.abilities import place, proves
 from kvseal.drivers.base import Page
 from kvseal.drivers.delegate import DelegatingDriver
@@ -120,7 +120,7 @@ class NamedDriver(DelegatingDriver):
             if all(_has_names(entry) for entry in page.entries):
                 yield page
             else:
-                yield await asyncio.to_thread(self._named_page, page)
+                yield await in_thread(self._named_page, page)
 
     def _named_page(self, page: Page) -> Page:
         if self._claims is None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from cachetools import Cache
 from key_value.aio.stores.memory.store import MemoryCacheEntry
 
+from kvseal.concurrency import slices_between_turns
 from kvseal.drivers.base import (
     PAGE_SIZE,
     Capabilities,
@@ -68,11 +69,14 @@ class MemoryDriver(OnThisMachine):
         """Yield what was there at the start and still is, in the order of names; the cursor is a name."""
         await self._store.setup()
         last = None if after is None else tuple(json.loads(after))
-        names = [n for n in self._names() if (last is None or n > last) and is_in(partition, _hashed(n))]
+        names = [name for name in self._names() if last is None or name > last]
         for start in range(0, len(names), PAGE_SIZE):
             page = names[start : start + PAGE_SIZE]
-            found = (self._live_entry(name, expired=expired) for name in page)
-            entries = [entry for entry in found if entry is not None]
+            entries: list[Entry] = []
+            async for part in slices_between_turns(len(page)):
+                mine = (name for name in page[part] if partition[1] == 1 or is_in(partition, _hashed(name)))
+                found = (self._live_entry(name, expired=expired) for name in mine)
+                entries += [entry for entry in found if entry is not None]
             if entries:
                 yield Page(entries, json.dumps(page[-1]))
 
@@ -95,7 +99,10 @@ class MemoryDriver(OnThisMachine):
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Store each value whose entry is unchanged."""
         refuse_problems(replacements)
-        return [self._replace(replacement) for replacement in replacements]
+        done: list[bool] = []
+        async for part in slices_between_turns(len(replacements)):
+            done += [self._replace(replacement) for replacement in replacements[part]]
+        return done
 
     async def delete_if_unchanged(self, entry: Entry) -> bool:
         """Delete *entry* if it is unchanged."""

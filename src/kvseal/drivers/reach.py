@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from kvseal.drivers import driver_for
 from kvseal.drivers.base import Driver
-from kvseal.drivers.chain import Chain
 from kvseal.drivers.delegate import DelegatingDriver
 from kvseal.drivers.factory import OwnedStoreDriver
-from kvseal.drivers.wrapper_orders import refuse_hidden_records
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
+
+    from kvseal.drivers.chain import Chain
 
 
 def driver_of(store: AsyncKeyValue | Driver) -> Driver:
@@ -37,6 +37,8 @@ def recodable_driver(store: AsyncKeyValue | Driver, *, writes: bool = True) -> D
     """
     chain = chain_of(store)
     if chain is not None:
+        from kvseal.drivers.wrapper_orders import refuse_hidden_records  # noqa: PLC0415 - as below
+
         refuse_hidden_records(chain, writes=writes)
     return driver_of(store)
 
@@ -46,8 +48,12 @@ def chain_of(store: AsyncKeyValue | Driver) -> Chain | None:
     while isinstance(store, DelegatingDriver) and not isinstance(store, OwnedStoreDriver):
         store = store._driver  # noqa: SLF001 - a driver around another says nothing of its own
     if isinstance(store, OwnedStoreDriver):
-        return Chain.of(store.store)
-    return None if isinstance(store, Driver) else Chain.of(store)
+        store = store.store
+    elif isinstance(store, Driver):
+        return None
+    from kvseal.drivers.chain import Chain  # noqa: PLC0415 - py-key-value's wrappers, which no URL has
+
+    return Chain.of(store)
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,4 +126,4 @@ def is_strict(payload: bytes, encoding: int, value: dict[str, Any]) -> bool:
         return False
 
 
-_DECODERS: Final = (orjson.loads, exact_json.loads_exact, ormsgpack.unpackb)
+_DECODERS: Final = (exact_json.loads_portable, exact_json.loads_exact, ormsgpack.unpackb)

@@ -9,6 +9,7 @@ not the 96 random bits that each record draws for itself.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import lru_cache
 from os import urandom as _os_urandom
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -42,7 +43,7 @@ from kvseal.errors import TamperedRecordError, UnknownDEKError
 from kvseal.observe.counters import Count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -170,10 +171,10 @@ class Opener:
 
     *weakest* is the weakest binding that is accepted: a record that could have been
     moved further than the vault's policy allows is refused.  Each record that was opened
-    is a step of what *counts* has for its DEK.
+    is a step of what *counts* has for its DEK.  *seconds* are tried where the DEK itself does not open.
     """
 
-    __slots__ = ("_derived", "_keys", "_opened", "_weakest", "associations", "runs")
+    __slots__ = ("_derived", "_keys", "_opened", "_seconds", "_weakest", "associations", "runs")
 
     runs: BoundedCache[tuple[bytes, str], OpenRun | None]
     """By the first 20 bytes of records and their collection: what common ones share, or `None`."""
@@ -185,7 +186,9 @@ class Opener:
         *,
         weakest: Binding = Binding.COLLECTION_AND_KEY,
         counts: Mapping[int, Count] | None = None,
+        seconds: Mapping[int, Sequence[bytes]] | None = None,
     ) -> None:
+        self._seconds = seconds or {}
         self._keys = {number: XAES256GCM(dek) for number, dek in deks.items()}
         self._opened = {number: Count() for number in deks} if counts is None else counts
         self._weakest = weakest
@@ -212,10 +215,18 @@ class Opener:
         try:
             payload = aes_gcm.decrypt(record[DERIVATION_END:NONCE_END], record[body:], aad)
         except InvalidTag:
-            msg = "the record was changed, or was sealed for another name, context or vault"
-            raise TamperedRecordError(msg) from None
+            payload = self._opened_second(header.dek, record, body, aad)
         self._opened[header.dek].number += 1
         return payload
+
+    def _opened_second(self, dek: int, record: bytes, body: int, aad: bytes) -> bytes:
+        """Open with a DEK that has lost its number to another one, or raise `TamperedRecordError`."""
+        for second in self._seconds.get(dek, ()):
+            with suppress(InvalidTag):
+                aes_gcm = XAES256GCM(second).derive(record[FIXED_SIZE:DERIVATION_END])
+                return aes_gcm.decrypt(record[DERIVATION_END:NONCE_END], record[body:], aad)
+        msg = "the record was changed, or was sealed for another name, context or vault"
+        raise TamperedRecordError(msg)
 
     def _open_run(self, start_and_collection: tuple[bytes, str]) -> OpenRun | None:
         start, collection = start_and_collection

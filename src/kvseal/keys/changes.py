@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from kvseal.envelope.aead import KEY_SIZE
 from kvseal.errors import LastSlotError, VaultError, VaultHeldError
-from kvseal.keys.meta import MAX_SIZE, MAX_SLOTS, VaultMeta, WrappedDEK, WrappedLegacyKey
+from kvseal.keys.meta import MAX_SIZE, MAX_SLOTS, SECOND_DEK, VaultMeta, WrappedDEK, WrappedLegacyKey
 from kvseal.keys.policy import PLAINTEXT, SEALED, WritePolicy
 from kvseal.keys.rootkey import Handover
 
@@ -118,7 +118,8 @@ def without_dek(meta: VaultMeta, root: RootKey, *, number: int, now: datetime, a
     """Drop a DEK but keep its number, which is never reused; raises `VaultError` if it is active."""
     deks = _with_one_retired(meta, number, at)
     dropped = (replace(dek, wrapped=None) if dek.number == number else dek for dek in deks)
-    return _next(meta, root, now, deks=tuple(dropped))
+    legacy = tuple(key for key in meta.legacy if key.second_dek != number)
+    return _next(meta, root, now, deks=tuple(dropped), legacy=legacy)
 
 
 def with_new_root(
@@ -187,9 +188,15 @@ def with_writes(meta: VaultMeta, root: RootKey, *, written: str, now: datetime, 
 
 
 def without_legacy_keys(meta: VaultMeta, root: RootKey, *, now: datetime) -> VaultMeta:
-    """Drop the legacy keys and allow reading sealed records only; raises `VaultHeldError` under hold."""
+    """
+    Drop the legacy keys and allow reading sealed records only; a DEK that is held among them stays.
+
+    Raises:
+        VaultHeldError: under hold.
+    """
     policy = replace(_sealing(meta.policy), read_legacy=False, read_plaintext=False)
-    return _next(meta, root, now, policy=policy, legacy=())
+    legacy = tuple(key for key in meta.legacy if key.second_dek is not None)
+    return _next(meta, root, now, policy=policy, legacy=legacy)
 
 
 def without_extension(meta: VaultMeta, root: RootKey, *, name: str, now: datetime) -> VaultMeta:
@@ -223,6 +230,31 @@ def _sealing(policy: Policy) -> Policy:
 def put_back(meta: VaultMeta, root: RootKey, *, above: int, now: datetime) -> VaultMeta:
     """Return *meta* as a revision higher than *above*, which every process that has seen that one follows."""
     return _next(replace(meta, revision=above), root, now)
+
+
+def joined(
+    ours: VaultMeta, theirs: VaultMeta, root: RootKey, *, seconds: Sequence[tuple[int, bytes]], now: datetime
+) -> VaultMeta:
+    """
+    Return *ours* as a revision above both, with all keys of both.
+
+    Of two DEKs of one number theirs, which is in the store, keeps it; ours, among *seconds*, is held beside.
+    """
+    deks = {dek.number: dek for dek in ours.deks} | {
+        dek.number: dek for dek in theirs.deks if dek.wrapped is not None
+    }
+    newest = max(deks)
+    states = (
+        replace(dek, state="active" if number == newest else "readable", retired_at=None)
+        if dek.wrapped is not None and (dek.state != "retired" or number == newest)
+        else dek
+        for number, dek in sorted(deks.items())
+    )
+    known = {key.id for key in ours.legacy}
+    legacy = (*ours.legacy, *(key for key in theirs.legacy if key.id not in known))
+    second = (_wrap_second(root, number, dek, now) for number, dek in seconds)
+    above = replace(ours, revision=max(ours.revision, theirs.revision))
+    return _next(above, root, now, deks=tuple(states), legacy=(*legacy, *second))
 
 
 def returned(older: VaultMeta, root: RootKey, *, present: VaultMeta, now: datetime) -> VaultMeta:
@@ -273,6 +305,11 @@ def _with_one_retired(meta: VaultMeta, number: int, at: datetime) -> tuple[Wrapp
 
 def _new_dek(root: RootKey, number: int, now: datetime) -> WrappedDEK:
     return WrappedDEK(number, "active", now, root.wrap_dek(urandom(KEY_SIZE), number))
+
+
+def _wrap_second(root: RootKey, number: int, dek: bytes, now: datetime) -> WrappedLegacyKey:
+    identifier = f"{number:08x}{urandom(4).hex()}"
+    return WrappedLegacyKey(identifier, SECOND_DEK, now, root.wrap_legacy(dek, SECOND_DEK, identifier))
 
 
 def _wrap_legacy(root: RootKey, key: LegacyKey, now: datetime) -> WrappedLegacyKey:

@@ -7,6 +7,7 @@ When the meta changes, a new keyring replaces it.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -54,6 +55,7 @@ class Keyring:
         "__weakref__",
         "_active",
         "_deks",
+        "_seconds",
         "codecs",
         "legacy",
         "policy",
@@ -77,28 +79,45 @@ class Keyring:
         self.retired = frozenset(dek.number for dek in meta.deks if dek.state == "retired")
         # Kept here and not in wrappers, so that no key outlives the keyring.
         self.codecs: BoundedCache[str, RecordCodec] = BoundedCache(self._build_codec, _CONTEXTS)
-        self.legacy = tuple(
-            LegacyKey(key.kind, root.unwrap_legacy(key.wrapped, key.kind, key.id)) for key in meta.legacy
-        )
-        write, ids = meta.policy.write, [key.id for key in meta.legacy]
-        held = None if write is None or write.key is None else self.legacy[ids.index(write.key)]
+        legacy: dict[str, LegacyKey] = {}
+        seconds: defaultdict[int, list[bytes]] = defaultdict(list)
+        for key in meta.legacy:
+            unwrapped = root.unwrap_legacy(key.wrapped, key.kind, key.id)
+            if key.second_dek is None:
+                legacy[key.id] = LegacyKey(key.kind, unwrapped)
+            else:
+                seconds[key.second_dek].append(unwrapped)
+        self.legacy = tuple(legacy.values())
+        self._seconds = {number: tuple(deks) for number, deks in seconds.items()}
+        write = meta.policy.write
+        held = None if write is None or write.key is None else legacy[write.key]
         self.writes_with: LegacyKey | None = held if meta.policy.holds else None
         """The legacy key under which new values are written, while the policy holds that format."""
 
     def includes(self, other: Keyring) -> bool:
         """Whether every DEK, under its number, and every legacy key of *other* is in this keyring, too."""
-        return all(
-            number in self._deks and compare_digest(self._deks[number], dek)
-            for number, dek in other._deks.items()
-        ) and {(key.kind, key.key) for key in other.legacy} <= {(key.kind, key.key) for key in self.legacy}
+        return not other._missing_in(self) and {(key.kind, key.key) for key in other.legacy} <= {
+            (key.kind, key.key) for key in self.legacy
+        }
 
     def lost_in(self, later: Keyring) -> int | None:
         """Return the lowest number whose DEK is another one in *later*, or gone without being retired."""
-        kept = later._deks
-        for number, dek in sorted(self._deks.items()):
-            if number not in later.retired and not compare_digest(kept.get(number, b""), dek):
-                return number
-        return None
+        return next((number for number, _ in self._missing_in(later) if number not in later.retired), None)
+
+    def others_than(self, other: Keyring) -> list[tuple[int, bytes]]:
+        """Return the DEKs whose number has another DEK in *other*, and that it does not hold beside that."""
+        return [(number, dek) for number, dek in self._missing_in(other) if number in other._deks]
+
+    def _missing_in(self, other: Keyring) -> list[tuple[int, bytes]]:
+        """Return the DEKs, by number, that are not in *other*, neither first nor second."""
+        return [(n, dek) for n, dek in self._all() if not any(compare_digest(dek, d) for d in other._of(n))]
+
+    def _all(self) -> list[tuple[int, bytes]]:
+        return [(number, dek) for number in sorted({*self._deks, *self._seconds}) for dek in self._of(number)]
+
+    def _of(self, number: int) -> tuple[bytes, ...]:
+        first = (self._deks[number],) if number in self._deks else ()
+        return (*first, *self._seconds.get(number, ()))
 
     @property
     def active_dek(self) -> int:
@@ -112,7 +131,7 @@ class Keyring:
         opened = {number: self._opened(number) for number in self._deks}
         return RecordCodec(
             Sealer(self._deks[active], active, associations, binding=binding, counts=sealed),
-            Opener(self._deks, associations, weakest=binding, counts=opened),
+            Opener(self._deks, associations, weakest=binding, counts=opened, seconds=self._seconds),
         )
 
     def _opened(self, number: int) -> Count:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, TypeAlias
 
+from kvseal.concurrency import in_thread
 from kvseal.envelope.kdf import DEFAULT_MEMORY_CEILING, Argon2idParams, check_memory
 from kvseal.errors import UsageError
 from kvseal.keys.external_slot import ExternalSlot
@@ -40,7 +40,7 @@ async def new_slot(
         KDFParametersError, VaultError: see `Keyslot.create`.
     """
     if isinstance(unlocker, Secret):
-        return await asyncio.to_thread(
+        return await in_thread(
             Keyslot.create,
             root,
             unlocker,
@@ -50,9 +50,7 @@ async def new_slot(
             expires_at=expires_at,
             memory_ceiling=memory_ceiling,
         )
-    return await asyncio.to_thread(
-        ExternalSlot.create, root, unlocker, label=label, now=now, expires_at=expires_at
-    )
+    return await in_thread(ExternalSlot.create, root, unlocker, label=label, now=now, expires_at=expires_at)
 
 
 def cost_of(

@@ -9,9 +9,11 @@ a caller must not trust anything in it except the slots, which authenticate them
 
 from __future__ import annotations
 
+import re
 from binascii import Error as Base64Error
 from dataclasses import dataclass, replace
 from hmac import compare_digest
+from re import fullmatch
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import orjson
@@ -30,7 +32,7 @@ from kvseal.errors import (
 )
 from kvseal.keys.extensions import NO_EXTENSIONS, Extensions
 from kvseal.keys.external_slot import ExternalSlot, is_external_kind
-from kvseal.keys.keyslot import ID_SIZE, KIND, Keyslot, is_label
+from kvseal.keys.keyslot import KIND, Keyslot, is_label
 from kvseal.keys.policy import Policy
 from kvseal.keys.rootkey import Handover
 from kvseal.keys.stamps import time_of, time_text
@@ -46,6 +48,8 @@ META_COLLECTION: Final = "__vault_meta__"
 META_KEY: Final = "__dek__"
 FORMAT: Final = 1
 MAX_SLOTS: Final = 32
+SECOND_DEK: Final = "kvseal-dek"
+"""The kind of a held key that is a DEK."""
 MAX_SIZE: Final = 2**20
 """Bytes of the canonical JSON of the whole meta."""
 
@@ -56,6 +60,10 @@ _MAC_FIELD: Final = "mac"
 _HANDOVER_FIELD: Final = "handover"
 _MAC_SIZE: Final = 32
 _MAX_KEYS: Final = 65_536
+_MAX_REVISION: Final = 2**53 - 1
+"""The most that RFC 8785 writes exactly."""
+_ID: Final = re.compile(r"[0-9a-f]{16}")
+_LEGACY_KIND: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
 """The maximum number of DEKs, and of legacy keys, in one vault: a rotation every day for 179 years."""
 _EXTERNAL_FIELDS: Final = {"id", "label", "kind", "key", "wrapped", "created_at"}
 _MALFORMED: Final = "restore the vault meta from a backup"
@@ -88,6 +96,11 @@ class WrappedLegacyKey:
     kind: str
     created_at: datetime
     wrapped: WrappedKey
+
+    @property
+    def second_dek(self) -> int | None:
+        """The number of the DEK that lost it to another one, if it is one: see `docs/format.md`."""
+        return int(self.id[:8], 16) if self.kind == SECOND_DEK else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,16 +264,21 @@ def _is_consistent(meta: VaultMeta) -> bool:
         len(meta.vault_id) == VAULT_ID_SIZE
         and len(meta.mac) == _MAC_SIZE
         and type(meta.revision) is int
-        and meta.revision >= 1
+        and 1 <= meta.revision <= _MAX_REVISION
         and 1 <= len(meta.slots) <= MAX_SLOTS
         and _unique([slot.id for slot in meta.slots])
         and _unique([key.id for key in meta.legacy])
+        and all(key.kind != SECOND_DEK or _is_numbered(key.id, len(numbers)) for key in meta.legacy)
         and numbers == list(range(1, len(numbers) + 1))
         and len(numbers) <= MAX_DEK
-        and [dek.state for dek in meta.deks].count("active") == 1
+        and [dek.number for dek in meta.deks if dek.state == "active"] == [len(numbers)]
         and all(dek.is_consistent for dek in meta.deks)
-        and meta.policy.can_hold({key.id for key in meta.legacy})
+        and meta.policy.can_hold({key.id for key in meta.legacy if key.kind != SECOND_DEK})
     )
+
+
+def _is_numbered(key_id: str, deks: int) -> bool:
+    return fullmatch("[0-9a-f]{16}", key_id) is not None and 1 <= int(key_id[:8], 16) <= deks
 
 
 def _unique(names: Sequence[str]) -> bool:
@@ -269,7 +287,7 @@ def _unique(names: Sequence[str]) -> bool:
 
 def _slot(value: Mapping[str, Any]) -> Slot:
     slot_id, label, kind = _text(value["id"]), _text(value["label"]), _text(value["kind"])
-    if len(bytes.fromhex(slot_id)) != ID_SIZE or not is_label(label):
+    if not _ID.fullmatch(slot_id) or not is_label(label):
         msg = "not a keyslot of this version"
         raise ValueError(msg)
     times = time_of(value["created_at"]), time_of(value["expires_at"]) if "expires_at" in value else None
@@ -336,9 +354,11 @@ def _dek_json(dek: WrappedDEK) -> dict[str, Any]:
 
 
 def _legacy(value: Mapping[str, Any]) -> WrappedLegacyKey:
-    return WrappedLegacyKey(
-        _text(value["id"]), _text(value["kind"]), time_of(value["created_at"]), _wrapped(value)
-    )
+    identifier, kind = _text(value["id"]), _text(value["kind"])
+    if not _ID.fullmatch(identifier) or not _LEGACY_KIND.fullmatch(kind):
+        msg = "not a legacy key of this version"
+        raise ValueError(msg)
+    return WrappedLegacyKey(identifier, kind, time_of(value["created_at"]), _wrapped(value))
 
 
 def _legacy_json(key: WrappedLegacyKey) -> dict[str, Any]:

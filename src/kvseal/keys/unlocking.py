@@ -4,12 +4,13 @@ From a vault meta and a secret or wrap key to the root key, with at most one run
 Argon2id is expensive by design, and a call to a key service crosses a network.  All callers that
 unlock one vault with one secret, or one wrap key, therefore share a single run: a caller that asks
 during the run waits for it, across threads and event loops, and a later caller gets the same root
-key while any part of the process still holds it.
+key while any part of the process still holds it.  A run whose callers have all given up, because their
+deadlines are shorter than a derivation, is not in vain: the next caller within `KEPT_FOR` gets its result.
 
 A process reads slots before it can authenticate the vault meta, so an attacker who writes to the
-store can plant slots.  The cheapest slot is tried first: a planted slot costs the holder of the
-secret no more than the holder's own slot does.  All attempts together stay within a budget, so
-unlocking with a wrong secret ends too.
+store can plant slots.  Of the slots that last the cheapest is tried first, so for the holder of such a
+slot no planted slot costs more than the holder's own; then those that expire.  All attempts
+together stay within a budget, so unlocking with a wrong secret ends too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import hmac
 import os
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
@@ -55,9 +57,26 @@ _PROCESS_KEY: Final = os.urandom(32)
 _PASSES: Final = 96
 """The most that one unlocking may cost, in passes over all memory below the ceiling: 32 slots of 3 passes."""
 
+KEPT_FOR: Final = 30.0
+"""Seconds for which a root key is held that no caller waited for any more."""
+
+
+class _Run:
+    """One run, with the number of callers that wait for it."""
+
+    __slots__ = ("callers", "future")
+
+    def __init__(self) -> None:
+        self.future: Future[RootKey] = Future()
+        # From now on no cancelled caller can cancel it for the others.
+        self.future.set_running_or_notify_cancel()
+        self.callers = 0
+
+
 _lock = threading.Lock()
 _held: WeakValueDictionary[bytes, RootKey] = WeakValueDictionary()
-_running: dict[bytes, Future[RootKey]] = {}
+_unclaimed: dict[bytes, RootKey] = {}
+_running: dict[bytes, _Run] = {}
 
 
 async def unlock(
@@ -70,7 +89,7 @@ async def unlock(
     anew: bool = False,
 ) -> tuple[RootKey, Slot]:
     """
-    Return the root key and the usable slot that *unlocker* opens, for a secret the cheapest.
+    Return the root key and the usable slot that *unlocker* opens, one that lasts before one that expires.
 
     A wrap key is tried only on slots of its kind and name.  With *anew* kvseal asks its service
     even if this process holds the root key already.
@@ -103,7 +122,7 @@ async def _with_secret(
     damaged: list[DamagedSlotError] = []
     refused: list[tuple[Keyslot, KDFParametersError]] = []
     budget = memory_ceiling * _PASSES
-    for slot in sorted(slots, key=_cost):
+    for slot in sorted(slots, key=_turn):
         try:
             check_memory(slot.params, memory_ceiling)
             budget -= _cost(slot)
@@ -126,7 +145,7 @@ async def _with_wrap_key(
     # A service may refuse one slot and accept another: its policy sees the context.  An unreachable
     # service ends the loop, because every further slot would wait as long.
     failed: list[DamagedSlotError | WrapKeyRefusedError] = []
-    for slot in slots:
+    for slot in sorted(slots, key=_expires):
         if not isinstance(slot, ExternalSlot) or not slot.is_of(wrap_key):
             continue
         try:
@@ -145,6 +164,15 @@ def _keys(slots: Sequence[Slot]) -> str:
         + (f"the {slot.kind} key {slot.key}" if isinstance(slot, ExternalSlot) else "a secret")
         for slot in slots
     )
+
+
+def _turn(slot: Keyslot) -> tuple[bool, int]:
+    return _expires(slot), _cost(slot)
+
+
+def _expires(slot: Slot) -> bool:
+    """Whether *slot* comes last: a secret that was rotated away and back opens one that lasts, too."""
+    return slot.expires_at is not None
 
 
 def _cost(slot: Keyslot) -> int:
@@ -204,21 +232,26 @@ async def _once(name: bytes, work: Callable[[], RootKey], *, anew: bool = False)
         held, running = None if anew else _held.get(name), _running.get(name)
         counters.hits.number += held is not None or running is not None
         if held is not None:
+            _unclaimed.pop(name, None)
             return held
-        future = running or _running.setdefault(name, Future())
+        run = running or _running.setdefault(name, _Run())
+        run.callers += 1
     if running is None:
-        _start(future, name, work)
-    # Shielded, because a cancelled caller must not cancel the work for the others.
-    return await asyncio.shield(asyncio.wrap_future(future))
+        _start(run, name, work)
+    try:
+        return await asyncio.wrap_future(run.future)
+    finally:
+        with _lock:
+            run.callers -= 1
 
 
-def _start(future: Future[RootKey], name: bytes, work: Callable[[], RootKey]) -> None:
+def _start(shared: _Run, name: bytes, work: Callable[[], RootKey]) -> None:
     """Run *work* in its own thread, which outlives the event loop and the task of the first caller."""
 
     def fail(error: BaseException) -> None:
         with _lock:
             _running.pop(name, None)
-        future.set_exception(error)
+        shared.future.set_exception(error)
 
     def run() -> None:
         try:
@@ -229,13 +262,23 @@ def _start(future: Future[RootKey], name: bytes, work: Callable[[], RootKey]) ->
             with _lock:
                 _held[name] = root
                 _running.pop(name, None)
-            future.set_result(root)
+                if not shared.callers:
+                    _keep(name, root)
+            shared.future.set_result(root)
 
     try:
         _spawn(run)
     except RuntimeError as exc:
         # The thread could not start: without this, every later caller would wait for ever.
         fail(exc)
+
+
+def _keep(name: bytes, root: RootKey) -> None:
+    _unclaimed[name] = root
+    timer = threading.Timer(KEPT_FOR, _unclaimed.pop, (name, None))
+    timer.daemon = True
+    with suppress(RuntimeError):  # At the end of the process no thread can start any more.
+        timer.start()
 
 
 def _spawn(target: Callable[[], None]) -> None:
@@ -254,6 +297,7 @@ def _forget_running() -> None:
     global _lock  # noqa: PLW0603 - another thread of the parent may have held it
     _lock = threading.Lock()
     _running.clear()
+    _unclaimed.clear()
 
 
 after_fork(_forget_running)

@@ -8,7 +8,7 @@ from kvseal.errors import VaultError
 from kvseal.legacy.authsome import ENVELOPE as AUTHSOME
 from kvseal.legacy.authsome import FLAT as AUTHSOME_FLAT
 from kvseal.legacy.authsome import AuthsomeCodec, AuthsomeControlCodec, AuthsomeFlatCodec
-from kvseal.legacy.base import LegacyCodec
+from kvseal.legacy.base import LegacyCodec, SealingCodec
 from kvseal.legacy.fastmcp import FastMCPCodec
 from kvseal.legacy.fernet import KIND as FERNET
 from kvseal.legacy.fernet import FernetCodec
@@ -29,6 +29,7 @@ __all__ = [
     "FernetCodec",
     "LegacyCodec",
     "PlaintextCodec",
+    "SealingCodec",
     "codecs_for",
 ]
 

@@ -55,7 +55,7 @@ class AuthsomeFlatCodec:
         """Whether *stored* has the one field with a nonce, a dot and base64, damaged or not."""
         return _TOKEN.fullmatch(_only_text(stored)) is not None
 
-    def open(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+    def open(self, stored: Mapping[str, Any], *_: str | None) -> dict[str, Any]:
         """
         Return the value that authsome 0.5 and later would read: the text under `data`.
 
@@ -100,7 +100,7 @@ class AuthsomeCodec:
             and not _FERNET.recognises(stored)
         )
 
-    def open(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+    def open(self, stored: Mapping[str, Any], *_: str | None) -> dict[str, Any]:
         """
         Return the value exactly as it was put.
 
@@ -140,7 +140,7 @@ class AuthsomeControlCodec:
         text = _only_text(stored)
         return text == _VERSION or (text.startswith("[") and _is_index(text))
 
-    def open(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+    def open(self, stored: Mapping[str, Any], *_: str | None) -> dict[str, Any]:
         """Return the value as it is stored."""
         return dict(stored)
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pybase64 import b64decode, b64encode_as_string
 
-from kvseal import exact_json
 from kvseal.envelope.stored import DATA_FIELD, LEGACY_VERSION, VERSION_FIELD
-from kvseal.errors import MalformedRecordError, SecretError, TamperedRecordError, UnsealableValueError
+from kvseal.errors import MalformedRecordError, SecretError, TamperedRecordError
+from kvseal.legacy.base import json_text, json_value
 from kvseal.legacy.fernet_token import FernetKey, decoded
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class FernetCodec:
             and data.startswith(_STORED_START)
         )
 
-    def open(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+    def open(self, stored: Mapping[str, Any], *_: str | None) -> dict[str, Any]:
         """
         Return the value exactly as it was put.
 
@@ -64,20 +64,20 @@ class FernetCodec:
         except (binascii.Error, ValueError):
             msg = "the Fernet record is not base64"
             raise MalformedRecordError(msg) from None
-        return _parse(self._decrypt(token))
+        return json_value(self._decrypt(token), "Fernet")
 
     def key_candidates(self, collection: str | None, value: Mapping[str, Any]) -> Iterable[str]:  # noqa: ARG002
         """Return nothing: what applications keep in their values is not known."""
         return ()
 
-    def seal(self, value: Mapping[str, Any]) -> dict[str, Any]:
+    def seal(self, value: Mapping[str, Any], *_: str | None) -> dict[str, Any]:
         """
         Return the record that the upstream wrapper would write, under the first key.
 
         Raises:
             UnsealableValueError: that wrapper would read something else than *value*.
         """
-        token = self._keys[0].encrypt(_text(dict(value)))
+        token = self._keys[0].encrypt(json_text(dict(value)))
         return {DATA_FIELD: b64encode_as_string(token), VERSION_FIELD: LEGACY_VERSION}
 
     def _decrypt(self, token: bytes) -> bytes:
@@ -108,26 +108,3 @@ def parse_key(text: bytes) -> bytes:
             msg, hint="for a passphrase, use --source-material, and --fernet-kdf for how it became a key"
         )
     return urlsafe_b64decode(text.strip())
-
-
-def _text(value: dict[str, Any]) -> bytes:
-    """Return JSON that Python's own parser reads as *value*."""
-    text, is_portable = exact_json.dumps(value)
-    if is_portable:
-        return text
-    escaped = exact_json.ascii_text(value).encode()
-    if exact_json.dumps(exact_json.loads_exact(escaped))[0] != text:
-        msg = "the value has a high surrogate before a low one, which the Fernet wrapper would join"
-        raise UnsealableValueError(msg, hint="change it before the way back, or keep it sealed")
-    return escaped
-
-
-def _parse(plaintext: bytes) -> dict[str, Any]:
-    try:
-        value = exact_json.loads(plaintext)
-    except ValueError:
-        value = None
-    if type(value) is not dict:
-        msg = "the Fernet record opens, but its content is not a JSON object"
-        raise MalformedRecordError(msg)
-    return value

@@ -225,15 +225,17 @@ def _key(text: bytes, what: str) -> bytes:
 
 def _decoded(content: bytes, encoding: str, what: str) -> tuple[bytes, ...]:
     """Return the forms of *content* as they are, or the one thing that it is written for."""
-    if encoding == "raw":
-        return forms_of(content)
+    return forms_of(content) if encoding == "raw" else (decoded_secret(content, encoding, what),)
+
+
+def decoded_secret(content: bytes, encoding: str, what: str) -> bytes:
+    """Return what *content* is hex or base64 of; raises `SecretError` about the *what*."""
     text = content.strip()
     try:
         if encoding == "hex":
-            return (bytes.fromhex(text.decode("ascii")),)
-        return (
-            b64decode(text.translate(bytes.maketrans(b"-_", b"+/")) + b"=" * (-len(text) % 4), None, True),
-        )
+            return bytes.fromhex(text.decode("ascii"))
+        bare = text.translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
+        return b64decode(bare + b"=" * (-len(bare) % 4), None, True)
     except (binascii.Error, ValueError):
         msg = f"the {what} is not {encoding}"
     raise SecretError(msg, hint="name the encoding in which it is written, or leave it out for raw bytes")

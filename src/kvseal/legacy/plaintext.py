@@ -21,7 +21,7 @@ class PlaintextCodec:
         """Whether *stored* has neither of the two fields; with one of them it is damaged, not plaintext."""
         return DATA_FIELD not in stored and VERSION_FIELD not in stored
 
-    def open(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+    def open(self, stored: Mapping[str, Any], *_: str | None) -> dict[str, Any]:
         """Return the value as it is stored."""
         return dict(stored)
 

@@ -18,10 +18,10 @@ There is one series for each DEK and for each class of error.  No series has the
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from typing import TYPE_CHECKING, Final
 
+from kvseal.concurrency import in_thread
 from kvseal.observe import counters
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _is_offered = False
 async def offer() -> None:
     """Call `instrument` in a thread, once; importing OpenTelemetry takes a while."""
     if not _is_offered:
-        await asyncio.to_thread(instrument)
+        await in_thread(instrument)
 
 
 def instrument(provider: MeterProvider | None = None) -> bool:

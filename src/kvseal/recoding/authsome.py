@@ -7,10 +7,10 @@ key record, and flat records that none of the given keys opens.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from kvseal.concurrency import in_thread
 from kvseal.drivers.reach import driver_of
 from kvseal.envelope.kdf import DEFAULT_MEMORY_CEILING
 from kvseal.envelope.stored import is_sealed
@@ -76,7 +76,7 @@ async def take_over_authsome(
         keys = [] if record is None else [await _dek(record, masters, memory_ceiling)]
         look = _Look(masters)
         async for page in driver.scan():
-            await asyncio.to_thread(look.at_all, page.entries)
+            await in_thread(look.at_all, page.entries)
         look.judge(has_keys=entry is not None)
     finally:
         if driver is not store:
@@ -105,7 +105,7 @@ async def _dek(
     refusals: list[WrongLegacyKeyError] = []
     for secret in dict.fromkeys(master.secret for master in masters):
         try:
-            dek = await asyncio.to_thread(parsed.unwrap, secret, memory_ceiling=memory_ceiling)
+            dek = await in_thread(parsed.unwrap, secret, memory_ceiling=memory_ceiling)
         except WrongLegacyKeyError as exc:
             refusals.append(exc)
         else:

@@ -7,14 +7,14 @@ records, so a format or a DEK that is not in them is no longer needed.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kvseal import clock
-from kvseal.drivers.base import has_expired
+from kvseal.drivers.base import PAGE_SIZE, has_expired
 from kvseal.drivers.reach import recodable_driver
 from kvseal.errors import LegacyRecordError, PlaintextRecordError, RecordError, UnknownDEKError
 from kvseal.keys.meta import META_COLLECTION
@@ -22,6 +22,7 @@ from kvseal.legacy import FERNET, FernetCodec, PlaintextCodec, codecs_for
 from kvseal.observe.events import Failure, Progress, ignore
 from kvseal.recoding.decision import classify, format_of
 from kvseal.recoding.formats import KVSEAL, LegacySource, RefusedSource, StrictSource, dek_of, opened
+from kvseal.recoding.pace import LoopShare
 from kvseal.recoding.report import FAILURES_KEPT, Report
 from kvseal.vault.store_clock import check_clocks
 
@@ -125,6 +126,7 @@ async def take_census(
     partition: tuple[int, int] = (0, 1),
     refresh: Refresh | None = None,
     pace: Pace | None = None,
+    share: LoopShare | None = None,
     listener: Listener = ignore,
 ) -> Census:
     """
@@ -136,15 +138,18 @@ async def take_census(
     process may have rotated the DEK meanwhile.
     """
     census, started = Census(), clock.monotonic()
+    share = share or LoopShare()
+    count = partial(_census_of, readers=readers, opens=opens, pends=pends)
     async for page in driver.scan(partition=partition, expired=True):
         if pace is not None:
             await pace.take(len(page.entries))
-        found = await asyncio.to_thread(_census_of, page.entries, readers, opens, pends)
-        if refresh is not None and found.unknown_dek and await refresh():
-            found = await asyncio.to_thread(_census_of, page.entries, readers, opens, pends)
-        for failure in found.failures:
-            listener(failure)
-        census.add(found)
+        for few in share.slices(page.entries, most=PAGE_SIZE):
+            found = await share.work(count, few)
+            if refresh is not None and found.unknown_dek and await refresh():
+                found = await share.work(count, few)
+            for failure in found.failures:
+                listener(failure)
+            census.add(found)
         seconds = clock.monotonic() - started
         listener(Progress("verify", census.scanned, None, 0, census.failed, seconds))
     return census

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kvseal import clock, exact_json
 from kvseal.drivers.base import Entry, Replacement
 from kvseal.errors import RecordError, UnknownDEKError
+from kvseal.expiry import LAST
 from kvseal.keys.meta import META_COLLECTION
 from kvseal.recoding.lease_holder import LeaseHolder
 from kvseal.recoding.report import Tally
@@ -64,7 +65,7 @@ class Part:
         """Read what `as_json` wrote."""
         holder = None if value["holder"] is None else LeaseHolder.from_json(value["holder"])
         tally = Tally.from_json(value["tally"])
-        return cls(holder, int(value["until"]), value["cursor"], bool(value["done"]), tally)
+        return cls(holder, _milliseconds(value["until"]), value["cursor"], bool(value["done"]), tally)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +106,16 @@ class Checkpoint:
     def from_json(cls, value: dict[str, Any]) -> Checkpoint:
         """Read what `as_json` wrote; raises `KeyError` or `TypeError` for anything else."""
         parts = tuple(Part.from_json(part) for part in value["parts"])
-        started_at, prepared = int(value["started_at"]), value.get("prepared") is True
+        started_at, prepared = _milliseconds(value["started_at"]), value.get("prepared") is True
         return cls(value["plan"], value["command"], started_at, parts, prepared)
+
+
+def _milliseconds(value: object) -> int:
+    """Return *value* if it is a time that a clock can show; raises `TypeError` otherwise."""
+    if type(value) is not int or not 0 <= value <= LAST:
+        msg = "not a time"
+        raise TypeError(msg)
+    return value
 
 
 def plan_id(*facts: str | None) -> str:

@@ -24,7 +24,7 @@ from kvseal.recoding.checkpoint import MAX_PARTS, open_recode, plan_id
 from kvseal.recoding.decision import is_pending
 from kvseal.recoding.formats import UNDECODABLE
 from kvseal.recoding.lease import Lease, leased
-from kvseal.recoding.pace import Pace
+from kvseal.recoding.pace import LoopShare, Pace
 from kvseal.recoding.report import FAILURES_KEPT, Report, Tally, followed_by
 from kvseal.recoding.walk import Walk
 from kvseal.recoding.writing import Copies, InPlace
@@ -105,16 +105,16 @@ class _Run:
 
     async def to_the_end(self, lease: Lease | None) -> tuple[Tally, Census | None]:
         """Walk and verify, and repeat while the verify pass finds entries to convert."""
-        pace = Pace(self.rate)
+        pace, share = Pace(self.rate), LoopShare()
         async with leased(lease):
             cursor, tally = self._beginning(lease)
-            tally = await self._walk(lease).run(cursor, tally, pace)
-            census = await self._verified(pace)
+            tally = await self._walk(lease, share).run(cursor, tally, pace)
+            census = await self._verified(pace, share)
             for _ in range(_MORE_PASSES):
                 if census is None or not _left_over(census, tally):
                     break
-                tally = followed_by(tally, await self._walk(lease).run(None, Tally(), pace))
-                census = await self._verified(pace)
+                tally = followed_by(tally, await self._walk(lease, share).run(None, Tally(), pace))
+                census = await self._verified(pace, share)
         return tally, census
 
     def _beginning(self, lease: Lease | None) -> tuple[str | None, Tally]:
@@ -130,7 +130,7 @@ class _Run:
     def _in_place(self) -> bool:
         return self.writing.written is self.driver
 
-    def _walk(self, lease: Lease | None) -> Walk:
+    def _walk(self, lease: Lease | None, share: LoopShare) -> Walk:
         return Walk(
             self.driver,
             self.writing,
@@ -140,9 +140,10 @@ class _Run:
             confirm=self.plan.confirm,
             total=self.total,
             listener=self.listener,
+            share=share,
         )
 
-    async def _verified(self, pace: Pace) -> Census | None:
+    async def _verified(self, pace: Pace, share: LoopShare) -> Census | None:
         if self.plan.dry_run or not self.plan.verify:
             return None
         return await take_census(
@@ -154,6 +155,7 @@ class _Run:
             partition=self.partition if self._in_place else WHOLE,
             refresh=self.plan.refresh,
             pace=pace,
+            share=share,
             listener=self.listener,
         )
 

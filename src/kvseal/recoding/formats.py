@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from kvseal.drivers.base import Entry
     from kvseal.envelope.codec import RecordCodec
-    from kvseal.legacy import FernetCodec, LegacyCodec
+    from kvseal.legacy import LegacyCodec, SealingCodec
     from kvseal.vault.vault import Vault
 
 KVSEAL: Final = "kvseal"
@@ -87,7 +87,7 @@ class LegacySource:
     def open(self, entry: Entry) -> tuple[dict[str, Any], int | None]:
         """Return the value and the entry's own expiry."""
         expires_at = None if entry.expires_at is None else expiry.milliseconds(entry.expires_at)
-        return self._codec.open(_stored(entry)), expires_at
+        return self._codec.open(_stored(entry), entry.collection, entry.key), expires_at
 
     def key_candidates(self, collection: str | None, value: Mapping[str, Any]) -> Iterable[str]:
         """Return the candidates of the codec."""
@@ -121,24 +121,24 @@ class RefusedSource:
         return ()
 
 
-class FernetTarget(LegacySource):
-    """The target of a rollback: records that py-key-value's own Fernet wrapper reads."""
+class LegacyTarget(LegacySource):
+    """The target of a rollback: records that the old application reads."""
 
-    __slots__ = ("_fernet",)
+    __slots__ = ("_sealing",)
 
     keeps_expiry: Final = False
 
-    def __init__(self, codec: FernetCodec) -> None:
+    def __init__(self, codec: SealingCodec) -> None:
         super().__init__(codec)
-        self._fernet = codec
+        self._sealing = codec
 
     def is_current(self, stored: Mapping[str, Any]) -> bool:
-        """Whether *stored* is a Fernet record, under any key."""
-        return self._fernet.recognises(stored)
+        """Whether *stored* is a record of the codec's, under any key."""
+        return self._sealing.recognises(stored)
 
-    def seal(self, value: Mapping[str, Any], _: Entry, __: int | None) -> dict[str, Any]:
-        """Encrypt under the first key; as in that wrapper, only the backend keeps the expiry."""
-        return self._fernet.seal(value)
+    def seal(self, value: Mapping[str, Any], entry: Entry, _: int | None) -> dict[str, Any]:
+        """Encrypt under the first key; only the backend keeps the expiry."""
+        return self._sealing.seal(value, entry.collection, entry.key)
 
 
 class SealedTarget:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from kvseal import clock
+from kvseal.concurrency import within
 from kvseal.errors import LeaseHeldError, StoreError
 from kvseal.recoding.checkpoint import Checkpoint, CheckpointStore, Part
 from kvseal.recoding.lease_holder import LeaseHolder
@@ -160,7 +161,7 @@ async def leased(lease: Lease | None) -> AsyncIterator[Lease | None]:
     if lease is None:
         yield None
         return
-    await lease.acquire()
+    await _acquired(lease)
     renewing = asyncio.create_task(lease.renew_for_ever())
     try:
         yield lease
@@ -168,10 +169,27 @@ async def leased(lease: Lease | None) -> AsyncIterator[Lease | None]:
         await _stop(renewing)
         # Also on Ctrl-C.  If the store has failed, the lease expires.
         with suppress(StoreError, asyncio.TimeoutError):
-            await asyncio.wait_for(lease.release(), SECONDS_TO_RELEASE)
+            await within(SECONDS_TO_RELEASE, lease.release())
         raise
     await _stop(renewing)
     await lease.finish()
+
+
+async def _acquired(lease: Lease) -> None:
+    """Acquire *lease*; a caller that is cancelled meanwhile does not leave behind what is half done."""
+    acquiring = asyncio.ensure_future(lease.acquire())
+    try:
+        await asyncio.shield(acquiring)
+    except asyncio.CancelledError:
+        # Its write may be under way, in a thread or on the wire, where no cancellation reaches it.
+        with suppress(StoreError, LeaseHeldError, asyncio.TimeoutError):
+            await within(SECONDS_TO_RELEASE, _taken_and_released(acquiring, lease))
+        raise
+
+
+async def _taken_and_released(acquiring: asyncio.Future[None], lease: Lease) -> None:
+    await acquiring
+    await lease.release()
 
 
 async def _stop(task: asyncio.Task[None]) -> None:

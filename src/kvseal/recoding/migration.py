@@ -27,11 +27,13 @@ from kvseal.observe.events import ignore
 from kvseal.recoding.engine import WHOLE, is_prepared, recode
 from kvseal.recoding.formats import KVSEAL, SealedTarget
 from kvseal.recoding.plan import PlaintextRule, Plan, plan_migration
+from kvseal.recoding.settling import SETTLED_AFTER, check_settled
 from kvseal.recoding.surveying import Survey, likeness_of, survey
 from kvseal.vault.vault import Vault
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from datetime import timedelta
     from os import PathLike
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
@@ -59,6 +61,8 @@ class Options(TypedDict, total=False):
     kdf: Argon2idParams
     plaintext: PlaintextRule
     """What to do with records that were never encrypted; the default is to refuse them."""
+    grace: timedelta
+    """To finalize: how long ago the vault was flipped, if it ever held; the default is `SETTLED_AFTER`."""
     leaves: Sequence[LegacyCodec]
     """Records that one of these recognises are not changed."""
     adopts: Adoption | None
@@ -94,6 +98,8 @@ class _Request:
     rate: float | None = None
     before_writes: Callable[[Driver], Awaitable[None]] | None = None
     only_imports: bool = False
+    settles_in: timedelta | None = None
+    """To finalize: how long ago the vault has to have been flipped, if it ever held an old format."""
 
     @property
     def seals(self) -> bool:
@@ -139,10 +145,12 @@ async def migrate(
     Legacy keys in the vault are tried too.  `migrate` surveys the whole store before its first write,
     which may be the vault meta.  Then it awaits *before_writes*, unless this run resumes an earlier
     one or finds nothing to do.  With *finalize* legacy reads end, and the legacy keys are dropped,
-    once every record is re-sealed and the verify pass has found no other.
+    once every record is re-sealed and the verify pass has found no other; where an old format was held,
+    not before *grace* has passed since the flip.
 
     Raises:
         WrongLegacyKeyError, PlaintextFoundError: found by the survey; nothing was written.
+        VaultHeldError: the vault holds an old format, or did so until a moment ago; nothing was written.
         RecodeError: there is no key for old records; or see `recode`.
         VaultError, SecretError, StoreError: see `Vault`.
     """
@@ -158,6 +166,7 @@ async def migrate(
         partition=partition,
         rate=rate,
         before_writes=before_writes,
+        settles_in=options.get("grace", SETTLED_AFTER) if finalize else None,
     )
     async with reached(store, to, writes=not dry_run) as places:
         if finalize:
@@ -236,6 +245,8 @@ async def _prepared(places: Places, request: _Request) -> AsyncIterator[_Prepare
         if vault is not None and vault.holds and request.seals:
             msg = "the vault's policy holds new values in the old format, and a migration would seal them"
             raise VaultHeldError(msg, hint="vaultctl policy seal first; nothing was changed")
+        if vault is not None and request.settles_in is not None:
+            await check_settled(vault, request.settles_in)
         codecs = merged([*request.legacy, *_held(vault)])
         begins = not request.dry_run and await _begins(places, request, codecs, vault)
         look = options.get("before_survey")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from kvseal.errors import PlaintextRecordError, VaultHeldError
 from kvseal.legacy import FernetCodec, PlaintextCodec, codecs_for
-from kvseal.recoding.formats import FernetTarget, LegacySource, RefusedSource, SealedTarget
+from kvseal.recoding.formats import LegacySource, LegacyTarget, RefusedSource, SealedTarget
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kvseal.legacy import LegacyCodec
+    from kvseal.legacy import LegacyCodec, SealingCodec
     from kvseal.recoding.formats import Source, Target
     from kvseal.vault.vault import Vault
 
@@ -123,12 +123,19 @@ def plan_reencryption(vault: Vault, *, context: str = "", dry_run: bool = False)
     return Plan("reencrypt", (sealed,), sealed, leaves, dry_run=dry_run, vault=vault)
 
 
-def plan_rollback(vault: Vault, fernet: FernetCodec, *, context: str = "", dry_run: bool = False) -> Plan:
-    """Return the plan that converts every record of *vault* to one for py-key-value's Fernet wrapper."""
+def plan_rollback(
+    vault: Vault,
+    codec: SealingCodec,
+    *,
+    command: str = "migrate-to-fernet",
+    context: str = "",
+    dry_run: bool = False,
+) -> Plan:
+    """Return the plan that converts every record of *vault* to one that *codec* writes."""
     return Plan(
-        command="migrate-to-fernet",
+        command=command,
         sources=(SealedTarget.of(vault, context),),
-        target=FernetTarget(fernet),
+        target=LegacyTarget(codec),
         leaves=(LegacySource(PlaintextCodec()),),
         dry_run=dry_run,
         vault=vault,

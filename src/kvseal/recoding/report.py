@@ -129,7 +129,10 @@ class Tally:
         """Read what `as_json` wrote."""
         tally = cls()
         for name in _COUNTERS:
-            setattr(tally, name, int(value[name]))
+            if type(value[name]) is not int:
+                msg = "not a count"
+                raise TypeError(msg)
+            setattr(tally, name, value[name])
         return tally
 
     def copy(self) -> Tally:

@@ -19,14 +19,14 @@ write, so an interrupted run is simply run again.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from kvseal import clock
-from kvseal.drivers.base import has_expired
+from kvseal.drivers.base import PAGE_SIZE, has_expired
 from kvseal.drivers.reach import recodable_driver
 from kvseal.envelope.stored import is_sealed
 from kvseal.errors import DEKNeededError, LeaseHeldError, RecordError, SealedTwiceError, VaultError
@@ -36,6 +36,7 @@ from kvseal.legacy import PlaintextCodec
 from kvseal.observe.events import Failure, Progress, ignore
 from kvseal.recoding.checkpoint import open_recode
 from kvseal.recoding.formats import SealedTarget, dek_of, opened
+from kvseal.recoding.pace import LoopShare
 from kvseal.recoding.report import FAILURES_KEPT
 
 if TYPE_CHECKING:
@@ -212,12 +213,13 @@ async def take_needs(driver: Driver, readers: Sequence[Source] = (), *, listener
 
     If there are *readers*, the first that opens a record looks into it; otherwise headers are read alone.
     """
-    needs, started = Needs(), clock.monotonic()
+    needs, started, share = Needs(), clock.monotonic(), LoopShare()
     async for page in driver.scan(expired=True):
-        found = await asyncio.to_thread(_needs_of, page.entries, readers)
-        for failure in found.examples:
-            listener(failure)
-        needs.add(found)
+        for few in share.slices(page.entries, most=PAGE_SIZE):
+            found = await share.work(partial(_needs_of, readers=readers), few)
+            for failure in found.examples:
+                listener(failure)
+            needs.add(found)
         seconds = clock.monotonic() - started
         listener(Progress("verify", needs.scanned, None, 0, needs.opaque, seconds))
     return needs

@@ -6,12 +6,12 @@ It finds a wrong legacy key, or plaintext that must not be there, before the mig
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from kvseal import clock
+from kvseal.drivers.base import PAGE_SIZE
 from kvseal.envelope.stored import is_sealed
 from kvseal.errors import PlaintextFoundError, RecordError, WrongLegacyKeyError
 from kvseal.keys.meta import META_COLLECTION
@@ -20,7 +20,7 @@ from kvseal.legacy.likeness import Likeness
 from kvseal.observe.events import Progress, ignore
 from kvseal.recoding.decision import classify, format_of
 from kvseal.recoding.formats import KVSEAL, UNDECODABLE, LegacySource
-from kvseal.recoding.pace import Pace
+from kvseal.recoding.pace import LoopShare, Pace
 from kvseal.recoding.plan import PlaintextRule
 
 if TYPE_CHECKING:
@@ -71,10 +71,11 @@ async def survey(
     """
     left = [LegacySource(codec) for codec in leaves]
     look = _Look([LegacySource(codec) for codec in (*legacy, PlaintextCodec())], left)
-    started, pace = clock.monotonic(), Pace(rate)
+    started, pace, share = clock.monotonic(), Pace(rate), LoopShare()
     async for page in driver.scan(partition=partition):
         await pace.take(len(page.entries))
-        await asyncio.to_thread(look.at_all, page.entries)
+        for few in share.slices(page.entries, most=PAGE_SIZE):
+            await share.work(look.at_all, few)
         seen = sum(look.formats.values())
         listener(Progress("survey", seen, None, 0, 0, clock.monotonic() - started))
     look.judge(plaintext)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kvseal.recoding.census import Refresh
     from kvseal.recoding.decision import Decision
     from kvseal.recoding.lease import Lease
-    from kvseal.recoding.pace import Pace
+    from kvseal.recoding.pace import LoopShare, Pace
     from kvseal.recoding.writing import Writing
 
 PAGES_IN_FLIGHT: Final = 3
@@ -76,6 +76,7 @@ class Walk:
         confirm: Callable[[], Awaitable[None]],
         total: int | None,
         listener: Listener,
+        share: LoopShare,
     ) -> None:
         self._driver = driver
         self._writing = writing
@@ -85,6 +86,7 @@ class Walk:
         self._confirm = confirm
         self._total = total
         self._listener = listener
+        self._share = share
         self._started = clock.monotonic()
         self._stopping = False
         self._waiting: set[asyncio.Task[None] | None] = set()
@@ -137,11 +139,12 @@ class Walk:
                 return
             if self._lease is not None:
                 self._lease.check()
-            few = entries[start : start + size]
-            await self._take(len(few), pace)
-            tally.scanned += len(few)
-            changes = book(await self._decided(few), tally, self._listener)
-            await self._writing.write(changes, tally)
+            batch = entries[start : start + size]
+            await self._take(len(batch), pace)
+            for few in self._share.slices(batch, most=size):
+                tally.scanned += len(few)
+                changes = book(await self._decided(few), tally, self._listener)
+                await self._writing.write(changes, tally)
         frontier.finish(number, page.cursor, tally)
         self._note(frontier)
         self._tell(frontier)
@@ -157,11 +160,10 @@ class Walk:
 
     async def _decided(self, entries: Sequence[Entry]) -> list[Decision]:
         await self._confirm()
-        # Opening and sealing a page takes milliseconds, which would block the application's event loop.
-        decisions = await asyncio.to_thread(self._decide_all, entries)
+        decisions = await self._share.work(self._decide_all, entries)
         if self._refresh is not None and any(isinstance(d, Failure) and d.unknown_dek for d in decisions):
             await self._refresh()
-            decisions = await asyncio.to_thread(self._decide_all, entries)
+            decisions = await self._share.work(self._decide_all, entries)
         return decisions
 
     def _decide_all(self, entries: Sequence[Entry]) -> list[Decision]:

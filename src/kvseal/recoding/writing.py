@@ -12,14 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kvseal import exact_json
-from kvseal.drivers.abilities import proves
+from kvseal.drivers.abilities import proves, put_many_if_absent
 from kvseal.drivers.base import Entry, Replacement, _Keep
 from kvseal.errors import (
     RecodeError,
     RecordError,
-    StoreError,
-    StoreNotFoundError,
-    StoreUnreachableError,
     UnsealableValueError,
 )
 from kvseal.observe.events import Failure
@@ -28,7 +25,7 @@ from kvseal.recoding.decision import Change, Leave, decide, decide_copy, is_done
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kvseal.drivers.base import Driver
+    from kvseal.drivers.base import Driver, Put
     from kvseal.observe.events import Listener
     from kvseal.recoding.decision import Decision
     from kvseal.recoding.plan import Plan
@@ -37,7 +34,7 @@ if TYPE_CHECKING:
 _ATTEMPTS: Final = 16
 """After this many lost swaps in a row an entry is reported as a failure."""
 
-_COPIES_AT_A_TIME: Final = 8
+_LOOKS_AT_ONCE: Final = 8
 
 
 class Writing(Protocol):
@@ -135,31 +132,32 @@ class Copies:
         return decide_copy(entry, self._plan, partial(proves, self._driver))
 
     async def write(self, changes: Sequence[Change], tally: Tally) -> None:
-        """Copy a few at a time, because put-if-absent has no batched form."""
-        for start in range(0, len(changes), _COPIES_AT_A_TIME):
-            few = changes[start : start + _COPIES_AT_A_TIME]
-            await asyncio.gather(*(self._copy(change, tally) for change in few))
+        """Put what is absent as one batch, and look at what is there already a few at a time."""
+        copies = [_copy_of(change) for change in changes]
+        puts: Sequence[Put] = [False] * len(copies)
+        if not self._plan.dry_run:
+            puts = await put_many_if_absent(self.written, copies)
+        beside = []
+        for change, copy, put in zip(changes, copies, puts, strict=True):
+            if put is True:
+                tally.changed += 1
+            elif put is False:
+                beside.append((change.entry, copy))
+            else:
+                # The other store cannot hold the name or the value.
+                reason = f"{type(put).__name__}: {put.message}"
+                fail(Failure(copy.collection, copy.key, reason), tally, self._listener)
+        for start in range(0, len(beside), _LOOKS_AT_ONCE):
+            few = beside[start : start + _LOOKS_AT_ONCE]
+            await asyncio.gather(*(self._look(entry, copy, tally) for entry, copy in few))
 
     def is_to_verify(self, entry: Entry) -> bool:
         """Whether *entry* has the target's format and has not failed already."""
         names = (entry.collection, entry.key)
         return self._plan.target.recognises(entry.value or {}) and names not in self._unreadable
 
-    async def _copy(self, change: Change, tally: Tally) -> None:
-        entry = change.entry
-        expires_at = entry.expires_at if isinstance(change.expires_at, _Keep) else change.expires_at
-        copy = Entry(entry.collection, entry.key, change.value, entry.created_at, expires_at)
-        try:
-            if not self._plan.dry_run and await self.written.put_if_absent(copy):
-                tally.changed += 1
-                return
-        except (StoreUnreachableError, StoreNotFoundError):
-            raise
-        except (StoreError, UnsealableValueError) as exc:
-            # The other store cannot hold the name or the value.
-            reason = f"{type(exc).__name__}: {exc.message}"
-            fail(Failure(entry.collection, entry.key, reason), tally, self._listener)
-            return
+    async def _look(self, entry: Entry, copy: Entry, tally: Tally) -> None:
+        """Count *copy*, which was not put, by what is there in its place."""
         there = await self.written.get(entry.collection or "", entry.key or "")
         if there is not None:
             _refuse_same(entry, there, self.written)
@@ -190,6 +188,12 @@ class Copies:
     def _is_same(self, copy: Entry, there: Entry) -> bool:
         ours, theirs = (self._plan.target.open(entry)[0] for entry in (copy, there))
         return exact_json.same(ours, theirs)
+
+
+def _copy_of(change: Change) -> Entry:
+    entry = change.entry
+    expires_at = entry.expires_at if isinstance(change.expires_at, _Keep) else change.expires_at
+    return Entry(entry.collection, entry.key, change.value, entry.created_at, expires_at)
 
 
 def book(decisions: Sequence[Decision], tally: Tally, listener: Listener) -> list[Change]:

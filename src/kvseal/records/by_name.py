@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Final
 
-from kvseal import clock
+from kvseal import clock, expiry
 from kvseal.drivers.base import Entry, Replacement
 from kvseal.envelope.record import Header
 from kvseal.envelope.stored import from_stored, is_sealed
@@ -79,18 +79,14 @@ async def put_record(
     Seal *value* and store it, for *ttl* seconds or for good; replaces an existing entry atomically.
 
     Raises:
-        UnsealableValueError, ReservedNameError: nothing was written.
+        UnsealableValueError, ReservedNameError, InvalidTTLError: nothing was written.
         Conflict: other processes kept changing the entry.
     """
     refuse_reserved(collection)
     now = clock.utc_now()
-    expires_at = None if ttl is None else now + timedelta(seconds=ttl)
-    sealed = codec.seal(
-        value,
-        collection,
-        key,
-        expires_at=None if expires_at is None else round(expires_at.timestamp() * 1000),
-    )
+    ends_at = None if ttl is None else expiry.expiry_of(ttl)
+    expires_at = None if ends_at is None else expiry.moment(ends_at)
+    sealed = codec.seal(value, collection, key, expires_at=ends_at)
     for _ in range(_ATTEMPTS):
         entry = await driver.get(collection, key)
         if entry is None:

@@ -13,15 +13,23 @@ last one read stays valid.  Reading sealed records does not need a fresh vault m
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 from kvseal import clock
-from kvseal.concurrency import SingleFlight
-from kvseal.errors import LegacyRecordError, PlaintextRecordError, StoreError, VaultError
+from kvseal.concurrency import SingleFlight, within
+from kvseal.errors import (
+    LegacyRecordError,
+    PlaintextRecordError,
+    StoreError,
+    StoreUnreachableError,
+    VaultError,
+)
 from kvseal.legacy import codecs_for
+from kvseal.vault.freshness import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,6 +43,21 @@ MAX_AGE: Final = 5.0
 """Seconds.  All readers of one wrapper together read the vault meta at most once in this time."""
 
 _log = logging.getLogger("kvseal")
+
+
+async def refresh_soon(vault: OpenVault) -> bool:
+    """
+    Read the vault meta again for a reader that waits for it, and return whether it changed.
+
+    Raises:
+        StoreUnreachableError: the store did not answer within `PATIENCE` seconds.
+        VaultError, StoreError: as `OpenVault.refresh`.
+    """
+    try:
+        return await within(PATIENCE, vault.refresh())
+    except asyncio.TimeoutError as exc:
+        msg = f"the vault meta in {vault.metastore.location}: no answer within {PATIENCE:g} s"
+        raise StoreUnreachableError(msg, hint="check the store that holds the vault meta") from exc
 
 
 class LegacyWindow:
@@ -55,6 +78,7 @@ class LegacyWindow:
         """
         if self._clock() - self._looked_at >= MAX_AGE:
             await self._looking.run(partial(self._look, vault))
+        await vault.unlock()
         keyring = vault.keyring
         if isinstance(error, (LegacyRecordError, PlaintextRecordError)) and keyring.policy.read_legacy:
             # A legacy record may look like plaintext; it must never be returned as plaintext.
@@ -72,7 +96,7 @@ class LegacyWindow:
         # The vault meta is as old as the moment at which reading it began.
         now = self._clock()
         try:
-            await vault.refresh()
+            await refresh_soon(vault)
         except (StoreError, VaultError) as exc:
             _log.warning("the vault meta cannot be read again: %s: %s", type(exc).__name__, exc)
         self._looked_at = now

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kvseal import expiry
@@ -25,9 +26,11 @@ from kvseal.errors import (
     UnreadableRecordsError,
     VaultLockedError,
 )
+from kvseal.keys.keyring import locked
 from kvseal.observe.counters import failed
-from kvseal.records.legacy_window import LegacyWindow
+from kvseal.records.legacy_window import LegacyWindow, refresh_soon
 from kvseal.records.resealing import OldRecord
+from kvseal.vault.idle import UNLOCKINGS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -63,7 +66,11 @@ class Reader:
 
     async def codec(self) -> RecordCodec:
         """Return the codec; first unlocks a locked vault, if it was opened with `when_locked="unlock"`."""
-        return (await self._unlocked()).codecs[self._context]
+        for _ in range(UNLOCKINGS):
+            vault = await self._unlocked()
+            with suppress(VaultLockedError):
+                return vault.codecs[self._context]
+        raise locked()
 
     async def read(self, stored: Mapping[str, Any] | None, names: Names) -> Value:
         """Return the value in *stored* unless it has expired, or raise its `RecordError` with its names."""
@@ -126,8 +133,8 @@ class Reader:
         try:
             if isinstance(error, UnknownDEKError):
                 # Tried even if this refresh changed nothing: that of another reader may have, just before.
-                await self._refreshing.run(vault.refresh)
-                return vault.codecs[self._context].open(stored, *names)
+                await self._refreshing.run(partial(refresh_soon, vault))
+                return (await self.codec()).open(stored, *names)
             if isinstance(error, LegacyRecordError | PlaintextRecordError):
                 value = await self._legacy_window.open(error, stored, vault)
                 old.append(OldRecord(*names, stored, value))

@@ -29,7 +29,9 @@ from key_value.aio.wrappers.read_only import ReadOnlyWrapper
 from key_value.aio.wrappers.routing import RoutingWrapper
 
 from kvseal import clock, exact_json, expiry
+from kvseal.concurrency import in_thread
 from kvseal.drivers import driver_for
+from kvseal.drivers.abilities import wait_at_most
 from kvseal.drivers.base import Replacement
 from kvseal.errors import StoreError, UnsealableValueError, UnsupportedStoreError
 
@@ -149,8 +151,9 @@ class Resealer:
         if driver is not None:
             return driver
         made = driver_for(self._store)
+        wait_at_most(made, self._patience)
         # A driver may have to find out what its file system supports.
-        if not (await asyncio.to_thread(lambda: made.capabilities)).atomic_replace:
+        if not (await in_thread(lambda: made.capabilities)).atomic_replace:
             msg = f"{made.location} has no compare-and-swap"
             raise UnsupportedStoreError(msg)
         # `setdefault` is atomic, and nothing is open yet: threads that race here share one driver.

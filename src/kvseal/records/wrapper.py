@@ -277,7 +277,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         if vault.holds:
             await self._put_many_held(keys, values, collection, ttl, vault)
             return
-        sealing = vault.codecs[self._context].sealing
+        sealing = (await self._reader.codec()).sealing
         expires_at = None if ttl is None else expiry.expiry_of(ttl)
         sealed: list[dict[str, Any]] = []
         async for part in slices_between_turns(len(names)):

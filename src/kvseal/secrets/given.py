@@ -6,11 +6,11 @@ A `str` is always a reference, so that a typing error never becomes a password.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
+from kvseal.concurrency import in_thread
 from kvseal.secrets.defaults import default_secret
 from kvseal.secrets.generation import generate_default_secret
 from kvseal.secrets.secret import Secret
@@ -42,7 +42,7 @@ def names_wrap_key(secret: Unlocker | str | None) -> bool:
 async def secret_for_opening(secret: Unlocker | str | None) -> Unlocker:
     """Return what *secret* points at, read in a thread, or the default."""
     if secret is None:
-        return await asyncio.to_thread(default_secret)
+        return await in_thread(default_secret)
     return await _resolved(secret, confirm=False)
 
 
@@ -55,14 +55,14 @@ async def _resolved(secret: Unlocker | str, *, confirm: bool) -> Unlocker:
     check_secret(secret)
     if not isinstance(secret, str):
         return secret
-    return await asyncio.to_thread(partial(resolve_unlocker, secret, confirm=confirm))
+    return await in_thread(partial(resolve_unlocker, secret, confirm=confirm))
 
 
 async def secret_for_creation(secret: Unlocker | str | None) -> Unlocker:
     """Return what *secret* points at, or the default, which is generated where there is none."""
     if secret is not None:
         return await new_secret_for(secret)
-    chosen, kept_at = await asyncio.to_thread(generate_default_secret)
+    chosen, kept_at = await in_thread(generate_default_secret)
     if kept_at is not None:
         _log.warning("the master secret of the new vault was generated into %s: back it up", kept_at)
     return chosen

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from kvseal import clock
 from kvseal.drivers.reach import chain_of, driver_of
-from kvseal.drivers.wrapper_orders import warn_of_blind_search
 from kvseal.envelope.kdf import Argon2idParams, check_memory
 from kvseal.envelope.record import VAULT_ID_SIZE
 from kvseal.envelope.stored import is_sealed
@@ -182,7 +181,11 @@ async def check_creation(
 
 
 def _refuse_eviction(metastore: MetaStore) -> None:
-    if metastore.driver.capabilities.evicts:
+    capabilities = metastore.driver.capabilities
+    if capabilities.conceals:
+        msg = f"{metastore.location} may drop entries when it is full: {capabilities.conceals}"
+        raise EvictingStoreError(msg, hint="grant +info, or keep the vault meta elsewhere: meta_store=")
+    if capabilities.evicts:
         msg = f"{metastore.location} drops entries when it is full, and would drop the vault meta first"
         raise EvictingStoreError(msg, hint="keep the vault meta in a store of its own: meta_store=")
 
@@ -198,6 +201,8 @@ async def _refuse_orphaned_records(metastore: MetaStore, data: AsyncKeyValue | D
     found = await _first_sealed(metastore.driver if data is None else data)
     if found is None:
         if (chain := chain_of(metastore.store if data is None else data)) is not None:
+            from kvseal.drivers.wrapper_orders import warn_of_blind_search  # noqa: PLC0415 - as in reach
+
             warn_of_blind_search(chain)
         return
     with suppress(ForeignVaultError):

@@ -14,19 +14,18 @@ older, or another one, nothing is sealed from that moment on, until the store ha
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kvseal import clock as clocks
-from kvseal.concurrency import SingleFlight
+from kvseal.concurrency import SingleFlight, within
 from kvseal.errors import RefutedKeyringError, StaleKeyringError, VaultLockedError
 from kvseal.observe.counters import failed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine
 
     from kvseal.errors import KvsealError, UnknownExtensionError, VaultError
     from kvseal.keys.meta import VaultMeta
@@ -68,6 +67,7 @@ class Freshness:
         "_since_by_wall",
         "clock",
         "due",
+        "is_unanswered",
         "refresh_after",
     )
 
@@ -90,6 +90,8 @@ class Freshness:
         self._since = since
         self._since_by_wall = clocks.wall()
         self._refuted_by: VaultError | None = None
+        self.is_unanswered = False
+        """Whether the last attempt to read the vault meta again got no answer."""
         self._retry_at = since + self._due_after
         self.due = -math.inf if self._looks_always else min(since + _WITNESS_AFTER, self._retry_at)
         self._ends_at = since + LIMIT * self.refresh_after
@@ -146,10 +148,9 @@ class Freshness:
 
         A vault meta that no writer has tried to read since is not out of reach: the next writer reads it.
         """
-        has_failed = self._retry_at > self._since + self._due_after
-        return has_failed and self.clock() >= self._ends_at
+        return self.is_unanswered and self.clock() >= self._ends_at
 
-    async def renew(self, refresh: Callable[[], Awaitable[bool]]) -> None:
+    async def renew(self, refresh: Callable[[], Coroutine[Any, Any, bool]]) -> None:
         """
         Await *refresh* if it is due, once for all who ask; a failure is logged, and tried again later.
 
@@ -199,14 +200,15 @@ class Freshness:
         """
         return max(0.0, (clocks.wall() - self._since_by_wall) - (now - self._since))
 
-    async def _attempt(self, refresh: Callable[[], Awaitable[bool]]) -> None:
+    async def _attempt(self, refresh: Callable[[], Coroutine[Any, Any, bool]]) -> None:
         try:
-            await asyncio.wait_for(refresh(), PATIENCE)
+            await within(PATIENCE, refresh())
         except VaultLockedError:
             raise
         except Exception as exc:  # noqa: BLE001 - whatever a backend's library raises, the keys are still here
             if self.is_refuted:
                 return
-            self._retry_at = self.clock() + self._due_after / _ATTEMPTS
+            self.is_unanswered = True
+            self._retry_at = self.clock() + self.refresh_after / _ATTEMPTS
             self.due = -math.inf if self._looks_always else min(self._retry_at, self._ends_at)
             _log.warning("the vault meta could not be read again: %s: %s", type(exc).__name__, exc)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cryptography.hazmat.backends.openssl.backend import backend as openssl
@@ -29,6 +28,7 @@ State = Literal[
     "retired dek needed",
     "idle",
     "not opened",
+    "meta unanswered",
     "stale",
     "upgrade needed",
     "meta refuted",
@@ -59,6 +59,7 @@ class Health:
     * `meta refuted`: the store holds no vault meta, an older or another one; nothing is sealed any more
     * `upgrade needed`: the vault meta has a critical part of a later kvseal; nothing is sealed any more
     * `stale`: the vault meta has been out of reach for so long that nothing is sealed any more
+    * `meta unanswered`: the last attempt to read the vault meta got no answer; sealing goes on until `stale`
     * `retired dek needed`: this process has met records of a DEK that is retired, and that will be dropped
     * `rotation due`: the active DEK is older than it should get
     * `ok`
@@ -129,6 +130,8 @@ class Health:
 @cache
 def crypto() -> Crypto:
     """Return who computes in this process."""
+    from importlib.metadata import version  # noqa: PLC0415 - most processes are not asked
+
     return Crypto(
         source=f"cryptography {version('cryptography')}",
         backend=openssl.openssl_version_text(),
@@ -143,6 +146,8 @@ def _state(freshness: Freshness, retired: int, dek_age: int, max_dek_age: timede
         return "upgrade needed"
     if freshness.is_stale:
         return "stale"
+    if freshness.is_unanswered:
+        return "meta unanswered"
     if retired:
         return "retired dek needed"
     return "rotation due" if dek_age > max_dek_age.total_seconds() else "ok"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kvseal import clock
 from kvseal.keys.keyring import locked
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from kvseal.envelope.codec import RecordCodec
+
+
+UNLOCKINGS: Final = 3
+"""Attempts of one operation to find a vault unlocked that is locked again and again meanwhile."""
 
 
 class IdleWatch:

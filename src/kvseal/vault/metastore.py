@@ -248,7 +248,9 @@ class MetaStore:
 
     def warn_of_eviction(self) -> None:
         """Log where a store that did not evict when the vault was created does now."""
-        if self._driver.capabilities.evicts:
+        if self._driver.capabilities.conceals:
+            _log.info("%s: %s", self.location, self._driver.capabilities.conceals)
+        elif self._driver.capabilities.evicts:
             _log.warning("%s drops entries when it is full, the vault meta first; move it", self.location)
 
     async def close(self) -> None:

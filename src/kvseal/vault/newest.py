@@ -7,13 +7,12 @@ operator has made: memory alone refuses them.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from kvseal.concurrency import after_fork
+from kvseal.concurrency import after_fork, in_thread
 from kvseal.errors import ForkedMetaError, PinNotWrittenError, RolledBackMetaError
 from kvseal.vault.pin import Pin, Pinned
 
@@ -93,7 +92,7 @@ class NewestSeen:
 
     async def before(self) -> Before:
         """Return what has been seen up to now; raises `PinFileError`."""
-        pinned = None if self._pin is None else await asyncio.to_thread(self._pin.load)
+        pinned = None if self._pin is None else await in_thread(self._pin.load)
         return Before(_newest.copy(), self._pin, pinned)
 
     async def is_newest(self, meta: VaultMeta) -> bool:
@@ -104,7 +103,7 @@ class NewestSeen:
     async def before_creation(self) -> Before:
         """Return what `before` does, or raise `PinNotWrittenError` where a new vault could not be pinned."""
         if self._pin is not None:
-            await asyncio.to_thread(self._pin.check_writable)
+            await in_thread(self._pin.check_writable)
         return await self.before()
 
     async def remember(self, meta: VaultMeta, *, must_last: bool = False) -> None:
@@ -120,7 +119,7 @@ class NewestSeen:
         """
         try:
             if self._pin is not None:
-                await asyncio.to_thread(self._pin.accept, meta)
+                await in_thread(self._pin.accept, meta)
         except PinNotWrittenError as exc:
             if must_last:
                 raise

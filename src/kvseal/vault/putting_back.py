@@ -47,10 +47,10 @@ async def put_back(
     metastore: MetaStore, ours: VaultMeta, keyring: Keyring, root: RootKey
 ) -> tuple[VaultMeta, Keyring]:
     """
-    Write *ours* as a new revision, above what is in the store; return it, and the keyring in it.
+    Write *ours* as a new revision, above what is in the store, with the keys of both; return it, and those.
 
     Raises:
-        ForkedMetaError: the store's meta has a key that is not in *keyring*, or is of another vault.
+        ForkedMetaError: the store's meta is of another root key, or of another vault.
         UnknownExtensionError: one of both has a critical part of a later kvseal.
         ForeignVaultError, VaultMetaError: what is there is no vault meta, or a damaged one.
         Conflict, StoreError: nothing was written.
@@ -59,12 +59,12 @@ async def put_back(
     found = await metastore.look()
     if found.meta == ours:
         return ours, keyring
-    above = ours.revision
-    if found.meta is not None:
-        _check_keys(metastore.location, found.meta, ours, keyring, root)
-        above = max(above, found.meta.revision)
     now = (await read_clocks(metastore.driver)).reached
-    again = changes.put_back(ours, root, above=above, now=now)
+    if found.meta is None:
+        again = changes.put_back(ours, root, above=ours.revision, now=now)
+    else:
+        theirs = _genuine(metastore.location, found.meta, ours, root)
+        again = changes.joined(ours, found.meta, root, seconds=keyring.others_than(theirs), now=now)
     proven = Keyring(VaultMeta.from_value(again.as_value()), root)
     if found.entry is None:
         await metastore.create(again)
@@ -73,20 +73,22 @@ async def put_back(
     return again, proven
 
 
-def _check_keys(location: str, theirs: VaultMeta, ours: VaultMeta, keyring: Keyring, root: RootKey) -> None:
-    """Raise where *ours* in the place of *theirs* would lose a key."""
+def _genuine(location: str, theirs: VaultMeta, ours: VaultMeta, root: RootKey) -> Keyring:
+    """Return the keys of *theirs*, or raise where the two cannot be joined."""
     if theirs.vault_id != ours.vault_id:
         msg = f"{location} holds another vault now, {theirs.vault_id.hex()}"
         raise ForkedMetaError(msg, hint="restore each vault to a store of its own")
     if theirs.follows(root):
         msg = "the root key of the vault was rotated since"
         raise Conflict(msg, hint="open the vault again")
-    if not _holds_all(keyring, theirs, root):
-        msg = "the vault meta in the store has keys that this process does not hold"
+    theirs.refuse_unknown()
+    try:
+        return Keyring(theirs, root)
+    except TamperedMetaError:
+        msg = "the vault meta in the store is of another root key, or forged"
         raise ForkedMetaError(
             msg, hint="keep both: back up the store, and restore the records of each to a store of its own"
-        )
-    theirs.refuse_unknown()
+        ) from None
 
 
 def _holds_all(keyring: Keyring, meta: VaultMeta, root: RootKey) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Literal
@@ -26,6 +27,7 @@ from kvseal.errors import (
     HoldNotPermittedError,
     RolledBackMetaError,
     VaultHeldError,
+    VaultLockedError,
     VaultMetaError,
     VaultMetaLostError,
     VaultNotFoundError,
@@ -34,7 +36,7 @@ from kvseal.keys.keyring import Keyring, LockedCodecs, locked
 from kvseal.keys.meta import VaultMeta
 from kvseal.observe import audit
 from kvseal.vault.health import Health
-from kvseal.vault.idle import IdleWatch, WatchedCodecs
+from kvseal.vault.idle import UNLOCKINGS, IdleWatch, WatchedCodecs
 from kvseal.vault.newest import accept
 from kvseal.vault.opening import unlocked
 from kvseal.vault.putting_back import put_back_older
@@ -241,10 +243,13 @@ class OpenVault:
         Raises:
             StaleKeyringError: it has been out of reach for too long; see `kvseal.vault.freshness`.
         """
-        # Not within the patience of `renew`, which is shorter than a derivation may be.
-        await self.unlock()
-        await self.freshness.renew(self.refresh)
-        self.freshness.check()
+        for _ in range(UNLOCKINGS):
+            # Not within the patience of `renew`, which is shorter than a derivation may be.
+            await self.unlock()
+            with suppress(VaultLockedError):
+                await self.freshness.renew(self.refresh)
+                return self.freshness.check()
+        raise locked()
 
     async def lock(self) -> None:
         """

@@ -233,11 +233,12 @@ class Vault(OpenVault):
         """
         Write the vault meta that this process holds again, where the store has lost it or gone back.
 
-        It becomes a revision above every known one, so that running processes follow it.  An operator who
-        calls this has found out what happened to the store.
+        It becomes a revision above every known one, with all keys of both, so that running processes follow
+        it.  Of two DEKs with one number, the store's keeps it, and ours is held beside it and tried second.
+        An operator who calls this has found out what happened to the store.
 
         Raises:
-            ForkedMetaError: what is there has keys that this process does not hold, or is another vault.
+            ForkedMetaError: what is there is of another root key, or another vault.
             Conflict, VaultError, StoreError: nothing was written.
         """
         root = await self.root_key()

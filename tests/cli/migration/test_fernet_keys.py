@@ -16,6 +16,7 @@ from tests.cli.harness import FERNET_KEY, SECRET, Terminalless, old_store, with_
 from tests.test_migrations import thawed
 
 from kvseal import EnvelopeEncryptionWrapper, Secret
+from kvseal.legacy.fastmcp import key_of_client_secret, key_of_text_signing_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -203,6 +204,24 @@ def test_contradictions(vaultctl: Terminalless, options: str, says: str) -> None
 
     assert (2, "") == (done.code, done.out)
     assert says in done.err
+
+
+@pytest.mark.parametrize("option", ["client-secret", "signing-key"])
+@pytest.mark.parametrize("was_whole", [True, False])
+def test_a_line_break_in_a_secret_of_fastmcp(
+    vaultctl: Terminalless,
+    option: str,
+    was_whole: bool,
+) -> None:
+    """A FastMCP server whose secret ended with a line break is migrated from the same file, and so is one without."""
+    secret = b"a secret of the server" + b"\n" * was_whole
+    derive = key_of_client_secret if option == "client-secret" else key_of_text_signing_key
+    old_store(Path("kv"), VALUES, key=derive(secret).decode())
+    reference = file("secret", b"a secret of the server\n")
+
+    done = vaultctl(f"migrate-from-fernet --fastmcp-{option} {reference} --yes --json --argon2 1,8,1")
+
+    assert (0, 3) == (done.code, done.lines[-1]["changed"])
 
 
 class TestWhoseStore:

@@ -12,6 +12,7 @@ import pytest
 from kvseal import Argon2idParams
 from kvseal.cli.migration.recipe import (
     AuthsomeKeys,
+    CodecKeys,
     FastMCPKeys,
     FernetKeys,
     NoKeys,
@@ -23,6 +24,7 @@ from kvseal.cli.migration.recipe import (
     read_recipe,
 )
 from kvseal.errors import UsageError
+from kvseal.legacy.by_hand import Layout
 from kvseal.legacy.fernet_keys import Hkdf, Pbkdf2, Sha256
 from kvseal.recoding import PlaintextRule
 
@@ -140,6 +142,28 @@ def test_nothing_but_a_format(tmp_path: Path) -> None:
             AuthsomeKeys(Path("/srv/master.key"), "env:A"),
         ),
         ('format = "kvseal"', NoKeys()),
+        ('format = "aes-gcm"\nkeys = ["env:A"]', CodecKeys(("env:A",))),
+        (
+            'format = "secretbox"\nsource_material = "env:A"\nkdf = "sha256"\nciphertext = "a.b"\nnonce_size = 24',
+            CodecKeys(source_material="env:A", kdf=Sha256(), where=Layout("a.b", nonce_size=24)),
+        ),
+        (
+            'format = "chacha20-poly1305"\nkeys = ["env:A"]\nkey_encoding = "hex"\ntag = "t"\nencoding = "hex"',
+            CodecKeys(("env:A",), key_encoding="hex", where=Layout(tag="t", encoding="hex")),
+        ),
+        (
+            'format = "aes-cbc-hmac"\nkeys = ["env:A"]\nmac_first = false\nmac_hash = "sha512"',
+            CodecKeys(("env:A",), mac_first=False, mac_hash="sha512"),
+        ),
+        (
+            'format = "aes-cbc-hmac"\nkeys = ["env:A"]\nmac_key = "env:B"\nparts = ["tag", "nonce", "ciphertext"]',
+            CodecKeys(("env:A",), mac_key="env:B", where=Layout(parts=("tag", "nonce", "ciphertext"))),
+        ),
+        (
+            'format = "jwe"\nkeys = ["env:A"]\njwe_field = "t"\nalg = "A256KW"\nenc = "A128GCM"',
+            CodecKeys(("env:A",), jwe_field="t", alg="A256KW", enc="A128GCM"),
+        ),
+        ('format = "python"\ncodec = "m:C"', CodecKeys(key_encoding="raw", codec="m:C")),
     ],
 )
 def test_keys_of_each_format(tmp_path: Path, lines: str, keys: object) -> None:
@@ -212,6 +236,15 @@ def test_no_backup(tmp_path: Path) -> None:
             "source.client_secret",
         ),
         ('[source]\nformat = "authsome"\n', "source.key_file"),
+        ('[source]\nformat = "aes-gcm"\n', "source.keys"),
+        ('[source]\nformat = "python"\n', "source.codec"),
+        ('[source]\nformat = "aes-gcm"\nkeys = ["env:A"]\ncodec = "m:C"\n', "source.codec"),
+        ('[source]\nformat = "aes-gcm"\nkeys = ["env:A"]\nparts = ["tag"]\n', "source.parts"),
+        ('[source]\nformat = "aes-gcm"\nkeys = ["env:A"]\naad = "{tenant}"\n', "source.parts or aad"),
+        ('[source]\nformat = "aes-gcm"\nkeys = ["env:A"]\nencoding = "rot13"\n', "source.encoding"),
+        ('[source]\nformat = "aes-gcm"\nkeys = ["env:A"]\nconstants = { v = 1.5 }\n', "source.constants"),
+        ('[source]\nformat = "jwe"\nkeys = ["env:A"]\nalg = "RSA-OAEP"\n', "source.alg"),
+        ('[source]\nformat = "aes-cbc-hmac"\nkeys = ["env:A"]\nmac_hash = "md5"\n', "source.mac_hash"),
         (f"{PLAIN}[target]\ncreate = 1\n", "target.create"),
         (f'{PLAIN}[target]\nargon2 = "3,65536"\n', "target.argon2"),
         (f'{PLAIN}[target]\nargon2 = "0,0,0"\n', "target.argon2"),
@@ -350,11 +383,13 @@ def test_documented(tmp_path: Path) -> None:
             FernetKeys,
             FastMCPKeys,
             AuthsomeKeys,
+            CodecKeys,
+            Layout,
         )
         for name in cls.__dataclass_fields__
     }
-    # What opens a Fernet vault is a field of a field of this very name.
-    assert fields == documented
+    # What opens a Fernet vault is a field of a field of this very name, and a layout's keys stand beside the others.
+    assert fields - {"where"} == documented
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from key_value.aio.stores.memory import MemoryStore
 from tests.backends import UNSTABLE, Place, place
 from tests.cli.harness import FERNET_KEY, PROGRAM, SECRET, Terminalless, old_store, real, with_store
 from tests.recoding.worlds import damage, old
 
 from kvseal import EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.cli.migration import workers
+from kvseal.drivers import driver_for
+from kvseal.drivers.abilities import put_many_if_absent
 from kvseal.recoding import open_recode
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ pytestmark = [
 TOLD = """
 import os
 from key_value.aio.stores.disk import DiskStore
+from key_value.aio.stores.filetree import FileTreeStore
 from kvseal.recoding import walk, writing
 
 PIPE = os.open("pipe", os.O_WRONLY)
@@ -48,7 +52,7 @@ writing.InPlace.write = told
 walk.SECONDS_TO_FINISH = 1000
 
 async def make():
-    return DiskStore(directory="kv")
+    return DiskStore(directory="kv") if os.path.exists("kv/cache.db") else FileTreeStore(data_directory="kv")
 """
 RECORDS = 1_600
 RATE = "800"
@@ -81,6 +85,25 @@ def pipe(vaultctl: Terminalless) -> Pipe:
     pipe = Pipe()
     Path("told.py").write_text(TOLD)
     old_store(Path("kv"), VALUES)
+    assert 0 == vaultctl("init --argon2 1,8,1").code
+    return pipe
+
+
+@pytest.fixture
+def files(vaultctl: Terminalless, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """Return a store of old records that several processes write at once."""
+    Path("kv").mkdir()
+    monkeypatch.setenv("VAULTCTL_STORE", "filetree:kv")
+    where = Place("filetree", "kv")
+    asyncio.run(filled(where))
+    return where
+
+
+@pytest.fixture
+def pipes(vaultctl: Terminalless, files: Place) -> Pipe:
+    """Return the pipe, beside such a store that tells in it, with a vault."""
+    pipe = Pipe()
+    Path("told.py").write_text(TOLD)
     assert 0 == vaultctl("init --argon2 1,8,1").code
     return pipe
 
@@ -119,7 +142,7 @@ def check_stopped(vaultctl: Terminalless, parts: int) -> None:
     assert RECORDS == formats["kvseal"] + formats["fernet"]
     assert (parts, []) == (status["recode"]["parts"], status["recode"]["holders"])
     # Also for other machines, which cannot see that a process has ended.
-    assert [None] * parts == with_store(Path("kv"), holders)
+    assert [None] * parts == (asyncio.run(of_files()) if parts > 1 else with_store(Path("kv"), holders))
     check_finishes(vaultctl)
 
 
@@ -130,6 +153,13 @@ async def holders(store: Any) -> list[Any]:
     await vault.close()
     assert checkpoint is not None
     return [part.holder for part in checkpoint.parts]
+
+
+async def of_files() -> list[Any]:
+    """Return who holds each part of the file tree."""
+    async with Place("filetree", "kv").opened() as store:
+        found: list[Any] = await holders(store)
+    return found
 
 
 def check_finishes(vaultctl: Terminalless) -> None:
@@ -175,11 +205,11 @@ def test_ctrl_c_at_a_low_rate(vaultctl: Terminalless) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("whole_group", [False, True], ids=["parent", "group"])
 def test_a_signal_with_workers(
-    vaultctl: Terminalless, pipe: Pipe, whole_group: bool, number: signal.Signals
+    vaultctl: Terminalless, pipes: Pipe, whole_group: bool, number: signal.Signals
 ) -> None:
     """Workers end with the one who shares the work, whether a signal reaches it alone or its whole group."""
     with running("--rate", RATE, "--workers", "2") as process:
-        workers = pipe.pids(2)
+        workers = pipes.pids(2)
         if whole_group:
             os.killpg(process.pid, number)
         else:
@@ -192,20 +222,20 @@ def test_a_signal_with_workers(
     check_stopped(vaultctl, 2)
 
 
-def test_workers_without_parent(vaultctl: Terminalless, pipe: Pipe) -> None:
+def test_workers_without_parent(vaultctl: Terminalless, pipes: Pipe) -> None:
     """Workers whose parent was killed end as well, and give their parts back."""
     with running("--rate", RATE, "--workers", "2") as process:
-        workers = pipe.pids(2)
+        workers = pipes.pids(2)
         process.kill()
         wait_for_the_end(workers)
 
     check_stopped(vaultctl, 2)
 
 
-def test_a_killed_worker(vaultctl: Terminalless, pipe: Pipe) -> None:
+def test_a_killed_worker(vaultctl: Terminalless, pipes: Pipe) -> None:
     """A worker that was killed is named, the command fails, and the same command finishes at once."""
     with running("--rate", RATE, "--workers", "3") as process:
-        os.kill(pipe.pids(3)[1], signal.SIGKILL)
+        os.kill(pipes.pids(3)[1], signal.SIGKILL)
         out, err = process.communicate(timeout=60)
 
     assert (1, "") == (process.returncode, out)
@@ -214,10 +244,10 @@ def test_a_killed_worker(vaultctl: Terminalless, pipe: Pipe) -> None:
     check_finishes(vaultctl)
 
 
-def test_the_same_part_twice(vaultctl: Terminalless, pipe: Pipe) -> None:
+def test_the_same_part_twice(vaultctl: Terminalless, pipes: Pipe) -> None:
     """Whoever comes second is told who holds the part, and may do another one."""
     with running("--rate", "8", "--partition", "1/4") as process:
-        pipe.pids(1)
+        pipes.pids(1)
         second = real(*MIGRATE, "--partition", "1/4", cwd=vaultctl.directory)
         other = real(*MIGRATE, "--partition", "2/4", cwd=vaultctl.directory)
         shared = real(*MIGRATE, "--workers", "2", cwd=vaultctl.directory)
@@ -232,14 +262,14 @@ def test_the_same_part_twice(vaultctl: Terminalless, pipe: Pipe) -> None:
     check_finishes(vaultctl)
 
 
-@pytest.fixture(params=["disk", "redis", "postgresql"])
+@pytest.fixture
 def shared(
-    request: pytest.FixtureRequest, vaultctl: Terminalless, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, vaultctl: Terminalless, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> Iterator[Place]:
     """Yield a store with old records that several processes can reach, named in the environment."""
-    for somewhere in place(request.param, request, vaultctl.directory):
+    for somewhere in place(kind, request, vaultctl.directory):
         where = somewhere.where
-        monkeypatch.setenv("VAULTCTL_STORE", where if ":" in where else f"disk:{where}")
+        monkeypatch.setenv("VAULTCTL_STORE", where if ":" in where else f"{kind}:{where}")
         asyncio.run(filled(somewhere))
         yield somewhere
 
@@ -247,9 +277,16 @@ def shared(
 async def filled(where: Place) -> None:
     """Put old records there."""
     async with where.opened() as store:
-        app = old(store, FERNET_KEY.encode())
+        # A file tree's own put takes milliseconds: its records are made in memory, and put there at once.
+        made = MemoryStore() if where.kind == "filetree" else store
+        app = old(made, FERNET_KEY.encode())
         for key, value in VALUES.items():
             await app.put(key, value, collection="c")
+        if made is not store:
+            driver = driver_for(store)
+            async for page in driver_for(made).scan():
+                assert {True} == set(await put_many_if_absent(driver, page.entries))
+            await driver.close()
 
 
 async def damaged(where: Place) -> None:
@@ -267,6 +304,7 @@ async def values(where: Place) -> list[Any]:
     return list(found)
 
 
+@pytest.mark.parametrize("kind", ["disk", "redis", "postgresql"])
 def test_parts_as_processes(shared: Place, vaultctl: Terminalless) -> None:
     """Three processes that begin at once, before there is a vault, do disjoint parts that are everything."""
     processes = [
@@ -286,6 +324,7 @@ def test_parts_as_processes(shared: Place, vaultctl: Terminalless) -> None:
     assert None is vaultctl("status --json").lines[0]["recode"]
 
 
+@pytest.mark.parametrize("kind", ["filetree", "redis", "postgresql"])
 def test_workers(shared: Place, vaultctl: Terminalless) -> None:
     """Three workers give one report; a backup is taken, a damaged record is told once and holds up the end."""
     asyncio.run(damaged(shared))
@@ -313,9 +352,10 @@ def test_workers(shared: Place, vaultctl: Terminalless) -> None:
     assert [] == vaultctl("status --json").lines[0]["legacy"]
 
 
-def test_work_that_is_left_over(vaultctl: Terminalless, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_that_is_left_over(
+    vaultctl: Terminalless, files: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Workers that end while an old application still writes have not failed: what is left over is summed up."""
-    old_store(vaultctl.directory / "kv", {"a": {"v": 1}})
     summary = dict.fromkeys(("scanned", "changed", "already", "skipped", "failed", "conflicts"), 0)
     line = {"type": "summary", "schema": 1, "command": "c", **summary, "seconds": 0, "pending": 2}
     monkeypatch.setattr(workers, "_START", f"print({json.dumps(json.dumps(line))}); raise SystemExit(4)")
@@ -327,13 +367,37 @@ def test_work_that_is_left_over(vaultctl: Terminalless, monkeypatch: pytest.Monk
     assert "stop them, and run the same command again" in done.err
 
 
-def test_workers_that_seal_and_finalize(vaultctl: Terminalless) -> None:
+def test_workers_that_seal_and_finalize(vaultctl: Terminalless, files: Place) -> None:
     """What workers have sealed counts as sealed by this command, although the end of old reads looks again."""
-    old_store(Path("kv"), VALUES)
-
     done = real(*MIGRATE, "--json", "--workers", "2", "--finalize", cwd=vaultctl.directory)
 
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     (summary,) = [line for line in lines if line["type"] == "summary"]
     assert (0, "") == (done.returncode, done.stderr)
     assert (RECORDS, RECORDS, 0) == tuple(summary[name] for name in ("scanned", "changed", "already"))
+
+
+@pytest.mark.parametrize("command", [" ".join(MIGRATE), "reencrypt --yes --no-backup"])
+def test_one_writer(vaultctl: Terminalless, command: str) -> None:
+    """Of a store with one writer at a time workers are refused, before anything is written; a check is not."""
+    old_store(Path("kv"), {"a": {"v": 1}})
+    if "reencrypt" in command:
+        assert 0 == vaultctl("init --argon2 1,8,1").code
+    before = vaultctl.tree()
+
+    refused = vaultctl(f"{command} --workers 2")
+    checked = vaultctl(f"{command} --workers 2 --dry-run")
+
+    assert (2, "", before) == (refused.code, refused.out, vaultctl.tree())
+    assert "has one writer at a time" in refused.err
+    assert "hint: leave --workers out" in refused.err
+    assert 0 == checked.code
+
+
+def test_one_writer_of_copies(vaultctl: Terminalless, files: Place) -> None:
+    """For copies the other store is what counts."""
+    done = vaultctl(f"{' '.join(MIGRATE)} --workers 2 --to disk:copy --create-store")
+
+    assert 2 == done.code
+    assert "disk:" in done.err
+    assert "has one writer at a time" in done.err

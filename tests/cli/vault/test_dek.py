@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 @pytest.fixture
 def vault(vaultctl: Terminalless) -> Terminalless:
     """Return vaultctl beside a vault with three records of DEK 1."""
+    return filled(vaultctl)
+
+
+def filled(vaultctl: Terminalless) -> Terminalless:
+    """Make the vault and put the records."""
     assert 0 == vaultctl("init --create-store --argon2 1,8,1").code
     for name in "abc":
         assert 0 == vaultctl(f"put c {name}", stdin='{"v":1}').code
@@ -46,8 +51,10 @@ def test_the_life_of_a_dek(vault: Terminalless) -> None:
 
 
 @pytest.mark.processes
-def test_workers(vault: Terminalless) -> None:
+def test_workers(vaultctl: Terminalless, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes re-seal two parts, and one report comes out."""
+    monkeypatch.setenv("VAULTCTL_STORE", "filetree:files")
+    vault = filled(vaultctl)
     vault("rotate --dek")
 
     done = vault("reencrypt --workers 2 --no-backup --yes --json")

@@ -10,7 +10,7 @@ from tests.drivers.contract import DriverContract
 from tests.drivers.entries import VALUES, Backend, entry
 from tests.drivers.postgresql.tables import HOLDABLE, BulkStore, pool_with_codec
 
-from kvseal.drivers import driver_for
+from kvseal.drivers import abilities, driver_for
 from kvseal.drivers.base import PAGE_SIZE
 from kvseal.errors import (
     StoreError,
@@ -43,6 +43,22 @@ class PostgreSQLContract(DriverContract):
     async def test_driver_reads_what_the_store_put(self, backend: Backend, value: dict[str, Any]) -> None:
         """A value that the store put comes back from the driver with its names and times."""
         await super().test_driver_reads_what_the_store_put(backend, value)
+
+    @pytest.mark.parametrize("value", HOLDABLE)
+    async def test_put_many_if_absent(self, backend: Backend, value: dict[str, Any]) -> None:
+        """A batch stores each entry exactly as it would be stored alone; once more, it changes nothing."""
+        await super().test_put_many_if_absent(backend, value)
+
+    async def test_the_server_refuses_one_of_a_batch(self, backend: Backend) -> None:
+        """What only the server refuses, a name too long for its index, fails alone, and the others are stored."""
+        too_long = "".join(chr(0x4E00 + n) for n in range(20_000))
+        batch = [entry("a"), entry(too_long), entry("b"), entry("c")]
+
+        puts = await abilities.put_many_if_absent(backend.driver, batch)
+
+        assert [True, True, True] == [puts[0], *puts[2:]]
+        assert isinstance(puts[1], StoreError)
+        assert [{"n": 0}] * 3 == await backend.store.get_many(["a", "b", "c"], collection="coll")
 
 
 class TestFromURL(PostgreSQLContract):

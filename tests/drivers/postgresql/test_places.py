@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -10,9 +12,11 @@ import pytest
 from key_value.aio.stores.postgresql import PostgreSQLStore
 from tests.drivers.entries import SMALL, entry, fetched, scanned
 from tests.drivers.postgresql.tables import PASSWORD
+from tests.silent_proxy import SilentProxy
 
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.drivers import driver_for, driver_from_url
+from kvseal.drivers.base import Entry
 from kvseal.errors import (
     KvsealError,
     StoreError,
@@ -249,3 +253,18 @@ class TestPasswords:
             await driver.put_if_absent(entry(value={"n": PASSWORD}))
 
         assert PASSWORD not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_socket_by_url(server: Server, store: PostgreSQLStore) -> None:
+    """`?host=DIRECTORY` leads to the server behind a socket file, as libpq has it."""
+    proxy = SilentProxy(server.port)
+    # Short, because the name of a socket has an end at some hundred bytes.
+    with TemporaryDirectory(dir="/tmp") as directory:
+        listening = await asyncio.start_unix_server(proxy.serve, f"{directory}/.s.PGSQL.5432")
+        driver = await driver_from_url(f"postgresql://postgres@/postgres?host={directory}")
+
+        assert await driver.put_if_absent(Entry("coll", "key", {"v": 1}))
+        assert {"v": 1} == await store.get("key", collection="coll")
+        await driver.close()
+        listening.close()
+        proxy.end()

@@ -204,6 +204,22 @@ class TestExpiry:
         assert {"n": 0} == await store.get("key", collection="coll")
         assert 4102362123457 == raw.pexpiretime("coll::key")
 
+    async def test_a_batch_over_expired_bodies(
+        self, store: RedisStore, driver: RespDriver, raw: redis.Redis
+    ) -> None:
+        """In a batch, too, such entries give way, and a key of another type is not overwritten."""
+        for n in range(100):
+            expired = {"collection": "coll", "key": f"key-{n}", "expires_at": PAST.isoformat()}
+            raw.set(f"coll::key-{n}", json.dumps(json.loads(NAMELESS) | expired))
+        raw.lpush("coll::list", "job")
+        batch = [entry("list"), *(entry(f"key-{n}", {"n": n}, expires_at=FUTURE) for n in range(100))]
+
+        assert [False, *[True] * 100] == list(await driver.put_many_if_absent(batch))
+
+        assert {"n": 99} == await store.get("key-99", collection="coll")
+        assert 4102362123457 == raw.pexpiretime("coll::key-99")
+        assert [b"job"] == raw.lrange("coll::list", 0, -1)
+
     async def test_expiry_passes_before_the_write(
         self, driver: RespDriver, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
     ) -> None:

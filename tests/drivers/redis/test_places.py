@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
+import redis
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -21,17 +22,17 @@ from tests.drivers.entries import SMALL, entry, fetched, scanned
 from tests.drivers.redis.databases import PASSWORD
 from tests.servers import RedisServer, free_port
 
+from kvseal import Argon2idParams, Secret, Vault
 from kvseal.drivers import driver_for, driver_from_url
 from kvseal.drivers.redis.address import Address
 from kvseal.drivers.redis.driver import RespDriver
 from kvseal.drivers.redis.server import RespServer
-from kvseal.errors import StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
+from kvseal.errors import EvictingStoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    import redis
 
 pytest_plugins = ["tests.drivers.redis.server"]
 
@@ -73,13 +74,18 @@ class TestEviction:
         raw.acl_deluser("limited")
 
     async def test_unknown_policy(self, redis_server: RedisServer, raw: redis.Redis) -> None:
-        """A server that tells neither is taken to evict."""
+        """A user who may not ask is not told that the server evicts, but that nobody says so."""
         commands = ["+@all", "-info", "-config"]
         raw.acl_setuser("limited", enabled=True, nopass=True, keys=["*"], commands=commands)
 
         driver = await driver_from_url(redis_server.url.replace("//", "//limited:x@"))
 
         assert driver.capabilities.evicts is True
+        with pytest.raises(EvictingStoreError) as caught:
+            await Vault.create(driver, secret=Secret(b"s"), kdf=Argon2idParams(1, 8, 1))
+        assert "may run neither INFO nor CONFIG" in caught.value.message
+        assert "drops entries" not in caught.value.message
+        assert "+info" in caught.value.hint
         await driver.close()
         raw.acl_deluser("limited")
 
@@ -94,10 +100,9 @@ class TestEviction:
 class TestStores:
     """How a store object leads to its server."""
 
-    @pytest.mark.parametrize("decode", [True, False])
-    async def test_own_client(self, redis_server: RedisServer, decode: bool) -> None:
-        """A store over the application's client is served however that decodes, in the same database."""
-        client = Redis(port=redis_server.port, db=3, decode_responses=decode)
+    async def test_own_client(self, redis_server: RedisServer) -> None:
+        """A store over the application's client is served, in the same database."""
+        client = Redis(port=redis_server.port, db=3, decode_responses=True)
         store = RedisStore(client=client, default_collection="own")
         driver = driver_for(store)
         await store.put("ключ", SMALL)
@@ -107,6 +112,44 @@ class TestStores:
         await driver.close()
         assert await client.exists("own::ключ")
         await client.aclose()
+
+    async def test_client_that_does_not_decode(self, redis_server: RedisServer) -> None:
+        """A store that reads every value as missing has no driver, and no vault is opened in it."""
+        client = Redis(port=redis_server.port, db=3)
+        store = RedisStore(client=client)
+        await store.put("key", SMALL)
+        assert await store.get("key") is None
+
+        with pytest.raises(UnsupportedStoreError, match="decode") as caught:
+            driver_for(store)
+
+        assert "decode_responses=True" in caught.value.hint
+        await client.flushdb()
+        await client.aclose()
+
+    @pytest.mark.parametrize("user", ["", "reader:s%40cret@"])
+    async def test_socket_by_url(self, redis_server: RedisServer, raw: redis.Redis, user: str) -> None:
+        """`unix://` leads to the database behind a socket file, and shows no password."""
+        raw.acl_setuser("reader", enabled=True, passwords=["+s@cret"], keys=["*"], commands=["+@all"])
+        url = f"unix://{user}{redis_server.socket_file}?db=2"
+
+        driver = await driver_from_url(url)
+
+        assert await driver.put_if_absent(entry())
+        assert f"unix://{redis_server.socket_file}?db=2" == driver.location
+        with redis.Redis(port=redis_server.port, db=2) as client:
+            assert 1 == client.dbsize()
+            client.flushdb()
+        await driver.close()
+        raw.acl_deluser("reader")
+
+    @pytest.mark.parametrize(
+        "location", ["//host/sock", "//", "/sock", "///sock?db=x", "///s?a=1", "//:pass word@x/s"]
+    )
+    async def test_what_is_no_socket(self, location: str) -> None:
+        """A URL that would be read in another way is refused, and not quoted."""
+        with pytest.raises(UnsupportedStoreError, match="unix:///path"):
+            await driver_from_url(f"unix:{location}")
 
     async def test_socket_file(self, redis_server: RedisServer) -> None:
         """A store that is reached through a socket file is served through it."""
@@ -304,6 +347,19 @@ class TestTLS:
             assert [url, url] == [by_store.location, by_url.location]
             await by_store.close()
             await by_url.close()
+
+    async def test_certificate_of_another_host(self, certificate: Path, tls_port: int) -> None:
+        """A certificate has to be for the very name that was asked for, unless the operator says otherwise."""
+        url = f"rediss://localhost:{tls_port}/0?ssl_ca_certs={certificate}"
+
+        with pytest.raises(StoreUnreachableError, match=r"[Hh]ostname mismatch|doesn't match"):
+            await driver_from_url(url)
+        store = RedisStore(client=Redis.from_url(url, decode_responses=True))
+        with pytest.raises(StoreUnreachableError, match=r"[Hh]ostname mismatch|doesn't match"):
+            await driver_for(store).get("c", "k")
+
+        for waived in ("ssl_check_hostname=false", "ssl_cert_reqs=none"):
+            await (await driver_from_url(f"{url}&{waived}")).close()
 
     @pytest.mark.parametrize("options", ["", "?ssl_check_hostname=false"])
     async def test_unknown_certificate(self, tls_port: int, options: str) -> None:

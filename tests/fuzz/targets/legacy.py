@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 from base64 import b64encode
-from contextlib import closing, suppress
-from functools import cache
+from contextlib import closing
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -18,14 +18,17 @@ from kvseal.errors import KvsealError
 from kvseal.legacy.authsome import AuthsomeCodec, AuthsomeControlCodec, AuthsomeFlatCodec
 from kvseal.legacy.authsome_keys import AuthsomeKeyRecord, read_master_key_file, read_master_secret
 from kvseal.legacy.base import merged
+from kvseal.legacy.by_hand import ByHandCodec, Layout
+from kvseal.legacy.ciphers import AesCbcHmac, AesGcm, ChaCha20, SecretBox
 from kvseal.legacy.fastmcp import FastMCPCodec, key_of_bytes_signing_key, key_of_client_secret
 from kvseal.legacy.fernet import FernetCodec, parse_key
-from kvseal.legacy.fernet_keys import ENCODINGS, Sha256, derive_keys, parse_keys
+from kvseal.legacy.fernet_keys import decoded_secret, parse_kdf, parse_keys
 from kvseal.legacy.fernet_token import FernetKey, decoded
+from kvseal.legacy.jwe import JweCodec
 from kvseal.legacy.plaintext import PlaintextCodec
 
 if TYPE_CHECKING:
-    from kvseal.legacy.base import LegacyCodec
+    from kvseal.legacy.base import LegacyCodec, SealingCodec
 
 KEY = bytes(range(32))
 _NONCE = b"twelve bytes"
@@ -120,12 +123,10 @@ def _keys() -> list[bytes]:
 
 
 def _key(data: bytes) -> None:
-    for encoding in ENCODINGS:
-        with suppress(KvsealError):
-            derive_keys(Sha256(), data, None, encodings=(encoding, "raw"))
     for read in (
-        parse_keys,
         parse_key,
+        parse_keys,
+        *(partial(decoded_secret, encoding=encoding, what="key") for encoding in ("hex", "base64")),
         key_of_client_secret,
         key_of_bytes_signing_key,
         read_master_key_file,
@@ -148,9 +149,47 @@ def _key_record(data: bytes) -> None:
     AuthsomeKeyRecord.from_value(mapping(data)).unwrap(b"secret", memory_ceiling=1024)
 
 
+@cache
+def _by_hand() -> list[SealingCodec]:
+    layouts = (Layout(), Layout("a.b", nonce="n", encoding="hex"), Layout("d", encoding="base64url"))
+    aead = [AesGcm(KEY), ChaCha20(KEY)]
+    cbc = AesCbcHmac.of_one_key(2 * KEY)
+    return [
+        *(ByHandCodec("aead", aead, layout) for layout in layouts),
+        ByHandCodec("cbc", [cbc], Layout("d")),
+        ByHandCodec("box", [SecretBox(KEY)], Layout("d")),
+        JweCodec([KEY], "t"),
+        JweCodec([KEY], "t", alg="A256KW", enc="A128CBC-HS256"),
+    ]
+
+
+def _records_by_hand() -> list[bytes]:
+    return [json.dumps(codec.seal({"a": 1})).encode() for codec in _by_hand()]
+
+
+def _record_by_hand(data: bytes) -> None:
+    value = mapping(data)
+    for codec in _by_hand():
+        if codec.recognises(value):
+            try:
+                assert type(codec.open(value, "c", "k")) is dict
+            except KvsealError:
+                continue
+
+
+def _derivations() -> list[bytes]:
+    known = ("sha256", "pbkdf2:sha512,1000", "hkdf", "hkdf:app", "scrypt:16384,8,1")
+    return [text.encode() for text in known]
+
+
+def _derivation(data: bytes) -> None:
+    parse_kdf(data.decode("utf-8", "surrogateescape"))
+
+
 _OF_KEYS = (
     "legacy.fernet.parse_key",
     "legacy.fernet_keys.parse_keys",
+    "legacy.fernet_keys.decoded_secret",
     "legacy.authsome_keys.read_master_key_file",
     "legacy.authsome_keys.read_master_secret",
 )
@@ -158,6 +197,8 @@ TARGETS = (
     Target("legacy-record", (), _values, _record, is_json=True),
     Target("legacy-authentic", (), _plaintexts, _authentic, is_json=True),
     Target("fernet-token", ("legacy.fernet_token.decoded",), _tokens, _token),
+    Target("record-by-hand", ("legacy.by_hand.decode",), _records_by_hand, _record_by_hand, is_json=True),
+    Target("fernet-kdf", ("legacy.fernet_keys.parse_kdf",), _derivations, _derivation),
     Target("legacy-key", _OF_KEYS, _keys, _key),
     Target(
         "authsome-key-record",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -102,7 +103,9 @@ def _json(data: bytes) -> None:
     if isinstance(value, dict) and len(data) < _COMPARED:
         text, _ = exact_json.dumps(value)
         assert repr(exact_json.loads(text)) == repr(value)
-    exact_json.loads_exact(data)
+    with suppress(ValueError):
+        exact_json.loads_exact(data)
+    exact_json.loads_portable(data)
 
 
 TARGETS = (
@@ -112,7 +115,7 @@ TARGETS = (
     Target("payload", ("envelope.payload.decode",), _payloads, _payload),
     Target(
         "json",
-        ("exact_json.loads", "exact_json.loads_exact"),
+        ("exact_json.loads", "exact_json.loads_exact", "exact_json.loads_portable"),
         _texts,
         _json,
         is_json=True,

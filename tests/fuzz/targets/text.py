@@ -12,7 +12,7 @@ from kvseal.calibration import cgroups
 from kvseal.cli.bench.bench import Memory
 from kvseal.cli.migration.migrate import FernetKdf
 from kvseal.cli.migration.recoding import Partition
-from kvseal.cli.options import Argon2Cost, Duration
+from kvseal.cli.values import Argon2Cost, Duration
 from kvseal.drivers import driver_from_url, strip_password
 from kvseal.drivers.backends import SCHEMES, backend_of_url
 from kvseal.drivers.redis.address import Address

@@ -11,11 +11,10 @@ from rich.text import Text
 from kvseal.calibration.goal import PROFILES
 from kvseal.calibration.measurement import cost_as_dict
 from kvseal.cli.bench.chart import chart, memory
-from kvseal.cli.output import table
+from kvseal.cli.output import Table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.table import Table
 
     from kvseal.calibration.machine import Machine
     from kvseal.calibration.measurement import Comparison, Measurement
@@ -83,7 +82,7 @@ class Bench:
 
     def _machine(self) -> Table:
         m = self.machine
-        return table(
+        return Table(
             "Machine",
             ("", ""),
             [
@@ -114,7 +113,7 @@ class Bench:
             )
         ]
         columns = ("passes", "memory", "lanes", "median, ms", "all runs, ms", "peak RSS", "profile")
-        return table("Measured", columns, rows)
+        return Table("Measured", columns, rows)
 
     def _choice(self, choice: Measurement) -> Table:
         goal = self.found.goal
@@ -129,8 +128,8 @@ class Bench:
             rows.append(("cryptography", _comparison(self.comparison)))
         if self.found.steady:
             rows.append(("apply it", self.command))
-            return table("Choice", ("", ""), rows)
-        return table("So far" if self.interrupted else "Not confirmed", ("", ""), rows)
+            return Table("Choice", ("", ""), rows)
+        return Table("So far" if self.interrupted else "Not confirmed", ("", ""), rows)
 
     def _starts(self, choice: Measurement) -> Table:
         rows = [
@@ -141,7 +140,7 @@ class Bench:
             )
             for count in self.starts
         ]
-        return table("Starts at once", ("starts", "memory", "of what may be used"), rows)
+        return Table("Starts at once", ("starts", "memory", "of what may be used"), rows)
 
 
 def _flag(params: Argon2idParams) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from dataclasses import dataclass, field
 from os import urandom
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from kvseal import backup as backups
 from kvseal import clock
+from kvseal.concurrency import in_thread
 from kvseal.observe.events import Failure
 from kvseal.recoding.engine import WHOLE
 
@@ -38,12 +38,12 @@ class BackupBefore:
         Raises:
             BackupFileError: it is no finished backup of this store.
         """
-        if not await asyncio.to_thread(os.path.lexists, self.path):
+        if not await in_thread(os.path.lexists, self.path):
             return
         self._adopted = await backups.matching_backup(driver, self.path, listener=self._without_failures)
         if self._adopted is None:
             self._earlier = self.path
-            self.path = await asyncio.to_thread(_next_free, self.path)
+            self.path = await in_thread(_next_free, self.path)
 
     async def take(self, driver: Driver) -> None:
         """Write the backup, unless `look` has found it."""

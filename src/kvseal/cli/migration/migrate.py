@@ -13,12 +13,15 @@ from kvseal.cli.migration.recipe import AuthsomeKeys
 from kvseal.cli.migration.recoding import recode_options
 from kvseal.cli.migration.run import opened_run
 from kvseal.cli.migration.workers import begun
-from kvseal.cli.options import argon2_option, command_options
+from kvseal.cli.options import command_options
+from kvseal.cli.values import argon2_option
 from kvseal.errors import KDFParametersError
 from kvseal.legacy.fernet_keys import ENCODINGS, KDF_FORMS, parse_kdf
 from kvseal.recoding.authsome import take_over_authsome
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kvseal.cli.migration.recoding import Recoding
     from kvseal.cli.output import Output
     from kvseal.cli.settings import Settings
@@ -133,7 +136,7 @@ async def migrate_from_fernet(output: Output, settings: Settings, *, options: Re
     help="AUTHSOME_MASTER_KEY, or keyring:authsome/master_key.",
 )
 @recode_options(
-    *("recipe", "to", "create_store", "backup", "no_backup", "finalize"),
+    *("recipe", "to", "create_store", "backup", "no_backup", "finalize", "grace"),
     *("partition", "workers", "worker", "rate", "dry_run", "check"),
 )
 @argon2_option
@@ -170,6 +173,13 @@ async def migrate_from_authsome(
         if not isinstance(options.recipe.source.keys, AuthsomeKeys):
             raise foreign_recipe(options.recipe)
         named = named or [options.recipe.source.keys]
+    return await migrate_authsome(output, settings, options, named)
+
+
+async def migrate_authsome(
+    output: Output, settings: Settings, options: Recoding, named: Sequence[AuthsomeKeys]
+) -> int:
+    """Migrate a store of authsome's with the keys that are *named*, and return the exit code."""
     masters = [master for keys in named for master in await authsome_masters(keys, settings)]
     async with opened_run(output, settings, options) as run:
         takeover = await take_over_authsome(run.found.data, masters)

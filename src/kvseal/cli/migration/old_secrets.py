@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from kvseal.cli import connect
+from kvseal.concurrency import in_thread
 from kvseal.errors import EmptySecretError, SecretReferenceError
 from kvseal.secrets.mistakes import refuse_placeholder
 from kvseal.secrets.secret import Secret
@@ -32,7 +32,7 @@ async def old_secret(reference: str, settings: Settings) -> bytes:
             msg = "old records are opened with a secret, and a key service does not give one"
             raise SecretReferenceError(msg, hint="give a reference such as env:NAME or file:PATH")
         return secret.reveal()
-    return await asyncio.to_thread(_content, scheme, rest)
+    return await in_thread(_content, scheme, rest)
 
 
 def _content(scheme: str, rest: str) -> bytes:

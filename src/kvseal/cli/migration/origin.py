@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from kvseal.cli.migration.codecs import codec_of
 from kvseal.cli.migration.old_secrets import old_secret
-from kvseal.cli.migration.recipe import FastMCPKeys, FernetKeys, NoKeys
+from kvseal.cli.migration.recipe import CodecKeys, FastMCPKeys, FernetKeys, NoKeys
+from kvseal.concurrency import in_thread
 from kvseal.errors import UsageError
 from kvseal.keys.keyring import LegacyKey
 from kvseal.legacy import FERNET, FastMCPCodec, FernetCodec
@@ -65,7 +66,9 @@ async def fernet_or_fastmcp_origin(
     named = [fastmcp.client_secret, fastmcp.signing_key, fastmcp.encryption_key]
     is_fernet = fernet != FernetKeys()
     if not is_fernet and not any(named) and recipe is not None:
-        return await _of_recipe(recipe, settings)
+        if isinstance(recipe.source.keys, CodecKeys):
+            raise foreign_recipe(recipe)
+        return await origin_of(recipe, settings)
     if not any(named):
         return await fernet_origin(fernet, settings)
     if is_fernet or named.count(None) != len(named) - 1:
@@ -76,8 +79,11 @@ async def fernet_or_fastmcp_origin(
     return await fastmcp_origin(fastmcp, settings)
 
 
-async def _of_recipe(recipe: Recipe, settings: Settings) -> Origin:
+async def origin_of(recipe: Recipe, settings: Settings) -> Origin:
+    """Return what opens the records that *recipe* is about, of every format but authsome's."""
     keys = recipe.source.keys
+    if isinstance(keys, CodecKeys):
+        return Origin((await codec_of(recipe.source.format, keys, settings),))
     if isinstance(keys, FernetKeys):
         return await fernet_origin(keys, settings)
     if isinstance(keys, FastMCPKeys):
@@ -104,7 +110,7 @@ async def fernet_origin(keys: FernetKeys, settings: Settings) -> Origin:
         salt = None if keys.salt is None else await old_secret(keys.salt, settings)
         encodings = (keys.source_material_encoding, keys.salt_encoding)
         kdf = keys.kdf or UPSTREAM
-        found += await asyncio.to_thread(derive_keys, kdf, material, salt, encodings=encodings)
+        found += await in_thread(derive_keys, kdf, material, salt, encodings=encodings)
     found = list(dict.fromkeys(found))
     return Origin((FernetCodec(found),) if found else (), _held(found))
 
@@ -127,7 +133,7 @@ async def authsome_masters(keys: AuthsomeKeys, settings: Settings) -> list[Auths
     """Return the master keys of authsome that were named."""
     masters = []
     if keys.key_file is not None:
-        masters.append(read_master_key_file(await asyncio.to_thread(read_key_file, keys.key_file)))
+        masters.append(read_master_key_file(await in_thread(read_key_file, keys.key_file)))
     if keys.secret is not None:
         masters.append(read_master_secret(await old_secret(keys.secret, settings)))
     return masters
@@ -152,7 +158,7 @@ async def _fastmcp_keys(
         raise AssertionError
     signing_keys = forms_of(await old_secret(keys.signing_key, settings))
     # The secret does not show whether the server was given it as text or as bytes.
-    texts = [await asyncio.to_thread(key_of_text_signing_key, key) for key in signing_keys]
+    texts = [await in_thread(key_of_text_signing_key, key) for key in signing_keys]
     return [*texts, *(key_of_bytes_signing_key(key) for key in signing_keys)], proxy_places
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from kvseal.cli.migration.recoding import LEFT_OVER, exit_code
 from kvseal.errors import ExitCode
+from kvseal.keys.meta import SECOND_DEK
 from kvseal.keys.policy import SEALED
 from kvseal.recoding.engine import WHOLE
 from kvseal.recoding.formats import KVSEAL
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 
 def tell_imported(output: Output, done: Migration) -> None:
     """Say what an import of keys did, and what comes next."""
+    held = _old_keys(done)
     if done.vault is None or not done.vault.policy["read_legacy"]:
         output.note("nothing was written; the keys fit")
         return
-    held = len(done.vault.legacy)
     output.note(f"the vault holds {held} old key{'s'[: held != 1]}, and its wrappers read old records")
     write = done.vault.policy.get("write", {"as": SEALED})
     if write["as"] == SEALED:
@@ -29,6 +30,11 @@ def tell_imported(output: Output, done: Migration) -> None:
     else:
         output.note("new values are written in the old format, by processes that were given hold=")
         output.note("next: deploy EnvelopeEncryptionWrapper(hold=…) everywhere, then vaultctl policy seal")
+
+
+def _old_keys(done: Migration) -> int:
+    """Return how many old keys the vault holds: a DEK that lost its number is none."""
+    return 0 if done.vault is None else sum(key.kind != SECOND_DEK for key in done.vault.legacy)
 
 
 def tell_migrated(output: Output, done: Migration, options: Recoding) -> int:
@@ -67,7 +73,7 @@ def _tell_next(output: Output, done: Migration, report: Report, options: Recodin
         output.note(_not_finalized(report))
     elif done.finalized:
         output.note("finalized: nothing old is left, old reads have ended and the old keys are dropped")
-    elif done.vault is not None and done.vault.legacy:
+    elif _old_keys(done):
         output.note("next: run this with --finalize to end old reads and drop the old keys")
     else:
         output.note("next: vaultctl verify, then deploy EnvelopeEncryptionWrapper and retire the old key")

@@ -8,14 +8,19 @@ below the recipe's folder, so a recipe works from every current directory.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from kvseal.cli.migration.recipe_table import Table
 from kvseal.cli.settings import read_toml
+from kvseal.envelope.stored import DATA_FIELD
 from kvseal.errors import UsageError
 from kvseal.errors.operating_system import next_step, reason_of
+from kvseal.legacy.by_hand import ENCODINGS as STORED_ENCODINGS
+from kvseal.legacy.by_hand import Layout
+from kvseal.legacy.ciphers import MAC_HASHES
 from kvseal.legacy.fernet_keys import ENCODINGS, UPSTREAM
+from kvseal.legacy.jwe import CONTENT, MANAGEMENT
 from kvseal.recoding import PlaintextRule
 
 if TYPE_CHECKING:
@@ -43,7 +48,8 @@ class FernetKeys:
     def contradiction(self) -> str | None:
         """Return what is wrong with these keys together, if anything is."""
         kdf = self.kdf or UPSTREAM
-        if self.source_material is None and self != FernetKeys(self.keys):
+        about = (self.salt, self.kdf, self.source_material_encoding != "raw", self.salt_encoding != "raw")
+        if self.source_material is None and any(about):
             return "a salt, a key derivation and encodings belong to source material, and there is none"
         if self.source_material is not None and self.salt is None and kdf.needs_salt:
             return "source material and salt belong together for this key derivation"
@@ -52,6 +58,9 @@ class FernetKeys:
         if self.salt is None and self.salt_encoding != "raw":
             return "there is no salt that could have an encoding"
         return None
+
+
+F = TypeVar("F", bound=FernetKeys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +82,31 @@ class AuthsomeKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class CodecKeys(FernetKeys):
+    """
+    What opens records that were encrypted by hand: keys, or what they are derived from, and a layout.
+
+    *mac_key*, *mac_hash* and *mac_first* are of AES-CBC with HMAC, *jwe_field*, *alg* and *enc* of JWE, and
+    *codec* is the `MODULE:CODEC` of somebody else's.
+    """
+
+    key_encoding: str = "base64"
+    where: Layout = field(default_factory=Layout)
+    mac_key: str | None = None
+    mac_hash: str = "sha256"
+    mac_first: bool = True
+    jwe_field: str | None = None
+    alg: str = "dir"
+    enc: str = ""
+    codec: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class NoKeys:
     """Nothing: the format needs no key of its own."""
 
 
-Keys = FernetKeys | FastMCPKeys | AuthsomeKeys | NoKeys
+Keys = FernetKeys | FastMCPKeys | AuthsomeKeys | CodecKeys | NoKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,20 +204,88 @@ def _source(table: Table) -> SourceRecipe:
 
 
 def _fernet_keys(table: Table) -> FernetKeys:
-    keys = FernetKeys(
-        table.references("keys"),
-        table.reference("source_material"),
-        table.reference("salt"),
-        table.kdf("kdf"),
-        table.one_of("source_material_encoding", ENCODINGS) or "raw",
-        table.one_of("salt_encoding", ENCODINGS) or "raw",
-    )
+    return _with_keys(table, FernetKeys(**_secrets(table)))
+
+
+def _secrets(table: Table) -> dict[str, Any]:
+    """Return the fields about keys, and what they are derived from."""
+    return {
+        "keys": table.references("keys"),
+        "source_material": table.reference("source_material"),
+        "salt": table.reference("salt"),
+        "kdf": table.kdf("kdf"),
+        "source_material_encoding": table.one_of("source_material_encoding", ENCODINGS) or "raw",
+        "salt_encoding": table.one_of("salt_encoding", ENCODINGS) or "raw",
+    }
+
+
+def _with_keys(table: Table, keys: F) -> F:
     problem = keys.contradiction()
     if problem is not None:
         table.refuse("salt", f"does not fit: {problem}")
     if not keys.keys and keys.source_material is None:
         table.refuse("keys", "is missing, and so is source_material")
     return keys
+
+
+def _cipher_keys(table: Table) -> CodecKeys:
+    """Return what every cipher has: keys, and where the parts are."""
+    return _with_keys(
+        table, CodecKeys(**_secrets(table), key_encoding=_key_encoding(table), where=_layout(table))
+    )
+
+
+def _cbc_keys(table: Table) -> CodecKeys:
+    mac_first = table.flag("mac_first")
+    keys = replace(
+        _cipher_keys(table),
+        mac_key=table.reference("mac_key"),
+        mac_hash=table.one_of("mac_hash", MAC_HASHES) or "sha256",
+        mac_first=mac_first is not False,
+    )
+    if keys.mac_key is not None and mac_first is not None:
+        table.refuse("mac_first", "is about a key of two halves, and there is a mac_key")
+    return keys
+
+
+def _jwe_keys(table: Table) -> CodecKeys:
+    keys = CodecKeys(
+        **_secrets(table),
+        key_encoding=_key_encoding(table),
+        jwe_field=table.text("jwe_field"),
+        alg=table.one_of("alg", MANAGEMENT) or "dir",
+        enc=table.one_of("enc", CONTENT) or "",
+    )
+    return _with_keys(table, keys)
+
+
+def _python_keys(table: Table) -> CodecKeys:
+    codec = table.text("codec")
+    if codec is None:
+        table.refuse("codec", "is missing: MODULE:CODEC")
+    encoding = table.one_of("key_encoding", ENCODINGS) or "raw"
+    return CodecKeys(keys=table.references("keys"), key_encoding=encoding, codec=codec)
+
+
+def _key_encoding(table: Table) -> str:
+    return table.one_of("key_encoding", ENCODINGS) or "base64"
+
+
+def _layout(table: Table) -> Layout:
+    try:
+        return Layout(
+            ciphertext=table.text("ciphertext") or DATA_FIELD,
+            nonce=table.text("nonce"),
+            tag=table.text("tag"),
+            parts=table.texts("parts"),
+            encoding=table.one_of("encoding", STORED_ENCODINGS) or "base64",
+            nonce_size=table.whole("nonce_size"),
+            aad=table.text("aad") or "",
+            constants=table.constants("constants"),
+        )
+    except UsageError as exc:
+        # Its message is about the layout, which holds no secret.
+        table.refuse("parts", f"or aad does not fit: {exc.message}")
 
 
 def _fastmcp_keys(table: Table) -> FastMCPKeys:
@@ -221,6 +318,12 @@ _KEYS_OF: Final[dict[str, Callable[[Table], Keys]]] = {
     "authsome": _authsome_keys,
     # Nothing to migrate: a vault that is kept to be opened and verified.
     "kvseal": _no_keys,
+    "aes-gcm": _cipher_keys,
+    "chacha20-poly1305": _cipher_keys,
+    "secretbox": _cipher_keys,
+    "aes-cbc-hmac": _cbc_keys,
+    "jwe": _jwe_keys,
+    "python": _python_keys,
 }
 
 

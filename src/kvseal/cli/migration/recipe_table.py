@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, cast
 
 import click
 
-from kvseal.cli.options import Argon2Cost
+from kvseal.cli.values import Argon2Cost
 from kvseal.drivers import strip_password
 from kvseal.drivers.backends import SCHEMES, backend_of_url
 from kvseal.errors import KDFParametersError, SecretReferenceError, UnsupportedStoreError, UsageError
@@ -103,6 +103,13 @@ class Table:
         if not isinstance(values, list) or not all(isinstance(value, str) and value for value in values):
             self.refuse(key, "has to be a list of texts that are not empty")
         return tuple(values)
+
+    def constants(self, key: str) -> dict[str, str | int | bool]:
+        values = self._left.pop(key, {})
+        kinds = {str, int, bool}
+        if not isinstance(values, dict) or not all(type(value) in kinds for value in values.values()):
+            self.refuse(key, "has to be a table of texts, whole numbers and booleans")
+        return values
 
     def references(self, key: str) -> tuple[str, ...]:
         return tuple(self._reference(key, value) for value in self.texts(key))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields, replace
+from datetime import timedelta
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,10 +17,12 @@ import click
 
 from kvseal.cli import connect
 from kvseal.cli.migration.recipe import read_recipe
+from kvseal.cli.values import Duration
 from kvseal.errors import UsageError
 from kvseal.recoding import PlaintextRule
 from kvseal.recoding.checkpoint import MAX_PARTS
 from kvseal.recoding.engine import WHOLE
+from kvseal.recoding.settling import SETTLED_AFTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +77,7 @@ class Recoding:
     no_backup: bool | None = None
     import_keys: bool | None = None
     hold: bool | None = None
+    grace: float | None = None
     finalize: bool | None = None
     partition: tuple[int, int] | None = None
     workers: int | None = None
@@ -142,6 +146,11 @@ class Recoding:
         }
         unset = {name: value for name, value in names.items() if name not in settings.given}
         return replace(self, **missing).checked(), settings.overridden(**unset)
+
+    @property
+    def settles_in(self) -> timedelta:
+        """How long ago the vault has to have been flipped, to finalize."""
+        return SETTLED_AFTER if self.grace is None else timedelta(seconds=self.grace)
 
     def checked(self) -> Recoding:
         """
@@ -232,6 +241,13 @@ _OPTIONS: Final[dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]]] =
         is_flag=True,
         default=None,
         help="When nothing old is left, end old reads and drop the old keys.",
+    ),
+    "grace": click.option(
+        "--grace",
+        type=Duration(zero=True),
+        metavar="DURATION",
+        help="With --finalize: how long ago the vault must have been flipped, if it ever held an old format;"
+        " 0 if every process was restarted since.  [default: 1h]",
     ),
     "partition": click.option("--partition", type=Partition(), help="Do one of n parts: 1/n, 2/n … n/n."),
     "workers": click.option(

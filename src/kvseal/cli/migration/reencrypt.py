@@ -10,8 +10,9 @@ import click
 from kvseal.cli import connect
 from kvseal.cli.migration.backing_up import backing_up
 from kvseal.cli.migration.recoding import LEFT_OVER, Recoding, exit_code, recode_options
-from kvseal.cli.migration.workers import begun, share
-from kvseal.cli.options import command_options, context_option
+from kvseal.cli.migration.workers import begun, refuse_one_writer, share
+from kvseal.cli.options import command_options
+from kvseal.cli.values import context_option
 from kvseal.recoding import is_prepared, plan_reencryption, recode
 from kvseal.recoding.engine import WHOLE
 
@@ -46,6 +47,8 @@ async def reencrypt(output: Output, settings: Settings, *, options: Recoding, co
     """
     options, settings = begun(options, settings)
     async with connect.vault(settings) as (found, vault):
+        if options.is_shared:
+            refuse_one_writer(found.data)
         if options.writes:
             connect.require_offline(found.data, settings)
             if options.worker is None:

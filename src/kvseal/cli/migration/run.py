@@ -12,7 +12,7 @@ from kvseal.cli import connect
 from kvseal.cli.migration.backing_up import backing_up
 from kvseal.cli.migration.outcome import tell_imported, tell_migrated
 from kvseal.cli.migration.recoding import confirm, target_of
-from kvseal.cli.migration.workers import share, with_what_workers_did
+from kvseal.cli.migration.workers import refuse_one_writer, share, with_what_workers_did
 from kvseal.errors import ExitCode, UsageError
 from kvseal.recoding import Migration, PlaintextRule, import_keys, migrate, prepare
 from kvseal.vault.metastore import MetaStore
@@ -42,6 +42,8 @@ class Run:
 
     async def migrate(self, origin: Origin, how: Options) -> int:
         """Do what the options say with what opens the old records, and return the exit code."""
+        if self.options.is_shared:
+            refuse_one_writer(self.target or self.found.data)
         how = await self._with_the_vault(how)
         if self.options.import_keys:
             return await self._import(origin, how)
@@ -108,6 +110,7 @@ class Run:
         before = None if shared else backing_up(self.output, self.options)
         if before is not None:
             how = {**how, "before_survey": before.look}
+        how = {**how, "grace": self.options.settles_in}
         done = await migrate(
             self.found.data,
             origin.codecs,

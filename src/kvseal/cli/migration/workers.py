@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from kvseal.cli.migration.recoding import Recoding
     from kvseal.cli.output import Output
     from kvseal.cli.settings import Settings
+    from kvseal.drivers.base import Driver
 
 _ONCE: Final = ("prompt:", "fd:")
 _COUNTERS: Final = ("scanned", "changed", "already", "skipped", "failed", "conflicts")
@@ -139,6 +140,13 @@ def refuse_references_of_one_use(settings: Settings, recipe: Recipe | None) -> N
             scheme = reference.partition(":")[0]
             msg = f"{scheme}: can be read by one process only, and there are several workers"
             raise UsageError(msg, hint="use env:, file:, keyring: or cred:, or leave --workers out")
+
+
+def refuse_one_writer(written: Driver) -> None:
+    """Raise `UsageError` where workers would wait for each other, and so take longer than one process."""
+    if written.capabilities.one_writer:
+        msg = f"{written.location} has one writer at a time, so workers would take longer than one process"
+        raise UsageError(msg, hint="leave --workers out")
 
 
 def end_with_parent() -> None:

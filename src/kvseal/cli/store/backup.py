@@ -10,6 +10,7 @@ import click
 from kvseal import backup as library
 from kvseal.cli import connect
 from kvseal.cli.options import command_options
+from kvseal.keys.meta import META_COLLECTION, META_KEY
 
 if TYPE_CHECKING:
     from kvseal.backup import BackupReport, RestoreReport
@@ -45,6 +46,8 @@ async def backup(output: Output, settings: Settings, *, file: Path) -> int:
             f"{report.sealed_alone:,} records are sealed, and no vault meta is in this file:"
             " name the store that has it, --meta-store, and take the backup again"
         )
+    if any((f.collection, f.key) == (META_COLLECTION, META_KEY) for f in report.failures):
+        output.note("the vault meta is damaged: this file opens with that of an older backup only")
     if report.failed:
         output.note("entries that failed are in the file as raw bytes, which restore does not put back")
     output.note(f"next: copy {report.file} to another machine, and keep the master secret elsewhere")

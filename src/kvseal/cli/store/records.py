@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
+from key_value.aio.errors import InvalidTTLError
 
 from kvseal import exact_json
 from kvseal.cli import connect
-from kvseal.cli.options import Duration, command_options
-from kvseal.cli.output import ascii_json, interruptible, printable, table
+from kvseal.cli.options import command_options
+from kvseal.cli.output import Table, ascii_json, interruptible, printable
 from kvseal.cli.streams import tell
+from kvseal.cli.values import Duration
 from kvseal.errors import UsageError, VaultHeldError
 from kvseal.records import by_name
 
@@ -38,7 +40,7 @@ async def inspect(output: Output, settings: Settings, *, collection: str, key: s
     async with connect.stores(settings) as found:
         info = await by_name.inspect_record(found.data, collection, key)
     rows = [(name.replace("_", " "), value) for name, value in info.as_dict().items() if value is not None]
-    output.result(info, table("", ("", ""), rows))
+    output.result(info, Table("", ("", ""), rows))
 
 
 @click.command()
@@ -98,7 +100,11 @@ async def put(
             codec.seal(value, collection, key)
         else:
             connect.require_offline(found.data, settings)
-            await by_name.put_record(found.data, codec, collection, key, value, ttl=ttl)
+            try:
+                await by_name.put_record(found.data, codec, collection, key, value, ttl=ttl)
+            except InvalidTTLError:
+                msg = "--ttl reaches beyond the year 9999"
+                raise UsageError(msg, hint="leave it out, so that the record does not expire") from None
     output.note(
         "nothing was written" if dry_run else f"sealed {collection}/{key} with DEK {codec.active_dek}"
     )
@@ -122,7 +128,7 @@ async def delete(output: Output, settings: Settings, *, collection: str, key: st
         info = await by_name.find_record(found.data, collection, key)
         if dry_run:
             output.result(
-                info, table("", ("would be deleted", "format"), [(f"{collection}/{key}", info.format)])
+                info, Table("", ("would be deleted", "format"), [(f"{collection}/{key}", info.format)])
             )
             return
         connect.require_offline(found.data, settings)

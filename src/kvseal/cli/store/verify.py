@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from kvseal.cli import connect
-from kvseal.cli.options import command_options, context_option
+from kvseal.cli.options import command_options
+from kvseal.cli.values import context_option
 from kvseal.recoding.census import verify as verify_store
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvseal.cli import connect
-from kvseal.cli.options import Duration, command_options, global_options
-from kvseal.cli.output import table
+from kvseal.cli.options import command_options, global_options
+from kvseal.cli.output import Table
+from kvseal.cli.values import Duration
 from kvseal.cli.vault.tables import state_of
 from kvseal.drivers import abilities
 from kvseal.keys.stamps import time_text
@@ -199,7 +200,7 @@ def _table(now: VaultStatus, needs: Needs | None = None) -> Any:
     if needs is not None:
         columns.append("records")
         rows = [[*row, f"{needs.deks[d.id]:,}"] for row, d in zip(rows, now.deks, strict=True)]
-    return table("DEKs", columns, rows)
+    return Table("DEKs", columns, rows)
 
 
 def _older(now: VaultStatus) -> str:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from kvseal.cli import connect
-from kvseal.cli.options import Duration, argon2_option, command_options
+from kvseal.cli.options import command_options
+from kvseal.cli.values import Duration, argon2_option
 from kvseal.cli.vault.policy import age_of
 from kvseal.cli.vault.tables import tables_of
 from kvseal.errors import SecretNotFoundError

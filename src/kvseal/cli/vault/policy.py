@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from kvseal.cli import connect
-from kvseal.cli.options import Duration, command_options, global_options
-from kvseal.cli.output import table
+from kvseal.cli.options import command_options, global_options
+from kvseal.cli.output import Table
+from kvseal.cli.values import Duration
 from kvseal.cli.vault.tables import rows_of
 from kvseal.errors import UsageError
 from kvseal.keys.policy import LONGEST_DEK_AGE, MOST_DEK_RECORDS, PLAINTEXT, SEALED
 from kvseal.legacy import FERNET
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from kvseal.cli.output import Output
     from kvseal.cli.settings import Settings
     from kvseal.vault.status import VaultStatus
@@ -229,4 +228,4 @@ def _tell(output: Output, now: VaultStatus) -> None:
 
 
 def _table(policy: dict[str, Any]) -> Table:
-    return table("", ("", ""), rows_of(policy))
+    return Table("", ("", ""), rows_of(policy))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from kvseal.cli import connect
-from kvseal.cli.options import Duration, argon2_option, command_options
+from kvseal.cli.options import command_options
+from kvseal.cli.values import Duration, argon2_option
 from kvseal.cli.vault.dek import rotate_dek
 from kvseal.cli.vault.tables import slots_table, tables_of
 from kvseal.errors import KvsealError, UsageError, WrongSecretError

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kvseal.cli import connect
-from kvseal.cli.options import Duration, argon2_option, command_options, global_options
+from kvseal.cli.options import command_options, global_options
+from kvseal.cli.values import Duration, argon2_option
 from kvseal.cli.vault.tables import slots_table
 from kvseal.errors import MistypedSecretError, UsageError
 from kvseal.secrets.secret import generate_recovery_key

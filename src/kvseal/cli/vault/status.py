@@ -10,12 +10,12 @@ import click
 
 from kvseal import clock
 from kvseal.cli import connect
-from kvseal.cli.options import Duration, command_options
+from kvseal.cli.options import command_options
+from kvseal.cli.values import Duration
 from kvseal.cli.vault.tables import count_table, tables_of
 from kvseal.errors import ExitCode
 from kvseal.keys.stamps import time_text
 from kvseal.recoding import open_recode
-from kvseal.recoding.census import none, readers_of, take_census
 
 if TYPE_CHECKING:
     from kvseal.cli.output import Output
@@ -89,6 +89,8 @@ async def status(
         now, opened, census = vault.status(), await open_recode(vault), None
         due, most = now.due(max_age=max_dek_age), now.policy.get("max_dek_records")
         if count or (check and due is None and most is not None):
+            from kvseal.recoding.census import none, readers_of, take_census  # noqa: PLC0415 - counts seldom
+
             census = await take_census(found.data, readers_of(vault), opens=none, listener=output.event)
             due = now.due(max_age=max_dek_age, records=census.deks[now.active_dek])
     if opened is not None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from kvseal.cli.output import table
+from kvseal.cli.output import Table
 from kvseal.keys.policy import DEFAULT_MAX_DEK_AGE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from rich.table import Table
 
     from kvseal.recoding.census import Census
     from kvseal.vault.status import DEKStatus, ExtensionStatus, SlotStatus, VaultStatus
@@ -28,16 +26,16 @@ def tables_of(now: VaultStatus) -> list[Table]:
         *rows_of(now.policy),
     ]
     tables = [
-        table("", ("", ""), facts),
+        Table("", ("", ""), facts),
         slots_table(now.slots),
-        table("DEKs", ("number", "state", "created"), [(d.id, state_of(d), d.created_at) for d in now.deks]),
+        Table("DEKs", ("number", "state", "created"), [(d.id, state_of(d), d.created_at) for d in now.deks]),
     ]
     if now.legacy:
         rows = [(key.id, key.kind, key.created_at) for key in now.legacy]
-        tables.append(table("Legacy keys", ("id", "kind", "held since"), rows))
+        tables.append(Table("Legacy keys", ("id", "kind", "held since"), rows))
     if now.extensions:
         parts = [(part.name, _meaning(part)) for part in now.extensions]
-        tables.append(table("Extensions", ("name", "this vaultctl"), parts))
+        tables.append(Table("Extensions", ("name", "this vaultctl"), parts))
     return tables
 
 
@@ -55,7 +53,7 @@ def _meaning(part: ExtensionStatus) -> str:
 def count_table(census: Census) -> Table:
     """Show how many records each format and each DEK has."""
     rows = [*sorted(census.formats.items()), *((f"DEK {n}", c) for n, c in sorted(census.deks.items()))]
-    return table("Records", ("format or DEK", "records"), [(name, f"{count:,}") for name, count in rows])
+    return Table("Records", ("format or DEK", "records"), [(name, f"{count:,}") for name, count in rows])
 
 
 def slots_table(slots: Sequence[SlotStatus], *, title: str = "Keyslots") -> Table:
@@ -71,7 +69,7 @@ def slots_table(slots: Sequence[SlotStatus], *, title: str = "Keyslots") -> Tabl
         )
         for slot in slots
     ]
-    return table(title, ("id", "label", "kind", "created", "expires", "opened now"), rows)
+    return Table(title, ("id", "label", "kind", "created", "expires", "opened now"), rows)
 
 
 def _kind(slot: SlotStatus) -> str:

@@ -32,6 +32,9 @@ FILE_NAME: Final = "cache.db"
 BUSY_TIMEOUT: Final = 60.0
 """Seconds to wait for another writer; diskcache waits as long."""
 
+_SHORTEST_TURN: Final = 1.0
+"""Seconds to wait for another thread, even where no process is waited for."""
+
 # Text is taken as bytes, so that text which is not UTF-8 is a problem of its row and not of the scan.
 _COLUMNS: Final = (
     "rowid, CAST(key AS BLOB), typeof(key) = 'text', raw, expire_time, size, mode, "
@@ -58,6 +61,10 @@ class CacheDB:
         self._reader = _Connection(self.path, "PRAGMA query_only=ON", busy_timeout)
         # What is acknowledged is on the disk, because the value it replaces is gone.
         self._writer = _Connection(self.path, "PRAGMA synchronous=FULL", busy_timeout, writes=True)
+
+    def wait_at_most(self, seconds: float) -> None:
+        """Wait no longer than that for a lock; called before anything is opened."""
+        self._reader.busy_timeout = self._writer.busy_timeout = seconds
 
     def settings(self) -> dict[str, Any]:
         """Return diskcache's settings and counters."""
@@ -196,7 +203,7 @@ class _Connection:
         self._path = path
         self._writes = writes
         self._pragma = pragma
-        self._busy_timeout = busy_timeout
+        self.busy_timeout = busy_timeout
         self._lock = threading.Lock()
         self._con: sqlite3.Connection | None = None
         self._inherited: sqlite3.Connection | None = None
@@ -205,12 +212,20 @@ class _Connection:
 
     @contextlib.contextmanager
     def used(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, _translated(self._path):
-            if self._closed:
-                raise closed(str(self._path))
-            if self._con is None:
-                self._con = self._opened()
-            yield self._con
+        # A thread that waits for the database has it for its busy timeout, and so have those behind it.
+        lock = self._lock
+        if not lock.acquire(timeout=max(self.busy_timeout, _SHORTEST_TURN)):
+            msg = f"{self._path}: other threads have waited for the database for {self.busy_timeout:g} s"
+            raise StoreUnreachableError(msg, hint=_hint("locked"))
+        try:
+            with _translated(self._path):
+                if self._closed:
+                    raise closed(str(self._path))
+                if self._con is None:
+                    self._con = self._opened()
+                yield self._con
+        finally:
+            lock.release()
 
     def close(self) -> None:
         with self._lock:
@@ -234,7 +249,7 @@ class _Connection:
             # The URI keeps `?` and `%` of a path literal.
             f"{self._path.absolute().as_uri()}?{open_mode(self._path, writes=self._writes)}",
             uri=True,
-            timeout=self._busy_timeout,
+            timeout=self.busy_timeout,
             isolation_level=None,
             check_same_thread=False,
         )

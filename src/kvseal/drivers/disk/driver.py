@@ -21,7 +21,6 @@ from the beginning.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 from datetime import datetime
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from kvseal import clock
+from kvseal.concurrency import in_thread
 from kvseal.drivers.base import (
     PAGE_SIZE,
     Capabilities,
@@ -38,6 +38,7 @@ from kvseal.drivers.base import (
     Page,
     Replacement,
     on_disk,
+    prepared,
     refuse_problem,
     refuse_problems,
 )
@@ -51,13 +52,17 @@ from kvseal.errors import StoreNotFoundError, UnsupportedStoreError
 from kvseal.errors.operating_system import reason_of
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import AsyncIterator, Sequence
 
     from key_value.aio.stores.disk import DiskStore
 
-    from kvseal.drivers.base import Purged
+    from kvseal.drivers.base import Purged, Put
     from kvseal.drivers.disk.purge import Swept
     from kvseal.drivers.urls import StoreUrl
+
+_New = tuple[str, str, float | None]
+"""A row to put: its key, its body and its expiry."""
 
 _MIN_FILE_SIZE: Final = 2**15
 """diskcache's own default for `disk_min_file_size`, in characters."""
@@ -85,6 +90,7 @@ class DiskDriver(OnThisMachine):
         self.capabilities = Capabilities(
             atomic_replace=True,
             evicts=evicts,
+            one_writer=True,
         )
         self._db = db or CacheDB(directory)
         self._names = names
@@ -110,8 +116,17 @@ class DiskDriver(OnThisMachine):
 
     async def put_if_absent(self, entry: Entry) -> bool:
         """Store *entry* in a row of its own, if no live row has its key."""
-        key, body = written(entry, self._names)
-        return await on_disk(self.location, self._put_if_absent, key, body, entry.expires_at)
+        new = self._new(entry)
+        (done,) = await on_disk(self.location, self._put_all, [new])
+        return done
+
+    async def put_many_if_absent(self, entries: Sequence[Entry]) -> Sequence[Put]:
+        """Store *entries* in one transaction: after a crash, all that are new are there or none."""
+        puts, new = await on_disk(self.location, prepared, entries, self._new)
+        done = await on_disk(self.location, self._put_all, list(new.values()))
+        for number, is_done in zip(new, done, strict=True):
+            puts[number] = is_done
+        return puts
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Store each value whose row is unchanged; after a crash, all of them are there or none."""
@@ -135,9 +150,13 @@ class DiskDriver(OnThisMachine):
         """Purge the directory, and return what was found in it."""
         return await on_disk(self.location, sweep, self._db, self._files, dry_run=dry_run)
 
+    def wait_at_most(self, seconds: float) -> None:
+        """Wait no longer than that for another process' lock."""
+        self._db.wait_at_most(seconds)
+
     async def close(self) -> None:
         """Close the driver's own connections; the store's stay open."""
-        await asyncio.to_thread(self._db.close)
+        await in_thread(self._db.close)
 
     def _get(self, collection: str, key: str) -> Entry | None:
         row = self._db.row_of_key(self._names.stored_key(collection, key))
@@ -174,20 +193,33 @@ class DiskDriver(OnThisMachine):
     def _stored(self, row: Row) -> bytes:
         return self._files.read(row.value_file) if row.value_file else row.value or b""
 
-    def _put_if_absent(self, key: str, body: str, expires_at: datetime | None) -> bool:
+    def _new(self, entry: Entry) -> _New:
+        return (*written(entry, self._names), _epoch(entry.expires_at))
+
+    def _put_all(self, new: Sequence[_New]) -> list[bool]:
+        min_file_size = self._min_file_size()
+        unnamed: list[str | None] = []
+        done = []
         with contextlib.ExitStack() as undo:
-            placed = self._place(body, self._min_file_size(), undo)
+            placed = [self._place(body, min_file_size, undo) for _, body, _ in new]
             with self._db.writing() as con:
-                old = self._db.any_row_of_key(con, key)
-                if old is not None and not old.has_expired(clock.wall()):
-                    return False
-                if old is not None:
-                    con.execute("DELETE FROM Cache WHERE rowid = ?", (old.rowid,))
-                insert(con, key, placed, expire_time=_epoch(expires_at))
+                for (key, _, expire_time), body in zip(new, placed, strict=True):
+                    is_new = insert(con, key, body, expire_time=expire_time)
+                    if not is_new and (old := self._expired(con, key)) is not None:
+                        con.execute("DELETE FROM Cache WHERE rowid = ?", (old.rowid,))
+                        is_new = insert(con, key, body, expire_time=expire_time)
+                        unnamed.append(old.value_file)
+                    done.append(is_new)
             undo.pop_all()
-        if old is not None:
-            self._remove(old.value_file)
-        return True
+        unnamed += [body.filename for body, is_new in zip(placed, done, strict=True) if not is_new]
+        for name in unnamed:
+            self._remove(name)
+        return done
+
+    def _expired(self, con: sqlite3.Connection, key: str) -> Row | None:
+        """Return the row with this *key* if it has expired and may be overwritten."""
+        row = self._db.any_row_of_key(con, key)
+        return row if row is not None and row.has_expired(clock.wall()) else None
 
     def _replace_many(self, replacements: Sequence[Replacement]) -> list[bool]:
         min_file_size = self._min_file_size()
@@ -255,9 +287,9 @@ async def from_url(url: StoreUrl, *, create: bool) -> DiskDriver:
     """Return the driver of the store in the directory that *url* names; only with *create* may it be new."""
     directory = url.path()
     if create:
-        await asyncio.to_thread(_create, directory)
+        await in_thread(_create, directory)
     db = CacheDB(directory)
-    settings = await asyncio.to_thread(db.settings)
+    settings = await in_thread(db.settings)
     return DiskDriver(directory, evicts=settings.get("eviction_policy") != "none", db=db)
 
 

@@ -17,7 +17,6 @@ it began.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from dataclasses import replace as changed
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from kvseal.concurrency import in_thread
 from kvseal.drivers.base import (
     Capabilities,
     Count,
@@ -33,12 +33,14 @@ from kvseal.drivers.base import (
     Page,
     content,
     on_disk,
+    prepared,
+    refusal,
     refuse_problem,
 )
 from kvseal.drivers.disk.database import FILE_NAME, CacheDB
 from kvseal.drivers.disk.multi_folders import Folders, OpenFolders, folder_of
 from kvseal.drivers.disk.purge import purged
-from kvseal.errors import StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
+from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
 from kvseal.errors.operating_system import reason_of
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
 
     from key_value.aio.stores.disk import MultiDiskStore
 
-    from kvseal.drivers.base import Purged, Replacement
+    from kvseal.drivers.base import Purged, Put, Replacement
     from kvseal.drivers.urls import StoreUrl
 
 _DEFAULT_FACTORY: Final = "MultiDiskStore.__init__.<locals>.default_disk_cache_factory"
@@ -69,6 +71,7 @@ class MultiDiskDriver(OnThisMachine):
         self.capabilities = Capabilities(
             atomic_replace=True,
             evicts=evicts,
+            one_writer=True,
         )
         self._folders = folders
         self._open = OpenFolders(folders.base)
@@ -86,6 +89,10 @@ class MultiDiskDriver(OnThisMachine):
                 entries = [_placed(folder, entry) for entry in page.entries]
                 yield Page(entries, json.dumps([folder, page.cursor]))
 
+    def wait_at_most(self, seconds: float) -> None:
+        """Wait no longer than that for another process' lock, in each directory."""
+        self._open.busy_timeout = seconds
+
     async def get(self, collection: str, key: str) -> Entry | None:
         """Return the entry as it is stored, with a `problem` where the store would read nothing or fail."""
         folder = folder_of(collection)
@@ -101,6 +108,18 @@ class MultiDiskDriver(OnThisMachine):
         await on_disk(self.location, self._folders.create, collection)
         async with self._open.used(folder_of(collection)) as driver:
             return await driver.put_if_absent(entry)
+
+    async def put_many_if_absent(self, entries: Sequence[Entry]) -> Sequence[Put]:
+        """Store *entries* directory by directory, those of each in one transaction."""
+        puts, folders = prepared(entries, _folder)
+        by_folder: dict[str, list[int]] = {}
+        for number, folder in folders.items():
+            by_folder.setdefault(folder, []).append(number)
+        for folder, numbers in by_folder.items():
+            done = await self._put_into(folder, [entries[number] for number in numbers])
+            for number, put in zip(numbers, done, strict=True):
+                puts[number] = put
+        return puts
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Store each value whose row is unchanged; after a crash, a directory has all of its own or none."""
@@ -145,6 +164,14 @@ class MultiDiskDriver(OnThisMachine):
         """Close the driver's own connections; the store's stay open."""
         await self._open.close()
 
+    async def _put_into(self, folder: str, entries: Sequence[Entry]) -> Sequence[Put]:
+        try:
+            await on_disk(self.location, self._folders.create, content(entries[0])[0])
+        except StoreError as exc:
+            return [refusal(exc)] * len(entries)
+        async with self._open.used(folder) as driver:
+            return await driver.put_many_if_absent(entries)
+
     async def _scan_folder(
         self, folder: str, position: str | None, partition: tuple[int, int], *, expired: bool
     ) -> AsyncIterator[Page]:
@@ -175,8 +202,8 @@ async def from_url(url: StoreUrl, *, create: bool) -> MultiDiskDriver:
     folders = Folders(base, partial(_make_below, base), may_be_missing=False)
     try:
         if create:
-            await asyncio.to_thread(base.mkdir, mode=0o700, parents=True, exist_ok=True)
-        evicts = await asyncio.to_thread(_examine, folders, create=create)
+            await in_thread(base.mkdir, mode=0o700, parents=True, exist_ok=True)
+        evicts = await in_thread(_examine, folders, create=create)
     except OSError as exc:
         msg = f"cannot look at {base}: {reason_of(exc)}"
         raise StoreUnreachableError(msg, hint="check the path and its permissions") from exc
@@ -214,6 +241,11 @@ def _make_below(base: Path, collection: str) -> None:
     from key_value.aio.stores.disk import MultiDiskStore  # noqa: PLC0415 - an extra, needed here alone
 
     _make(MultiDiskStore(base_directory=base)._disk_cache_factory, collection)  # noqa: SLF001
+
+
+def _folder(entry: Entry) -> str:
+    collection, _, _ = content(entry)
+    return folder_of(collection)
 
 
 def _placed(folder: str, entry: Entry) -> Entry:

@@ -8,7 +8,6 @@ entry says for certain which one it is in.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
@@ -20,8 +19,9 @@ from typing import TYPE_CHECKING, Final
 from pathvalidate import sanitize_filename
 
 from kvseal import clock
+from kvseal.concurrency import in_thread
 from kvseal.drivers.base import closed
-from kvseal.drivers.disk.database import FILE_NAME, CacheDB
+from kvseal.drivers.disk.database import BUSY_TIMEOUT, FILE_NAME, CacheDB
 from kvseal.drivers.disk.driver import DiskDriver
 from kvseal.drivers.joined import encodable
 from kvseal.drivers.landing import FolderPlaces
@@ -162,6 +162,7 @@ class OpenFolders:
     """A `DiskDriver` for each directory in use, and for a few that lately were."""
 
     def __init__(self, base: Path) -> None:
+        self.busy_timeout = BUSY_TIMEOUT
         self._base = base
         self._open: dict[str, _Open] = {}
         self._lock = threading.Lock()
@@ -175,7 +176,7 @@ class OpenFolders:
             yield held.driver
         finally:
             for idle in self._give_back(held):
-                await asyncio.to_thread(idle.close)
+                await in_thread(idle.close)
 
     async def close(self) -> None:
         """Close them all."""
@@ -202,7 +203,7 @@ class OpenFolders:
             return [self._open.pop(folder).db for folder in idle[: max(0, len(idle) - MAX_IDLE)]]
 
     def _opened(self, folder: str) -> _Open:
-        db = CacheDB(self._base / folder)
+        db = CacheDB(self._base / folder, busy_timeout=self.busy_timeout)
         return _Open(DiskDriver(self._base / folder, evicts=False, db=db, names=FolderNames(folder)), db)
 
 

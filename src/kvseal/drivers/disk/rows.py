@@ -9,9 +9,8 @@ say consistently whose entry it is becomes an entry with a `problem`.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from kvseal.drivers.base import Entry
 from kvseal.drivers.body import Body, UnreadableBodyError, read_body
@@ -23,8 +22,7 @@ TEXT_FILE_MODE: Final = 3
 _MODES: Final = {0: "nothing", 2: "bytes", 4: "a pickle"}
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One row as it is stored, text as bytes; any column may hold what diskcache would never write."""
 
     rowid: int

@@ -28,6 +28,7 @@ _DELETE: Final = f"DELETE FROM Cache WHERE {_UNCHANGED}"  # noqa: S608 - constan
 _INSERT: Final = (
     "INSERT INTO Cache(key, raw, store_time, expire_time, access_time, value, mode, filename, size)"
     " VALUES (:key, 1, :now, :expire, :now, :value, :mode, :filename, :size)"
+    " ON CONFLICT (key, raw) DO NOTHING"
 )
 
 
@@ -45,9 +46,10 @@ class Placed:
         return {"value": self.value, "mode": self.mode, "filename": self.filename, "size": self.size}
 
 
-def insert(con: sqlite3.Connection, key: str, placed: Placed, *, expire_time: float | None) -> None:
-    """Insert a row; that there is none with this key is the caller's to know."""
-    con.execute(_INSERT, {"key": key, "now": clock.wall(), "expire": expire_time, **placed.columns()})
+def insert(con: sqlite3.Connection, key: str, placed: Placed, *, expire_time: float | None) -> bool:
+    """Insert a row unless there is one with this key, expired or not; return whether it was inserted."""
+    values = {"key": key, "now": clock.wall(), "expire": expire_time, **placed.columns()}
+    return con.execute(_INSERT, values).rowcount == 1
 
 
 def update(con: sqlite3.Connection, row: Row, placed: Placed, *, expire_time: float | None) -> bool:

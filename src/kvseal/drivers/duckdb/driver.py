@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import duckdb
 
+from kvseal.concurrency import in_thread
 from kvseal.drivers.base import (
     KEEP,
     Capabilities,
@@ -41,7 +42,7 @@ from kvseal.drivers.base import (
     Page,
     Purged,
     Replacement,
-    content,
+    prepared,
     refuse_problem,
     refuse_problems,
 )
@@ -58,7 +59,9 @@ from kvseal.drivers.duckdb.rows import (
     change_of,
     checked_names,
     entry_of,
-    microseconds,
+    kinds_of,
+    names_of,
+    new_row,
     now,
     read_of,
     rounds_of,
@@ -74,6 +77,7 @@ if TYPE_CHECKING:
 
     from key_value.aio.stores.duckdb import DuckDBStore
 
+    from kvseal.drivers.base import Put
     from kvseal.drivers.urls import StoreUrl
 
 _DEFAULT_TABLE: Final = "kv_entries"
@@ -108,6 +112,7 @@ class DuckDBDriver(OnThisMachine):
             atomic_replace=True,
             evicts=False,
             lasting=lasting,
+            one_writer=True,
         )
         self._connections = connections
         self._table = Table(table)
@@ -140,25 +145,30 @@ class DuckDBDriver(OnThisMachine):
 
     async def put_if_absent(self, entry: Entry) -> bool:
         """Insert the row, in place of an expired one; the table is made where the store would make it."""
-        collection, key, value = content(entry)
-        row = {
-            **checked_names(collection, key),
-            "value": text_of(value),
-            "created_at": microseconds(entry.created_at),
-            "expires_at": microseconds(entry.expires_at),
-        }
-        if self._auto_create and not self.has_table():
-            await self.create_table()
+        row = new_row(entry)
+        await self._make_table()
         # Two statements, two transactions: one that deletes and inserts a name is refused by DuckDB's index.
         await self._write(self._table.bury, row)
         return bool(await self._write(self._table.put, row))
 
+    async def put_many_if_absent(self, entries: Sequence[Entry]) -> Sequence[Put]:
+        """Insert the rows in one statement, all or none of which happens; one more for each repeated name."""
+        puts, new = await in_thread(prepared, entries, new_row)
+        await self._make_table()
+        for numbers in rounds_of((number, names_of(row), False) for number, row in new.items()):
+            rows = {"rows": json.dumps([new[number] for number in numbers])}
+            await self._write(self._table.bury_many, rows)
+            stored = {tuple(row) for row in await self._write(self._table.put_many, rows)}
+            for number in numbers:
+                puts[number] = names_of(new[number]) in stored
+        return puts
+
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Replace in one statement, all or none of which happens; one more for each repeated name."""
         refuse_problems(replacements)
-        texts = await asyncio.to_thread(lambda: [text_of(r.value) for r in replacements])
+        texts = await in_thread(lambda: [text_of(r.value) for r in replacements])
         done = [False] * len(replacements)
-        for numbers in rounds_of(replacements):
+        for numbers in rounds_of(kinds_of(replacements)):
             changes = [change_of(replacements[number], texts[number]) for number in numbers]
             sql = self._table.replace(keeps_expiry=replacements[numbers[0]].expires_at is KEEP)
             swapped = {tuple(row) for row in await self._write(sql, {"rows": json.dumps(changes)})}
@@ -174,7 +184,7 @@ class DuckDBDriver(OnThisMachine):
 
     async def count(self) -> Count:
         """Count the live rows."""
-        found = await asyncio.to_thread(self._query, self._table.count, {})
+        found = await in_thread(self._query, self._table.count, {})
         return Count(found[0][0] if found else 0, exact=True)
 
     async def purge(self, *, dry_run: bool = False) -> Purged:
@@ -192,12 +202,16 @@ class DuckDBDriver(OnThisMachine):
 
     async def close(self) -> None:
         """Close the database if the driver has opened it; the application's connection stays open."""
-        await asyncio.to_thread(self._connections.close)
+        await in_thread(self._connections.close)
 
     def expect_table(self) -> None:
         """Raise `StoreNotFoundError` if the table does not exist, or is not a store's."""
         if not self.has_table():
             raise self._not_found()
+
+    async def _make_table(self) -> None:
+        if self._auto_create and not self.has_table():
+            await self.create_table()
 
     async def create_table(self) -> None:
         """Make the table and its indexes as DuckDBStore would, unless they are there."""
@@ -232,7 +246,7 @@ class DuckDBDriver(OnThisMachine):
         """Run a statement of a scan in a thread; like every reader it is in no writer's way."""
         values = {**parameters, "now": now()}
         try:
-            return await asyncio.to_thread(rows, cursor, sql, values, location=self.location)
+            return await in_thread(rows, cursor, sql, values, location=self.location)
         except NO_TABLE as exc:
             return self._nothing(exc)
 
@@ -309,7 +323,7 @@ async def from_url(url: StoreUrl, *, create: bool) -> DuckDBDriver:
     path, table = _path_and_table(url)
     store_over(object(), table)
     try:
-        connection = await asyncio.to_thread(create_file if create else open_file, path)
+        connection = await in_thread(create_file if create else open_file, path)
     except OSError as exc:
         msg = f"cannot open the DuckDB store at {path}: {reason_of(exc)}"
         raise StoreUnreachableError(msg, hint="check the path and its permissions") from exc

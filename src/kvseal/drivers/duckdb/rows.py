@@ -13,13 +13,15 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Final
 
 from kvseal import clock, exact_json
-from kvseal.drivers.base import KEEP, Entry
+from kvseal.drivers.base import KEEP, Entry, content
 from kvseal.errors import StoreError, UnsealableValueError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from kvseal.drivers.base import Replacement
+
+Names = tuple[str, str]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -97,16 +99,37 @@ def change_of(replacement: Replacement, text: str) -> dict[str, Any]:
     return {**read_of(replacement.entry), "value": text, "expiry": expiry}
 
 
-def rounds_of(replacements: Sequence[Replacement]) -> list[list[int]]:
-    """Return the numbers of *replacements*, in order, in rounds of one kind with no name twice."""
-    rounds: list[list[int]] = []
-    kind, seen = None, set[tuple[str, str]]()
+def new_row(entry: Entry) -> dict[str, Any]:
+    """Return the parameters that insert *entry*; raises `StoreError` or `UnsealableValueError`."""
+    collection, key, value = content(entry)
+    return {
+        **checked_names(collection, key),
+        "value": text_of(value),
+        "created_at": microseconds(entry.created_at),
+        "expires_at": microseconds(entry.expires_at),
+    }
+
+
+def names_of(row: Mapping[str, Any]) -> Names:
+    """Return the names in parameters."""
+    return row["collection"], row["key"]
+
+
+def kinds_of(replacements: Sequence[Replacement]) -> Iterator[tuple[int, Names, bool]]:
+    """Yield the number, the names and the kind of each replacement: one statement is for one kind."""
     for number, replacement in enumerate(replacements):
-        names = (replacement.entry.locator.collection, replacement.entry.locator.key)
-        keeps = replacement.expires_at is KEEP
-        if keeps is not kind or names in seen:
+        place: Place = replacement.entry.locator
+        yield number, (place.collection, place.key), replacement.expires_at is KEEP
+
+
+def rounds_of(rows: Iterable[tuple[int, Names, bool]]) -> list[list[int]]:
+    """Return the numbers of *rows*, in order, in rounds of one kind with no name twice."""
+    rounds: list[list[int]] = []
+    kind, seen = None, set[Names]()
+    for number, names, of_kind in rows:
+        if of_kind is not kind or names in seen:
             rounds.append([])
-            kind, seen = keeps, set()
+            kind, seen = of_kind, set()
         rounds[-1].append(number)
         seen.add(names)
     return rounds

@@ -21,6 +21,10 @@ _ROWS: Final = (
     '{"collection": "VARCHAR", "key": "VARCHAR", "stored": "VARCHAR", "created_at": "BIGINT",'
     ' "expires_at": "BIGINT", "value": "VARCHAR", "expiry": "BIGINT"}'
 )
+_PUTS: Final = (
+    '{"collection": "VARCHAR", "key": "VARCHAR", "value": "VARCHAR", "created_at": "BIGINT",'
+    ' "expires_at": "BIGINT"}'
+)
 _LIVE: Final = "(held.expires_at IS NULL OR held.expires_at > make_timestamptz($now::BIGINT))"
 _ROW: Final = """
     held.collection, held.key, held.value::VARCHAR,
@@ -113,11 +117,24 @@ class Table:
                     make_timestamptz($expires_at::BIGINT), 1)
             ON CONFLICT DO NOTHING RETURNING key"""
 
+    @property
+    def bury_many(self) -> str:
+        """Delete those of the rows in $rows that have expired."""
+        return f"""
+            DELETE FROM {self.name} AS held USING ({_new(_PUTS)}) AS new
+            WHERE held.collection = new.collection AND held.key = new.key AND NOT {_LIVE}"""
+
+    @property
+    def put_many(self) -> str:
+        """Insert the rows in $rows, no name twice, unless there are such."""
+        return f"""
+            INSERT INTO {self.name} (collection, key, value, created_at, expires_at, version)
+            SELECT collection, key, value::JSON, make_timestamptz(created_at), make_timestamptz(expires_at), 1
+            FROM ({_new(_PUTS)}) AS new ON CONFLICT DO NOTHING RETURNING collection, key"""
+
     def replace(self, *, keeps_expiry: bool) -> str:
         """
         Replace the values of many rows, no name twice; $rows is a JSON array of them.
-
-        DuckDB takes such a text far faster than lists of as many values.
 
         An expiry that is kept is not assigned: the column has an index, and an assignment of what
         was there would remove and insert the row.
@@ -125,13 +142,18 @@ class Table:
         expiry = "" if keeps_expiry else ", expires_at = make_timestamptz(new.expiry)"
         return f"""
             UPDATE {self.name} AS held SET value = new.value::JSON{expiry}
-            FROM (SELECT unnest(from_json($rows::JSON, '[{_ROWS}]'), recursive := true)) AS new
+            FROM ({_new(_ROWS)}) AS new
             WHERE {_UNCHANGED.format(read="new.")} RETURNING held.collection, held.key"""
 
     @property
     def delete(self) -> str:
         """Delete the row that was read, if it is unchanged."""
         return f"DELETE FROM {self.name} AS held WHERE {_UNCHANGED.format(read='$')} RETURNING key"
+
+
+def _new(columns: str) -> str:
+    """Return the rows of the JSON array $rows, which DuckDB takes far faster than lists of as many values."""
+    return f"SELECT unnest(from_json($rows::JSON, '[{columns}]'), recursive := true)"
 
 
 def _live(*, expired: bool) -> str:

@@ -38,7 +38,6 @@ that is written all the time; a run that must see every record ends with a secon
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -51,6 +50,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from key_value.aio._utils.serialization import BasicSerializationAdapter
 from typing_extensions import ParamSpec
 
+from kvseal.concurrency import in_thread
 from kvseal.drivers.base import (
     Capabilities,
     Entry,
@@ -333,5 +333,5 @@ def for_store(store: FileTreeStore) -> FileTreeDriver:
 async def from_url(url: StoreUrl, *, create: bool) -> FileTreeDriver:
     """Return the driver of the store in the directory that *url* names; only with *create* may it be new."""
     directory, names = directory_and_rules(url)
-    collection_rule, key_rule = await asyncio.to_thread(open_store, directory, names, create=create)
+    collection_rule, key_rule = await in_thread(open_store, directory, names, create=create)
     return FileTreeDriver(directory, collection_rule=collection_rule, key_rule=key_rule)

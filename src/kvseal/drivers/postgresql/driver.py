@@ -33,6 +33,7 @@ import asyncpg
 from key_value.aio.stores.postgresql import PostgreSQLStore
 
 from kvseal import clock
+from kvseal.concurrency import within
 from kvseal.drivers.base import (
     KEEP,
     Capabilities,
@@ -42,10 +43,20 @@ from kvseal.drivers.base import (
     Replacement,
     StoreTime,
     content,
+    prepared,
     refuse_problem,
     refuse_problems,
 )
-from kvseal.drivers.postgresql.pools import RETRIABLE, BorrowedPool, OwnPools, open_pool, translated
+from kvseal.drivers.postgresql.pools import (
+    ANSWER_SECONDS,
+    RETRIABLE,
+    BorrowedPool,
+    OwnPools,
+    connection,
+    is_behind_bouncer,
+    open_pool,
+    translated,
+)
 from kvseal.drivers.postgresql.purge import NO_TABLE, plan, purge_table
 from kvseal.drivers.postgresql.rows import checked_names, entry_of, is_text, written
 from kvseal.drivers.postgresql.table import Table
@@ -53,9 +64,9 @@ from kvseal.drivers.urls import strip_password
 from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from kvseal.drivers.base import Purged
+    from kvseal.drivers.base import Purged, Put
     from kvseal.drivers.postgresql.pools import Pools
     from kvseal.drivers.urls import StoreUrl
 
@@ -63,6 +74,8 @@ _DEFAULT_TABLE: Final = "kv_store"
 _PAGES_BEFORE_BOUND: Final = 32
 """Pages that a scan reads before it looks at the whole table for the latest creation time."""
 _ATTEMPTS: Final = 10
+_LONGEST: Final = 600
+"""Seconds for a statement about many rows."""
 _CREATED_BY_ANOTHER: Final = (
     asyncpg.UniqueViolationError,
     asyncpg.DuplicateTableError,
@@ -106,10 +119,11 @@ class PostgreSQLDriver:
         last = await self._query(self._table.last)
         for number in count() if last else ():
             if number == _PAGES_BEFORE_BOUND:
-                newest = (await self._query(self._table.newest))[0]["newest"]
+                newest = (await self._query(self._table.newest, seconds=_LONGEST))[0]["newest"]
             rows = await self._query(
                 self._table.page(is_first=not position, expired=expired),
                 *(*last[0].values(), newest, *partition, *position),
+                seconds=_LONGEST,
             )
             if not rows:
                 return
@@ -123,27 +137,30 @@ class PostgreSQLDriver:
 
     async def put_if_absent(self, entry: Entry) -> bool:
         """Insert the row, or overwrite an expired one; the table is made where the store would make it."""
-        collection, key, value = content(entry)
-        names = checked_names(collection, key)
-        text = written(value, as_text=await self._reads_text())
-        row = (*names, text, _ttl(entry.expires_at), entry.created_at, entry.expires_at)
-        try:
-            return bool(await self._run(self._table.put, *row))
-        except asyncpg.UndefinedTableError as exc:
-            if not self._auto_create:
-                raise self._not_found() from exc
-        await self.create_table()
-        return bool(await self._query(self._table.put, *row))
+        return bool(await self._put(self._table.put, *_new_row(entry, as_text=await self._reads_text())))
+
+    async def put_many_if_absent(self, entries: Sequence[Entry]) -> Sequence[Put]:
+        """Insert the rows in one statement, all or none of which happens; one more for each repeated name."""
+        puts, new = prepared(entries, partial(_new_row, as_text=await self._reads_text()))
+        for numbers in _without_repeats({number: row[:2] for number, row in new.items()}):
+            columns = [list(column) for column in zip(*(new[number] for number in numbers), strict=True)]
+            for stored in await self._put(
+                self._table.put_many, list(range(len(numbers))), *columns, seconds=_LONGEST
+            ):
+                puts[numbers[stored["number"]]] = True
+        return puts
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Replace in one statement, all or none of which happens; one more for each repeated name."""
         refuse_problems(replacements)
         texts = [written(r.value, as_text=is_text(r.entry.stored)) for r in replacements]
         done = [False] * len(replacements)
-        for numbers in _without_repeats(replacements):
+        places = (replacement.entry.locator for replacement in replacements)
+        for numbers in _without_repeats({n: (place.collection, place.key) for n, place in enumerate(places)}):
             rows = [_replacement_row(number, replacements[number], texts[number]) for number in numbers]
             columns = [list(column) for column in zip(*rows, strict=True)]
-            for swapped in await self._query(self._table.replace, *columns):
+            seconds = ANSWER_SECONDS if len(numbers) == 1 else _LONGEST
+            for swapped in await self._query(self._table.replace, *columns, seconds=seconds):
                 done[swapped["number"]] = True
         return done
 
@@ -156,15 +173,15 @@ class PostgreSQLDriver:
 
     async def count(self) -> Count:
         """Count the live rows, which reads the whole table."""
-        rows = await self._query(self._table.count)
+        rows = await self._query(self._table.count, seconds=_LONGEST)
         return Count(rows[0]["count"] if rows else 0, exact=True)
 
     async def store_time(self) -> StoreTime:
         """Ask the server for its time, on a connection that is open already."""
         with translated(self.location):
-            async with (await self._pools.pool()).acquire() as connection:
+            async with connection(await self._pools.pool()) as held:
                 before = clock.monotonic()
-                at: datetime = await connection.fetchval("SELECT clock_timestamp()")
+                at: datetime = await held.fetchval("SELECT clock_timestamp()", timeout=ANSWER_SECONDS)
                 return StoreTime(at, before, clock.monotonic())
 
     async def purge(self, *, dry_run: bool = False) -> Purged:
@@ -176,6 +193,9 @@ class PostgreSQLDriver:
             raise self._not_found()
         if dry_run:
             return plan(self._table.name)
+        if is_behind_bouncer(await self._pools.pool()):
+            msg = f"{self.location}: a bouncer gives each statement of a purge to another server process"
+            raise UnsupportedStoreError(msg, hint="purge with the URL of the server itself")
         with translated(self.location):
             return await purge_table(await self._pools.pool(), self._table.name, self.location)
 
@@ -194,28 +214,41 @@ class PostgreSQLDriver:
         for _ in range(_ATTEMPTS):
             with translated(self.location):
                 try:
-                    await _store(pool=await self._pools.pool(), table_name=self._table.name)._setup()  # noqa: SLF001
+                    store = _store(pool=await self._pools.pool(), table_name=self._table.name)
+                    await within(ANSWER_SECONDS, store._setup())  # noqa: SLF001
                 except _CREATED_BY_ANOTHER:
                     continue
             return
         msg = f"{self.location}: the table cannot be created, as others are creating it all the time"
         raise StoreUnreachableError(msg, hint="try again")
 
-    async def _query(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
+    async def _query(
+        self, sql: str, *arguments: Any, seconds: float = ANSWER_SECONDS
+    ) -> list[asyncpg.Record]:
         """Return the rows; none if there is no table and the store has yet to make it."""
         try:
-            return await self._run(sql, *arguments)
+            return await self._run(sql, *arguments, seconds=seconds)
         except asyncpg.UndefinedTableError as exc:
             if self._auto_create:
                 return []
             raise self._not_found() from exc
 
-    async def _run(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
+    async def _put(self, sql: str, *arguments: Any, seconds: float = ANSWER_SECONDS) -> list[asyncpg.Record]:
+        """Return the rows of an insertion, for which the table is made where the store would make it."""
+        try:
+            return await self._run(sql, *arguments, seconds=seconds)
+        except asyncpg.UndefinedTableError as exc:
+            if not self._auto_create:
+                raise self._not_found() from exc
+        await self.create_table()
+        return await self._query(sql, *arguments, seconds=seconds)
+
+    async def _run(self, sql: str, *arguments: Any, seconds: float = ANSWER_SECONDS) -> list[asyncpg.Record]:
         for _ in range(_ATTEMPTS):
             with translated(self.location):
-                pool = await self._pools.pool()
                 try:
-                    rows: list[asyncpg.Record] = await pool.fetch(sql, *arguments)
+                    async with connection(await self._pools.pool()) as held:
+                        rows: list[asyncpg.Record] = await held.fetch(sql, *arguments, timeout=seconds)
                 except RETRIABLE:
                     continue
                 return rows
@@ -265,17 +298,19 @@ async def from_url(url: StoreUrl, *, create: bool) -> PostgreSQLDriver:
     """
     Return the driver of the table that `//user:password@host:port/database?table=name` names.
 
-    It exists, or with *create* is made now.  Everything but `table` is as libpq has it, so the
-    environment (`PGPASSWORD`, …) and password files work.
+    It exists, or with *create* is made now.  Everything but `table` and `pgbouncer` is as libpq has it, so
+    the environment (`PGPASSWORD`, …), password files and the directory of a socket (`?host=/run/postgresql`)
+    work.  Behind a bouncer in transaction mode, where a prepared statement may be
+    another client's, `pgbouncer=true` prepares none.
 
     Raises:
         UnsupportedStoreError: that is not the URL of a table.
         StoreNotFoundError: there is no such database, or without *create* no such table.
         StoreUnreachableError: there is no server, or it refuses the user.
     """
-    dsn, table = _dsn_and_table(url.location)
+    dsn, table, parameters = _dsn_and_table(url.location)
     driver = PostgreSQLDriver(
-        OwnPools(partial(open_pool, dsn)), location=f"{_shown(dsn)}?table={table}", table=table
+        OwnPools(partial(open_pool, dsn, **parameters)), location=f"{_shown(dsn)}?table={table}", table=table
     )
     try:
         await (driver.create_table() if create else driver.expect_table())
@@ -285,13 +320,14 @@ async def from_url(url: StoreUrl, *, create: bool) -> PostgreSQLDriver:
     return driver
 
 
-def _dsn_and_table(location: str) -> tuple[str, str]:
+def _dsn_and_table(location: str) -> tuple[str, str, dict[str, int]]:
     base, _, query = location.rpartition("?") if "?" in location else (location, "", "")
     options = query.split("&") if query else []
     tables = [option.removeprefix("table=") for option in options if option.startswith("table=")]
-    others = "&".join(option for option in options if not option.startswith("table="))
+    bouncers = [option.removeprefix("pgbouncer=") for option in options if option.startswith("pgbouncer=")]
+    others = "&".join(option for option in options if not option.startswith(("table=", "pgbouncer=")))
     hint = "write postgresql://USER@HOST:PORT/DATABASE?table=NAME"
-    if not location.startswith("//") or len(tables) > 1:
+    if not location.startswith("//") or len(tables) > 1 or bouncers not in ([], ["true"], ["false"]):
         msg = f"{_shown('postgresql:' + location)} is not the URL of a table"
         raise UnsupportedStoreError(msg, hint=hint)
     table = tables[0] if tables else _DEFAULT_TABLE
@@ -300,7 +336,8 @@ def _dsn_and_table(location: str) -> tuple[str, str]:
     except ValueError as exc:
         msg = f"{_shown('postgresql:' + location)}: {exc}"
         raise UnsupportedStoreError(msg, hint=hint) from exc
-    return f"postgresql:{base}?{others}" if others else f"postgresql:{base}", table
+    dsn = f"postgresql:{base}?{others}" if others else f"postgresql:{base}"
+    return dsn, table, {"statement_cache_size": 0} if bouncers == ["true"] else {}
 
 
 def _shown(url: str) -> str:
@@ -321,6 +358,13 @@ def _ttl(expires_at: datetime | None) -> float | None:
     return None if expires_at is None else (expires_at - clock.utc_now()).total_seconds()
 
 
+def _new_row(entry: Entry, *, as_text: bool) -> tuple[Any, ...]:
+    collection, key, value = content(entry)
+    names = checked_names(collection, key)
+    text = written(value, as_text=as_text)
+    return (*names, text, _ttl(entry.expires_at), entry.created_at, entry.expires_at)
+
+
 def _replacement_row(number: int, replacement: Replacement, text: str) -> tuple[object, ...]:
     place = replacement.entry.locator
     stored = replacement.entry.stored.decode()
@@ -331,24 +375,18 @@ def _replacement_row(number: int, replacement: Replacement, text: str) -> tuple[
     return (number, *read, text, expires_at is KEEP, None, None)
 
 
-def _without_repeats(replacements: Sequence[Replacement]) -> list[list[int]]:
+def _without_repeats(names: Mapping[int, tuple[str, str]]) -> list[list[int]]:
     """
-    Return the numbers of *replacements* in rounds in which no name comes twice, each in the order of names.
+    Return the numbers of *names* in rounds in which no name comes twice, each in the order of names.
 
-    An UPDATE changes a row once, by an arbitrary one of those that fit.  In the order of names two
+    A statement changes a row once, by an arbitrary one of those that fit.  In the order of names two
     batches that share rows seldom wait for each other in a circle.
     """
     rounds: list[list[int]] = []
     seen: dict[tuple[str, str], int] = {}
-    for number, replacement in enumerate(replacements):
-        names = (replacement.entry.locator.collection, replacement.entry.locator.key)
-        turn = seen[names] = seen.get(names, -1) + 1
+    for number, name in names.items():
+        turn = seen[name] = seen.get(name, -1) + 1
         if turn == len(rounds):
             rounds.append([])
         rounds[turn].append(number)
-
-    def by_names(number: int) -> tuple[str, str]:
-        place = replacements[number].entry.locator
-        return place.collection, place.key
-
-    return [sorted(numbers, key=by_names) for numbers in rounds]
+    return [sorted(numbers, key=names.__getitem__) for numbers in rounds]

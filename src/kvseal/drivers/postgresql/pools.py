@@ -5,6 +5,9 @@ asyncpg's connections belong to the event loop that opened them.  Where the driv
 connect it therefore keeps one small pool for every loop that uses it, apart from the application's,
 and opens it at the first use.  Where the application brought a pool there is nothing else to connect
 with: the driver borrows it, in the loop that it belongs to and in no other.
+
+A server may hang, or what stands between: it accepts and never answers.  So connecting, each statement and
+closing have an end, and a connection that is given up is dropped.
 """
 
 from __future__ import annotations
@@ -28,7 +31,13 @@ if TYPE_CHECKING:
 
 _SIZE: Final = 4
 """Connections of one pool at most: a recode has a few pages in flight, and servers have few connections."""
-_CLOSING_SECONDS: Final = 10
+_CONNECTING_SECONDS: Final = 10
+ANSWER_SECONDS: Final = 30
+"""For a statement about single entries, which may have to wait for another writer of them."""
+_CLOSING_SECONDS: Final = 3
+_NO_STATEMENT: Final = "26000"
+_TWO_STATEMENTS: Final = "42P05"
+_BOUNCED: Final = "behind PgBouncer in transaction mode, add ?pgbouncer=true to the URL"
 _FAILURES: Final = (asyncpg.InterfaceError, OSError, asyncio.TimeoutError)
 
 
@@ -153,8 +162,9 @@ class BorrowedPool:
         JSON text in a JSON string, and what it reads must be the same.
         """
         if self._reads_text is None:
-            pool = await self.pool()
-            self._reads_text = not isinstance(await pool.fetchval("SELECT '{}'::jsonb"), str)
+            async with connection(await self.pool()) as held:
+                empty = await held.fetchval("SELECT '{}'::jsonb", timeout=ANSWER_SECONDS)
+            self._reads_text = not isinstance(empty, str)
         return self._reads_text
 
     async def close(self) -> None:
@@ -163,7 +173,30 @@ class BorrowedPool:
 
 async def open_pool(*dsn: str, **parameters: Any) -> asyncpg.Pool:
     """Return a small pool that connects when it is first used, by what `asyncpg.connect` takes."""
+    parameters = {"timeout": _CONNECTING_SECONDS, **parameters}
     return await asyncpg.create_pool(*dsn, min_size=0, max_size=_SIZE, **parameters)
+
+
+@contextlib.asynccontextmanager
+async def connection(pool: asyncpg.Pool) -> AsyncGenerator[Any, None]:
+    """
+    Yield a connection of *pool*, and drop it if its caller gives up in the middle of a statement.
+
+    asyncpg would ask the server to cancel the statement, and await the answer of a server that gives none.
+    """
+    held = await pool.acquire(timeout=_CONNECTING_SECONDS)
+    try:
+        yield held
+    except (asyncio.CancelledError, asyncio.TimeoutError):
+        held.terminate()
+        raise
+    finally:
+        await pool.release(held)
+
+
+def is_behind_bouncer(pool: Any) -> bool:
+    """Whether *pool* prepares no statement for later, as one must behind PgBouncer in transaction mode."""
+    return getattr(pool, "_connect_kwargs", {}).get("statement_cache_size") == 0
 
 
 @contextlib.contextmanager
@@ -189,8 +222,11 @@ def translated(location: str) -> Generator[None, None, None]:
         msg = f"{location}: asyncpg cannot use these connection parameters"
         hint = "write postgresql://USER:PASSWORD@HOST:PORT/DATABASE and percent-encode what is special in it"
         raise UnsupportedStoreError(msg, hint=hint) from None
+    except asyncio.TimeoutError as exc:
+        msg = f"{location}: no answer in time"
+        raise StoreUnreachableError(msg, hint="check the server, and what stands between") from exc
     except _FAILURES as exc:
-        msg = f"{location}: {exc or type(exc).__name__}"
+        msg = f"{location}: {str(exc) or type(exc).__name__}"
         raise StoreUnreachableError(msg, hint="check that the server runs, and its address") from exc
 
 
@@ -212,8 +248,11 @@ def _translation(exc: asyncpg.PostgresError, location: str) -> StoreError:
         return StoreUnreachableError(msg, hint="check the user, the password and the server's pg_hba.conf")
     if state == "42501":
         return StoreUnreachableError(msg, hint="grant SELECT, INSERT, UPDATE and DELETE on the table")
-    if state.startswith("42"):
-        return UnsupportedStoreError(msg, hint="name a table that PostgreSQLStore made")
+    if state.startswith("42") or state == _NO_STATEMENT:
+        is_bounced = state in {_NO_STATEMENT, _TWO_STATEMENTS}
+        return UnsupportedStoreError(
+            msg, hint=_BOUNCED if is_bounced else "name a table that PostgreSQLStore made"
+        )
     if _may_quote_values(exc):
         return StoreError(msg, hint="PostgreSQL cannot hold this name or value; nothing was written")
     return StoreUnreachableError(msg, hint="check the server and its log")

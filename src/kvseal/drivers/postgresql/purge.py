@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 
 from kvseal.drivers.base import Purged
+from kvseal.drivers.postgresql.pools import ANSWER_SECONDS, connection
 from kvseal.errors import StoreUnreachableError
 
 if TYPE_CHECKING:
@@ -47,11 +48,12 @@ async def purge_table(pool: asyncpg.Pool, table: str, location: str) -> Purged:
     Raises:
         StoreUnreachableError: the user may not, or others hold on to the table; nothing was changed.
     """
-    async with pool.acquire() as connection:
+    async with connection(pool) as held:
         # The pool resets both when it takes the connection back.
-        await connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'; SET statement_timeout = 0")
+        settings = f"SET lock_timeout = '{LOCK_TIMEOUT}'; SET statement_timeout = 0"
+        await held.execute(settings, timeout=ANSWER_SECONDS)
         try:
-            messages = await _vacuumed(connection, f"(FULL, VERBOSE, ANALYZE) {table}")
+            messages = await _vacuumed(held, f"(FULL, VERBOSE, ANALYZE) {table}")
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as exc:
             msg = f"{location}: others have used the table for {LOCK_TIMEOUT} without a break"
             raise StoreUnreachableError(
@@ -59,7 +61,7 @@ async def purge_table(pool: asyncpg.Pool, table: str, location: str) -> Purged:
             ) from exc
         if skipped := _warnings(messages):
             raise StoreUnreachableError(f"{location}: {skipped[0]}", hint=_OWNER)
-        return await _rest(connection, table, _kept(messages))
+        return await _rest(held, table, _kept(messages))
 
 
 async def _rest(connection: Any, table: str, kept: int) -> Purged:

@@ -115,6 +115,25 @@ class Table:
             RETURNING true AS done"""
 
     @property
+    def put_many(self) -> str:
+        """$1 says the numbers of the rows, $2 to $7 what `put` takes; no name twice, and in their order."""
+        return f"""
+            WITH new AS (
+                SELECT * FROM unnest($1::int[], $2::text[], $3::text[], $4::text[], $5::float8[],
+                                     $6::timestamptz[], $7::timestamptz[])
+                    AS new(number, collection, key, value, ttl, created_at, expires_at)
+            ), stored AS (
+                INSERT INTO {self.name} AS held (collection, key, value, ttl, created_at, expires_at)
+                SELECT collection, key, value::jsonb, ttl, created_at, expires_at FROM new ORDER BY number
+                ON CONFLICT (collection, key) DO UPDATE SET value = EXCLUDED.value, ttl = EXCLUDED.ttl,
+                    created_at = EXCLUDED.created_at, expires_at = EXCLUDED.expires_at
+                WHERE held.expires_at <= now()
+                RETURNING held.collection, held.key
+            )
+            SELECT new.number AS number FROM new JOIN stored
+                ON new.collection = stored.collection AND new.key = stored.key"""
+
+    @property
     def replace(self) -> str:
         """
         $1 to $6 say per row: a number, the names, and what was read; $7 to $10: value, keep, ttl, expiry.

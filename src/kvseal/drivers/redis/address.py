@@ -1,5 +1,6 @@
 """
-URLs of Redis and Valkey databases: `scheme://[user][:password]@host[:port][/database]`.
+URLs of Redis and Valkey databases: `scheme://[user][:password]@host[:port][/database]`, and
+`unix://[user][:password]@/path/of/the/socket[?db=database]`.
 
 They are read strictly, because what is overlooked in a URL leads to another database.  A
 refusal never quotes the URL: where a password was pasted without quoting, no rule
@@ -24,6 +25,9 @@ _HINT: Final = "write {}://USER:PASSWORD@HOST:PORT/DATABASE, with %40 for an @ i
 _TLS_OPTIONS: Final = frozenset(
     {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"}
 )
+_SOCKET: Final = re.compile(
+    r"//(?:(?P<username>[^:@/?#]*)(?::(?P<password>[^@/?#]*))?@)?(?P<path>/[^?#]+)(?:\?db=(?P<db>[0-9]{1,9}))?"
+)
 _DEFAULT_PORT: Final = 6379
 
 
@@ -38,6 +42,8 @@ class Address:
     password: str | None = field(default=None, repr=False)
     tls: dict[str, Any] | None = None
     """Options of the TLS connection; `None` for a plain one."""
+    path: str | None = None
+    """The server's socket file, in place of host and port."""
 
     @classmethod
     def of_url(cls, scheme: str, location: str) -> Address:
@@ -50,6 +56,8 @@ class Address:
         Raises:
             UnsupportedStoreError: it is not such a URL, or has an option that would go unheeded.
         """
+        if scheme == "unix":
+            return cls._of_socket(location)
         match = _URL.fullmatch(location)
         if match is None:
             msg = f"this is not a URL of the form {scheme}://host:port/database"
@@ -63,16 +71,32 @@ class Address:
             tls=_tls(scheme, match["query"] or ""),
         )
 
+    @classmethod
+    def _of_socket(cls, location: str) -> Address:
+        match = _SOCKET.fullmatch(location)
+        if match is None:
+            msg = "this is not a URL of the form unix:///path/of/the/socket?db=0"
+            raise UnsupportedStoreError(msg, hint="write unix://USER:PASSWORD@/PATH?db=DATABASE")
+        return cls(
+            host="localhost",
+            db=int(match["db"] or 0),
+            username=unquote(match["username"] or "") or None,
+            password=unquote(match["password"] or "") or None,
+            path=unquote(match["path"]),
+        )
+
     def location(self, scheme: str) -> str:
         """Return the URL without user and password, for messages."""
+        if self.path is not None:
+            return f"unix://{self.path}?db={self.db}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{scheme}://{host}:{self.port}/{self.db}"
 
     def options(self) -> dict[str, Any]:
         """Return the keyword arguments of a redis-py connection."""
+        where = {"path": self.path} if self.path is not None else {"host": self.host, "port": self.port}
         return {
-            "host": self.host,
-            "port": self.port,
+            **where,
             "db": self.db,
             "username": self.username,
             "password": self.password,

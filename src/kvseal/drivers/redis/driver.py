@@ -15,13 +15,13 @@ particular to these servers:
 
 from __future__ import annotations
 
-import asyncio
 from datetime import datetime, timedelta, timezone
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from typing_extensions import ParamSpec
 
+from kvseal.concurrency import in_thread
 from kvseal.drivers.base import (
     PAGE_BYTES,
     PAGE_SIZE,
@@ -33,6 +33,7 @@ from kvseal.drivers.base import (
     Written,
     has_expired,
     is_in,
+    prepared,
     refuse_problem,
     refuse_problems,
 )
@@ -40,13 +41,13 @@ from kvseal.drivers.joined import JOINED, entry_of, patched, problem_entry, writ
 from kvseal.drivers.redis.address import Address
 from kvseal.drivers.redis.purge import purge_server
 from kvseal.drivers.redis.replicas import unconfirmed
-from kvseal.drivers.redis.server import DELETE, PUT, OtherType, RespServer
+from kvseal.drivers.redis.server import AT_ONCE, DELETE, OtherType, RespServer
 from kvseal.errors import StoreUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from kvseal.drivers.base import Purged, StoreTime, _Keep
+    from kvseal.drivers.base import Purged, Put, StoreTime, _Keep
     from kvseal.drivers.redis.server import Batch
     from kvseal.drivers.urls import StoreUrl
 
@@ -55,6 +56,9 @@ T = TypeVar("T")
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _END: Final = "end"
+
+
+_CONCEALED: Final = "this user may run neither INFO nor CONFIG, which say whether the server evicts"
 
 
 class RespDriver:
@@ -72,6 +76,7 @@ class RespDriver:
         self.location = server.location
         self._server = server
         self._evicts: bool | None = None
+        self._is_asked = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -79,6 +84,7 @@ class RespDriver:
         return Capabilities(
             atomic_replace=True,
             evicts=self._evicts is not False,
+            conceals=_CONCEALED if self._evicts is None and self._is_asked else "",
             keeps_time=True,
         )
 
@@ -107,10 +113,11 @@ class RespDriver:
 
     async def put_if_absent(self, entry: Entry) -> bool:
         """Store *entry*, with the server's expiry as its own rounded up to the millisecond."""
-        key, body = written(entry)
-        return await self._blocking(
-            _put_if_absent, self._server, key.encode(), body.encode(), _expiry(entry.expires_at)
-        )
+        return await self._blocking(_put_if_absent, self._server, *_new(entry))
+
+    async def put_many_if_absent(self, entries: Sequence[Entry]) -> Sequence[Put]:
+        """Store *entries*, all in one round trip but for those whose keys are there."""
+        return await self._blocking(_put_many, self._server, entries)
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Store each value whose body is unchanged, all in one round trip."""
@@ -124,8 +131,7 @@ class RespDriver:
 
     async def put_confirmed(self, entry: Entry) -> Written:
         """Put *entry* if absent, and wait for the replicas."""
-        key, body = written(entry)
-        given = key.encode(), body.encode(), _expiry(entry.expires_at)
+        given = _new(entry)
         return await self._blocking(self._confirmed, lambda server: _put_if_absent(server, *given))
 
     def _confirmed(self, write: Callable[[RespServer], bool]) -> Written:
@@ -160,15 +166,16 @@ class RespDriver:
 
     async def close(self) -> None:
         """Close the driver's own connections; the store's stay open."""
-        await asyncio.to_thread(self._server.close)
+        await in_thread(self._server.close)
 
     async def _blocking(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         def call() -> T:
-            if self._evicts is None:
+            if not self._is_asked:
                 self._evicts = self._server.evicts()
+                self._is_asked = True
             return function(*args, **kwargs)
 
-        return await asyncio.to_thread(call)
+        return await in_thread(call)
 
     async def _start(self, after: str | None) -> tuple[int, Batch | None]:
         """Return where the scan begins and its first batch, `None` behind the end."""
@@ -221,19 +228,43 @@ async def from_url(url: StoreUrl, *, create: bool) -> RespDriver:  # noqa: ARG00
     return driver
 
 
+def _new(entry: Entry) -> tuple[bytes, bytes, bytes]:
+    key, body = written(entry)
+    return key.encode(), body.encode(), _expiry(entry.expires_at)
+
+
+def _put_many(server: RespServer, entries: Sequence[Entry]) -> list[Put]:
+    puts, new = prepared(entries, _new)
+    beside = []
+    for number, is_done in zip(list(new), server.put(list(new.values())), strict=True):
+        puts[number] = is_done
+        if not is_done:
+            beside.append(number)
+    for start in range(0, len(beside), AT_ONCE):
+        few = beside[start : start + AT_ONCE]
+        held = server.get_many([new[number][0] for number in few])
+        for number, there in zip(few, held, strict=True):
+            # Gone again or expired, it does not count; that is rare, and looked at once more.
+            if not _is_live(new[number][0], there):
+                puts[number] = _put_if_absent(server, *new[number])
+    return puts
+
+
+def _is_live(key: bytes, held: bytes | OtherType | None) -> bool:
+    if isinstance(held, OtherType):
+        return True
+    return held is not None and _live(entry_of(key, held)) is not None
+
+
 def _put_if_absent(server: RespServer, key: bytes, body: bytes, expiry: bytes) -> bool:
     while True:
-        if server.run(PUT, key, body, expiry):
+        if server.put([(key, body, expiry)]) == [True]:
             return True
         held = server.get(key)
-        if isinstance(held, OtherType):
-            return False
-        if held is None:
-            continue
-        if _live(entry_of(key, held)) is not None:
+        if _is_live(key, held):
             return False
         # The server lets go of an expired entry only when its own time has come.
-        if server.swap([(key, held, body, expiry)]) == [True]:
+        if isinstance(held, bytes) and server.swap([(key, held, body, expiry)]) == [True]:
             return True
 
 

@@ -6,7 +6,8 @@ asynchronous client belongs to the event loop that first used it, and the driver
 any.  So a client that connects in a way of its own (through a sentinel, or to a fake) has no
 driver, rather than one that would talk to another server.
 
-How the client decodes what it reads makes no difference to the driver.
+A store whose client does not decode what it reads has no driver either: such a store reads nothing but
+`None`, whatever is there.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def for_store(store: RedisStore) -> RespDriver:
     Return the driver of *store*, with connections of its own to the same database.
 
     Raises:
-        UnsupportedStoreError: the store's client does not connect straight to one server.
+        UnsupportedStoreError: the store's client does not connect straight to one server, or does not decode.
     """
     pool: Any = store._client.connection_pool  # noqa: SLF001
     given: Mapping[str, Any] = pool.connection_kwargs
@@ -69,6 +70,9 @@ def for_store(store: RedisStore) -> RespDriver:
         raise UnsupportedStoreError(
             msg, hint="name the server itself with redis://, or give the vault a meta_store="
         )
+    if not given.get("decode_responses"):
+        msg = "no driver for a RedisStore whose client does not decode: it reads every value as missing"
+        raise UnsupportedStoreError(msg, hint="make the client with decode_responses=True, or give url=")
     options = {k: v for k, v in given.items() if k in _OPTIONS or k.startswith("ssl_")}
     server = RespServer(_location(options, connection_class), options, connection_class)
     return RespDriver(server)

@@ -46,7 +46,8 @@ TIMEOUT: Final = 60.0
 # A hint to the server, which finishes the hash bucket it is in; so it is below `PAGE_SIZE`.
 _SCAN_COUNT: Final = 448
 
-_SWAPS_AT_ONCE: Final = 64
+AT_ONCE: Final = 64
+"""Keys in one step of the server, short enough that no client waits for it."""
 _DONE: Final = ord("1")
 _READ_SIZE: Final = 2**18
 
@@ -105,11 +106,23 @@ return table.concat(sizes, ',')
 """How many bytes each string has, 0 where there is no string: one answer instead of one for each key."""
 
 PUT: Final = Script("""
-if not redis.call('SET', KEYS[1], ARGV[1], 'NX') then return 0 end
-if ARGV[2] ~= '' then redis.call('PEXPIREAT', KEYS[1], ARGV[2]) end
-return 1
+local done = {}
+for n, key in ipairs(KEYS) do
+  local expiry = ARGV[2 * n]
+  if not redis.call('SET', key, ARGV[2 * n - 1], 'NX') then
+    done[n] = '0'
+  else
+    if expiry ~= '' then redis.call('PEXPIREAT', key, expiry) end
+    done[n] = '1'
+  end
+end
+return table.concat(done)
 """)
-"""If there is no *key*, store the body; expiry in Unix milliseconds, or empty for none."""
+"""
+Store a body at each key that there is not; the answer has a 1 or a 0 for each.
+
+The arguments are, for each key, the body, and the expiry: Unix milliseconds, or empty for none.
+"""
 
 DELETE: Final = Script("""
 if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return 0 end
@@ -154,6 +167,9 @@ class _Packer:
         return [b"".join(pieces)]
 
 
+_NOT_VERIFIED: Final = frozenset({"none", "0", "verifymode.cert_none"})
+
+
 class RespServer:
     """
     The database at *location*, over connections of its own.
@@ -171,6 +187,10 @@ class RespServer:
         self.location = location
         limits = {"socket_timeout": TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT}
         given = {name: value for name, value in options.items() if value is not None}
+        if connection_class is redis.SSLConnection:
+            # redis-py before 6 accepts a certificate for another host unless it is told not to.
+            verifies = str(given.get("ssl_cert_reqs", "required")).lower() not in _NOT_VERIFIED
+            given = {"ssl_check_hostname": verifies, **given}
         self._made_of = options, connection_class
         self.timeout: float = given.get("socket_timeout", TIMEOUT)
         """Seconds after which a connection gives up waiting for an answer."""
@@ -185,6 +205,8 @@ class RespServer:
     @classmethod
     def at(cls, address: Address, scheme: str) -> RespServer:
         """Return the database at *address*; nothing is connected yet."""
+        if address.path is not None:
+            return cls(address.location(scheme), address.options(), redis.UnixDomainSocketConnection)
         connection_class = redis.Connection if address.tls is None else redis.SSLConnection
         return cls(address.location(scheme), address.options(), connection_class)
 
@@ -199,11 +221,12 @@ class RespServer:
 
     def get(self, key: bytes) -> bytes | OtherType | None:
         """Return the string at *key*, or `None` if there is nothing."""
-        (answer,) = self._pipeline([("GET", key)])
-        if isinstance(answer, ResponseError) and str(answer).startswith("WRONGTYPE"):
-            return OtherType.OTHER_TYPE
-        value: bytes | None = self._checked(answer)
+        (value,) = self.get_many([key])
         return value
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | OtherType | None]:
+        """Return what `get` does for each of *keys*, in one round trip."""
+        return [self._string(answer) for answer in self._pipeline([("GET", key) for key in keys])]
 
     def scan(self, cursor: int) -> Batch:
         """Return the next keys with a `::`, of any type; a later call may return some of them again."""
@@ -233,17 +256,14 @@ class RespServer:
         """
         Run `SWAP` for each key with its arguments, and return which were swapped.
 
-        A few dozen at a time are one step of the server, short enough that no client waits for it.
-
         Raises:
             StoreError: one of them failed; any of the others may have been done.
         """
-        portions = [calls[n : n + _SWAPS_AT_ONCE] for n in range(0, len(calls), _SWAPS_AT_ONCE)]
-        arguments = [
-            ([key for key, *_ in few], [argument for _, *those in few for argument in those])
-            for few in portions
-        ]
-        return [done == _DONE for answer in self._evaluate(SWAP, arguments) for done in answer]
+        return self._done(SWAP, calls)
+
+    def put(self, calls: Sequence[tuple[bytes, bytes, bytes]]) -> list[bool]:
+        """Run `PUT` for each key with its arguments, and return which were stored; raises like `swap`."""
+        return self._done(PUT, calls)
 
     def run(self, script: Script, key: bytes, *arguments: bytes) -> bool:
         """Run *script* for one key and return what it answers; raises `StoreError` if it failed."""
@@ -269,17 +289,17 @@ class RespServer:
         (answer,) = self._pipeline([parts])
         return self._checked(answer)
 
-    def evicts(self) -> bool:
+    def evicts(self) -> bool | None:
         """
-        Whether a full server drops keys that have no expiry, such as the vault meta.
+        Whether a full server drops keys that have no expiry, such as the vault meta; `None`: unknown.
 
         That is so with a memory limit and a policy `allkeys-…`.  The policies `volatile-…` drop only
-        what expires anyway.  A server that shows neither limit nor policy is taken to evict.
+        what expires anyway.
         """
         settings = self._memory_settings()
         limit, policy = settings.get("maxmemory"), settings.get("maxmemory_policy")
         if limit is None or policy is None:
-            return True
+            return None
         return int(limit) > 0 and not str(policy).startswith(("noeviction", "volatile-"))
 
     def close(self) -> None:
@@ -291,6 +311,15 @@ class RespServer:
         info, config = self._pipeline([("INFO", "memory"), ("CONFIG", "GET", "maxmemory*")])
         settings = _config(config)
         return settings if isinstance(info, Exception) else settings | info
+
+    def _done(self, script: Script, calls: Sequence[tuple[bytes, ...]]) -> list[bool]:
+        """Return which of *calls*, each a key and its arguments, *script* answers with a 1."""
+        portions = [calls[n : n + AT_ONCE] for n in range(0, len(calls), AT_ONCE)]
+        arguments = [
+            ([key for key, *_ in few], [argument for _, *those in few for argument in those])
+            for few in portions
+        ]
+        return [done == _DONE for answer in self._evaluate(script, arguments) for done in answer]
 
     def _evaluate(
         self, script: Script, calls: Sequence[tuple[Sequence[bytes], Sequence[bytes | int]]]
@@ -326,6 +355,12 @@ class RespServer:
             # Raised by redis-py, an error would quote the command, and with it the value.
             answers: list[Any] = pipeline.execute(raise_on_error=False)
         return answers
+
+    def _string(self, answer: Any) -> bytes | OtherType | None:
+        if isinstance(answer, ResponseError) and str(answer).startswith("WRONGTYPE"):
+            return OtherType.OTHER_TYPE
+        value: bytes | None = self._checked(answer)
+        return value
 
     def _checked(self, answer: Any) -> Any:
         if isinstance(answer, Exception):

@@ -21,10 +21,10 @@ written since is never overwritten, because a replacement compares what is there
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from typing import TYPE_CHECKING, Final
 
+from kvseal.concurrency import in_thread
 from kvseal.drivers.base import (
     FILE_SYSTEM,
     Capabilities,
@@ -38,6 +38,7 @@ from kvseal.drivers.base import (
     has_expired,
     is_in,
     next_page,
+    prepared,
     refuse_problem,
     refuse_problems,
 )
@@ -54,10 +55,13 @@ if TYPE_CHECKING:
     from key_value.aio.stores.rocksdb import RocksDBStore
     from rocksdict import Rdict
 
+    from kvseal.drivers.base import Put
     from kvseal.drivers.urls import StoreUrl
 
 _HELD: Final = "files that an iteration or a snapshot of the application holds: end it and purge again"
 
+_New = tuple[str, bytes, tuple[str, str]]
+"""What is put: the joined key, the body, and the names."""
 _LOCK: Final = threading.Lock()
 """Held over each compare and its write; one for all databases, as it is never held for long."""
 
@@ -73,7 +77,7 @@ class RocksDBDriver(OnThisMachine):
     def __init__(self, db: Rdict, *, owns: bool) -> None:
         self.location = f"rocksdb:{db.path()}"
         self._db = db
-        self.capabilities = Capabilities(atomic_replace=owns, evicts=False)
+        self.capabilities = Capabilities(atomic_replace=owns, evicts=False, one_writer=True)
         self._owns = owns
         self._handle: Handle | None = Handle(db, location=self.location)
 
@@ -82,7 +86,7 @@ class RocksDBDriver(OnThisMachine):
     ) -> AsyncIterator[Page]:
         """Yield the entries in the order of keys, as it was at the start; the cursor is a key."""
         entries = self._entries(after, partition, expired=expired)
-        while page := await asyncio.to_thread(next_page, entries):
+        while page := await in_thread(next_page, entries):
             yield Page(page, page[-1].locator.decode())
 
     async def get(self, collection: str, key: str) -> Entry | None:
@@ -91,21 +95,22 @@ class RocksDBDriver(OnThisMachine):
 
     async def put_if_absent(self, entry: Entry) -> bool:
         """Put *entry* if no live one has its key."""
-        key, body = written(entry)
-        collection, name, _ = content(entry)
-        with _LOCK:
-            if self._entry(key, (collection, name)) is not None:
-                return False
-            self._opened().write({key: body.encode()})
-        await self._sync()
-        return True
+        (done,) = await self._put_all([_new(entry)])
+        return done
+
+    async def put_many_if_absent(self, entries: Sequence[Entry]) -> Sequence[Put]:
+        """Put *entries* in one batch: after a crash, all that are new are there or none."""
+        puts, new = await in_thread(prepared, entries, _new)
+        for number, is_done in zip(new, await self._put_all(list(new.values())), strict=True):
+            puts[number] = is_done
+        return puts
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Put each value whose entry is unchanged; after a crash, all of them are there or none."""
         refuse_problems(replacements)
         if not replacements:
             return []
-        bodies = await asyncio.to_thread(lambda: [patched(r).encode() for r in replacements])
+        bodies = await in_thread(lambda: [patched(r).encode() for r in replacements])
         changes: dict[str, bytes | None] = {}
         done = []
         with _LOCK:
@@ -132,7 +137,7 @@ class RocksDBDriver(OnThisMachine):
     async def purge(self, *, dry_run: bool = False) -> Purged:
         """Write every file anew, without what was overwritten or deleted."""
         done, left = ("flush, and a compaction of every level",), (FILE_SYSTEM,)
-        if dry_run or await asyncio.to_thread(self._opened().compact):
+        if dry_run or await in_thread(self._opened().compact):
             return Purged(done, left)
         return Purged(done, (_HELD, *left), complete=False)
 
@@ -140,15 +145,28 @@ class RocksDBDriver(OnThisMachine):
         """Close the database if the driver has opened it; the application's stays open."""
         handle, self._handle = self._handle, None
         if self._owns and handle is not None:
-            await asyncio.to_thread(close, self._db)
+            await in_thread(close, self._db)
 
     def _opened(self) -> Handle:
         if self._handle is None:
             raise closed(self.location)
         return self._handle
 
+    async def _put_all(self, new: Sequence[_New]) -> list[bool]:
+        changes: dict[str, bytes | None] = {}
+        done = []
+        with _LOCK:
+            for key, body, names in new:
+                done.append(key not in changes and self._entry(key, names) is None)
+                if done[-1]:
+                    changes[key] = body
+            self._opened().write(changes)
+        if changes:
+            await self._sync()
+        return done
+
     async def _sync(self) -> None:
-        await asyncio.to_thread(self._opened().sync)
+        await in_thread(self._opened().sync)
 
     def _entries(self, after: str | None, partition: tuple[int, int], *, expired: bool) -> Iterator[Entry]:
         for text, stored in self._opened().entries(after):
@@ -177,6 +195,12 @@ class RocksDBDriver(OnThisMachine):
         return stored == entry.stored and not has_expired(entry.expires_at)
 
 
+def _new(entry: Entry) -> _New:
+    key, body = written(entry)
+    collection, name, _ = content(entry)
+    return key, body.encode(), (collection, name)
+
+
 def for_store(store: RocksDBStore) -> RocksDBDriver:
     """Return the driver of *store*, whose own database object it uses."""
     return RocksDBDriver(store._db, owns=False)  # noqa: SLF001
@@ -186,7 +210,7 @@ async def from_url(url: StoreUrl, *, create: bool) -> RocksDBDriver:
     """Return the driver of the store in the directory that *url* names; only with *create* may it be new."""
     path = url.path()
     try:
-        return RocksDBDriver(await asyncio.to_thread(_open, path, is_new=create), owns=True)
+        return RocksDBDriver(await in_thread(_open, path, is_new=create), owns=True)
     except OSError as exc:
         msg = f"cannot open the RocksDB store at {path}: {reason_of(exc)}"
         if isinstance(exc, FileExistsError | NotADirectoryError):

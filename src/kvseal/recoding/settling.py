@@ -1,0 +1,53 @@
+"""
+Settling: after a change of what new values are written as, every process follows, and how long that may take.
+
+A process goes by the vault meta that it has read, for `LIMIT` times its `refresh_after` where the store does
+not answer.  Until that is over, one may still write as before: an old record after a census that found none,
+or a sealed one after the last was brought back.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from kvseal.errors import VaultHeldError
+from kvseal.keys.stamps import time_text
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from kvseal.vault.vault import Vault
+
+SETTLED_AFTER: Final = timedelta(hours=1)
+"""Longer than a process that may hold goes on with an old vault meta: ten times 300 seconds at most."""
+
+
+async def settles_at(vault: Vault, grace: timedelta = SETTLED_AFTER) -> datetime | None:
+    """
+    Return until when a process may write as before the last change of the policy, `None` once none does.
+
+    The store's clock and this host's own have to agree that it is over.
+
+    Raises:
+        ClocksApartError: this host's clock is not the store's.
+        StoreError: the store does not answer.
+    """
+    write = vault.meta.policy.write
+    if write is None or not grace:
+        return None
+    clocks = await vault.clocks()
+    clocks.check("until when an old format may be written")
+    ends_at = write.since + grace
+    return ends_at if clocks.reached < ends_at else None
+
+
+async def check_settled(vault: Vault, grace: timedelta) -> None:
+    """Raise `VaultHeldError` while a process may still write the old format that was held."""
+    ends_at = await settles_at(vault, grace)
+    if ends_at is not None:
+        msg = "a process that has not read the vault meta since the flip may write the old format until {}"
+        raise VaultHeldError(
+            msg.format(time_text(ends_at)),
+            hint="run this again then, or with --grace 0 if every process was restarted since",
+        )
