@@ -11,7 +11,9 @@ import gc
 import logging
 import mmap
 import multiprocessing
+import os
 import resource
+import shutil
 import sys
 import time
 import traceback
@@ -130,6 +132,8 @@ def _child(
     trial = _Trial(target, Random(seed), shared)
     trial.run(seconds, inputs)
     pipe.send(trial.outcome)
+    os.chdir("/")
+    shutil.rmtree(scratch())
 
 
 class _Trial:
