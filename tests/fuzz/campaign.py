@@ -131,9 +131,10 @@ def _child(
     scratch.cache_clear()
     trial = _Trial(target, Random(seed), shared)
     trial.run(seconds, inputs)
-    pipe.send(trial.outcome)
+    # Before the outcome: then the parent ends this process.
     os.chdir("/")
     shutil.rmtree(scratch())
+    pipe.send(trial.outcome)
 
 
 class _Trial:
