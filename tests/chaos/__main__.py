@@ -18,6 +18,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 from tests.chaos import planted
@@ -57,6 +58,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=time.time_ns() & 0xFFFFFFFF)
     parser.add_argument("--plant", choices=planted.FAULTS, default="")
     given = parser.parse_args()
+    warnings.simplefilter("ignore")
     kinds = given.backends or list(BACKENDS)
     _say(f"seed {given.seed}")
     if LIBRARY is None:

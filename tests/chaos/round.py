@@ -177,7 +177,7 @@ class Round:
     async def _befall(self) -> None:
         """Let one thing after another happen to the applications and the store."""
         while not self._is_over:
-            await asyncio.sleep(self.rng.uniform(0.2, 1.5))
+            await asyncio.sleep(self.rng.uniform(0.5, 2.5))
             name = self.rng.choice(["kill", "pause", *self.backend.faults()])
             owner: object = self.backend if name in self.backend.faults() else self.applications
             await getattr(owner, name)()

@@ -11,7 +11,9 @@ import gc
 import logging
 import mmap
 import multiprocessing
+import os
 import resource
+import shutil
 import sys
 import time
 import traceback
@@ -43,10 +45,10 @@ _PATIENCE = 30.0
 _SHARED = 64 * 2**20
 _SHRINKING = 2.0
 _WATCHED = 8
-"""One input in so many is watched for lines that are new."""
+"""One input in so many is watched for the lines that it reaches."""
 _TOO_SLOW_TO_WATCH = 0.05
-_WORTH_KEEPING = 2**16
-"""Bytes: a longer input would make all that is made of it slow."""
+_CHANGED = 2**17
+"""Bytes: a longer input is tried as it is, for all that is made of it would be slow."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,9 @@ def _child(
     scratch.cache_clear()
     trial = _Trial(target, Random(seed), shared)
     trial.run(seconds, inputs)
+    # Before the outcome: then the parent ends this process.
+    os.chdir("/")
+    shutil.rmtree(scratch())
     pipe.send(trial.outcome)
 
 
@@ -141,34 +146,28 @@ class _Trial:
         self._shared = shared
         self._seen: set[str] = set()
         self._lines = LinesSeen()
-        self._mutator = Mutator(rng, target.inputs(), is_json=target.is_json, longest=target.longest)
+        self._inputs = target.inputs()
+        pool = [data for data in self._inputs if len(data) < _CHANGED]
+        self._mutator = Mutator(rng, pool, is_json=target.is_json, longest=target.longest)
 
     def run(self, seconds: float, inputs: int | None) -> None:
         start = time.monotonic()
         gc.collect()
         gc.freeze()
-        for data in list(self._mutator.pool):
+        for data in self._inputs:
             if self._try(data) < _TOO_SLOW_TO_WATCH:
                 self._watch(data)
         while self.outcome.inputs < inputs if inputs is not None else time.monotonic() - start < seconds:
             data = self._mutator.next()
-            quick = self._try(data) < _TOO_SLOW_TO_WATCH
-            if (
-                quick
-                and not self.outcome.inputs % _WATCHED
-                and self._watch(data)
-                and len(data) < _WORTH_KEEPING
-            ):
-                self._mutator.pool.append(data)
+            if self._try(data) < _TOO_SLOW_TO_WATCH and not self.outcome.inputs % _WATCHED:
+                self._watch(data)
         self.outcome.seconds = time.monotonic() - start
         self.outcome.lines = self._lines.count
 
-    def _watch(self, data: bytes) -> bool:
-        """Answer *data* once more, much slower, and return whether that reached a new line of kvseal."""
-        known = self._lines.count
+    def _watch(self, data: bytes) -> None:
+        """Answer *data* once more, much slower, to see which lines of kvseal that reaches."""
         with self._lines:
             self._answer(data)
-        return self._lines.count > known
 
     def _try(self, data: bytes) -> float:
         """Answer *data*, note what is wrong with it, and return how long it took."""

@@ -14,6 +14,7 @@ TARGETS = {
 }
 
 ELSEWHERE = {
+    "cli.commands.Place.load": "imports a command of vaultctl, and parses nothing",
     "cli.migration.migrate.FernetKdf.convert": "is parse_kdf, which has a target, for an option",
     "drivers.postgresql.pools.Pools.reads_text": "asks how the store reads, and parses nothing",
     "drivers.postgresql.pools.OwnPools.reads_text": "asks how the store reads, and parses nothing",

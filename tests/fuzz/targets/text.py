@@ -148,7 +148,7 @@ TARGETS = (
     Target(
         "option",
         (
-            *(f"cli.options.{name}.convert" for name in ("Argon2Cost", "Duration")),
+            *(f"cli.values.{name}.convert" for name in ("Argon2Cost", "Duration")),
             "cli.migration.recoding.Partition.convert",
             "cli.migration.migrate.FernetKdf.convert",
             "legacy.fernet_keys.parse_kdf",
