@@ -248,8 +248,9 @@ async def _prepared(places: Places, request: _Request) -> AsyncIterator[_Prepare
         if vault is not None and request.settles_in is not None:
             await check_settled(vault, request.settles_in)
         codecs = merged([*request.legacy, *_held(vault)])
-        begins = not request.dry_run and await _begins(places, request, codecs, vault)
         look = options.get("before_survey")
+        prepares = not request.dry_run and (look is not None or request.before_writes is not None)
+        begins = prepares and await _begins(places, request, codecs, vault)
         if begins and look is not None:
             await look(places.source)
         found = await _surveyed(places.source, request, codecs, vault)

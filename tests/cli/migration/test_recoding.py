@@ -448,7 +448,7 @@ class TestRecipes:
         mine = "--store disk:mine --fernet-key env:OLD --secret env:KVSEAL_MASTER_KEY"
         done = vaultctl(f"{command} {mine} --backup mine.kvseal --partition 1/1 --dry-run")
         imported = vaultctl(f"{command} {mine} --import-keys")
-        wrong = vaultctl(f"{command} --fernet-key env:OLD")
+        wrong = vaultctl(f"{command} --fernet-key env:OLD --workers 1")
 
         assert (0, 3) == (done.code, done.lines[-1]["scanned"])
         assert (0, "") == (imported.code, imported.err)
