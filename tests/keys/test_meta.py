@@ -497,7 +497,7 @@ def test_times_are_utc(made: Made) -> None:
 def test_more_than_any_vault_has(field: str, count: int, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """A meta with absurdly long lists is refused by their length, before any of it is built."""
     built: list[object] = []
-    for name in ("_slot", "_dek", "_legacy"):
+    for name in ("_slot", "dek_of", "legacy_of"):
         monkeypatch.setattr(f"kvseal.keys.meta.{name}", built.append)
 
     with pytest.raises(VaultMetaError):

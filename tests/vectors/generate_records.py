@@ -27,9 +27,10 @@ from kvseal.envelope.stored import DATA_FIELD, VERSION_FIELD, to_stored
 from kvseal.envelope.wrapping import WrappedKey, wrap_key
 from kvseal.keys import keyslot, rootkey
 from kvseal.keys.keyslot import Keyslot
-from kvseal.keys.meta import VaultMeta, WrappedDEK, WrappedLegacyKey
+from kvseal.keys.meta import VaultMeta
 from kvseal.keys.policy import WritePolicy
 from kvseal.keys.rootkey import Handover, RootKey
+from kvseal.keys.wrapped_keys import WrappedDEK, WrappedLegacyKey
 from kvseal.secrets.secret import generate
 
 HERE = Path(__file__).parent

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kvseal.drivers.base import Entry
-    from kvseal.keys.meta import WrappedDEK
+    from kvseal.keys.wrapped_keys import WrappedDEK
 
 
 def dek_of(value: Mapping[str, Any]) -> int | None:

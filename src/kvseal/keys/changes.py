@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from kvseal.envelope.aead import KEY_SIZE
 from kvseal.errors import LastSlotError, VaultError, VaultHeldError
-from kvseal.keys.meta import MAX_SIZE, MAX_SLOTS, SECOND_DEK, VaultMeta, WrappedDEK, WrappedLegacyKey
+from kvseal.keys.meta import MAX_SIZE, MAX_SLOTS, VaultMeta
 from kvseal.keys.policy import PLAINTEXT, SEALED, WritePolicy
 from kvseal.keys.rootkey import Handover
+from kvseal.keys.wrapped_keys import SECOND_DEK, WrappedDEK, WrappedLegacyKey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,19 +9,17 @@ a caller must not trust anything in it except the slots, which authenticate them
 
 from __future__ import annotations
 
-import re
 from binascii import Error as Base64Error
 from dataclasses import dataclass, replace
 from hmac import compare_digest
 from re import fullmatch
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-from pybase64 import b64decode, b64encode_as_string
+from pybase64 import b64encode_as_string
 
 from kvseal.envelope.kdf import SALT_SIZE, Argon2idParams
 from kvseal.envelope.record import MAX_DEK, VAULT_ID_SIZE
-from kvseal.envelope.wrapping import WrappedKey
 from kvseal.errors import (
     KDFParametersError,
     ReservedNameError,
@@ -36,6 +34,20 @@ from kvseal.keys.keyslot import KIND, Keyslot, is_label
 from kvseal.keys.policy import Policy
 from kvseal.keys.rootkey import Handover
 from kvseal.keys.stamps import time_of, time_text
+from kvseal.keys.wrapped_keys import (
+    ID,
+    SECOND_DEK,
+    WrappedDEK,
+    WrappedLegacyKey,
+    bytes_of,
+    dek_json,
+    dek_of,
+    legacy_json,
+    legacy_of,
+    text_of,
+    wrapped_json,
+    wrapped_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,59 +60,19 @@ META_COLLECTION: Final = "__vault_meta__"
 META_KEY: Final = "__dek__"
 FORMAT: Final = 1
 MAX_SLOTS: Final = 32
-SECOND_DEK: Final = "kvseal-dek"
-"""The kind of a held key that is a DEK."""
 MAX_SIZE: Final = 2**20
 """Bytes of the canonical JSON of the whole meta."""
-
-DEKState = Literal["active", "readable", "retired"]
 
 _FORMAT_FIELD: Final = "kvseal"
 _MAC_FIELD: Final = "mac"
 _HANDOVER_FIELD: Final = "handover"
 _MAC_SIZE: Final = 32
-_MAX_KEYS: Final = 65_536
 _MAX_REVISION: Final = 2**53 - 1
 """The most that RFC 8785 writes exactly."""
-_ID: Final = re.compile(r"[0-9a-f]{16}")
-_LEGACY_KIND: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_MAX_KEYS: Final = 65_536
 """The maximum number of DEKs, and of legacy keys, in one vault: a rotation every day for 179 years."""
 _EXTERNAL_FIELDS: Final = {"id", "label", "kind", "key", "wrapped", "created_at"}
 _MALFORMED: Final = "restore the vault meta from a backup"
-
-
-@dataclass(frozen=True, slots=True)
-class WrappedDEK:
-    """One numbered DEK at rest; a retired one keeps its wrap for a while, and its number for ever."""
-
-    number: int
-    state: DEKState
-    created_at: datetime
-    wrapped: WrappedKey | None
-    retired_at: datetime | None = None
-    """`None` as long as it is not retired; and for one that was dropped before this was stamped."""
-
-    @property
-    def is_consistent(self) -> bool:
-        """Whether its state, its wrap and its stamps go together."""
-        if self.state == "retired":
-            return self.wrapped is None or self.retired_at is not None
-        return self.wrapped is not None and self.retired_at is None
-
-
-@dataclass(frozen=True, slots=True)
-class WrappedLegacyKey:
-    """A key of another format, held so that every process can read old records during a migration."""
-
-    id: str
-    kind: str
-    created_at: datetime
-    wrapped: WrappedKey
-
-    @property
-    def second_dek(self) -> int | None:
-        """The number of the DEK that lost it to another one, if it is one: see `docs/format.md`."""
-        return int(self.id[:8], 16) if self.kind == SECOND_DEK else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +184,8 @@ class VaultMeta:
             "updated_at": time_text(self.updated_at),
             "policy": self.policy.as_json(),
             "slots": [_slot_json(slot) for slot in self.slots],
-            "deks": [_dek_json(dek) for dek in self.deks],
-            "legacy": [_legacy_json(key) for key in self.legacy],
+            "deks": [dek_json(dek) for dek in self.deks],
+            "legacy": [legacy_json(key) for key in self.legacy],
             **handover,
             **self.extensions.as_json(),
         }
@@ -249,9 +221,9 @@ def _parse(value: Mapping[str, Any]) -> VaultMeta | None:
         updated_at=time_of(value["updated_at"]),
         policy=Policy.from_json(value["policy"]),
         slots=tuple(_slot(slot) for slot in value["slots"]),
-        deks=tuple(_dek(dek) for dek in value["deks"]),
-        legacy=tuple(_legacy(key) for key in value["legacy"]),
-        mac=_bytes(value[_MAC_FIELD]),
+        deks=tuple(dek_of(dek) for dek in value["deks"]),
+        legacy=tuple(legacy_of(key) for key in value["legacy"]),
+        mac=bytes_of(value[_MAC_FIELD]),
         handover=_handover(value[_HANDOVER_FIELD]) if _HANDOVER_FIELD in value else None,
         extensions=Extensions.from_json(value),
     )
@@ -286,8 +258,8 @@ def _unique(names: Sequence[str]) -> bool:
 
 
 def _slot(value: Mapping[str, Any]) -> Slot:
-    slot_id, label, kind = _text(value["id"]), _text(value["label"]), _text(value["kind"])
-    if not _ID.fullmatch(slot_id) or not is_label(label):
+    slot_id, label, kind = text_of(value["id"]), text_of(value["label"]), text_of(value["kind"])
+    if not ID.fullmatch(slot_id) or not is_label(label):
         msg = "not a keyslot of this version"
         raise ValueError(msg)
     times = time_of(value["created_at"]), time_of(value["expires_at"]) if "expires_at" in value else None
@@ -296,18 +268,18 @@ def _slot(value: Mapping[str, Any]) -> Slot:
     if is_external_kind(kind) and set(value) - {"expires_at"} != _EXTERNAL_FIELDS:
         msg = f"slot {slot_id} ({label}) has the kind {kind}, with fields that this kvseal does not know"
         raise UnknownSlotKindError(msg, hint="upgrade kvseal")
-    return ExternalSlot(slot_id, label, kind, _text(value["key"]), _bytes(value["wrapped"]), *times)
+    return ExternalSlot(slot_id, label, kind, text_of(value["key"]), bytes_of(value["wrapped"]), *times)
 
 
 def _argon2id_slot(
     value: Mapping[str, Any], slot_id: str, label: str, created_at: datetime, expires_at: datetime | None
 ) -> Keyslot:
-    salt = _bytes(value["salt"])
+    salt = bytes_of(value["salt"])
     if len(salt) != SALT_SIZE:
         msg = "not a salt of this version"
         raise ValueError(msg)
     params = Argon2idParams(value["t"], value["m"], value["p"])
-    return Keyslot(slot_id, label, params, salt, _wrapped(value), created_at, expires_at)
+    return Keyslot(slot_id, label, params, salt, wrapped_of(value), created_at, expires_at)
 
 
 def _slot_json(slot: Slot) -> dict[str, Any]:
@@ -330,48 +302,14 @@ def _slot_json(slot: Slot) -> dict[str, Any]:
         "m": slot.params.memory_cost,
         "p": slot.params.parallelism,
         "salt": b64encode_as_string(slot.salt),
-        **_wrapped_json(slot.wrapped),
+        **wrapped_json(slot.wrapped),
         "created_at": time_text(slot.created_at),
         **expiry,
     }
 
 
-def _dek(value: Mapping[str, Any]) -> WrappedDEK:
-    state = value["state"]
-    if state not in {"active", "readable", "retired"} or type(value["number"]) is not int:
-        msg = "not a DEK of this version"
-        raise ValueError(msg)
-    wrapped = None if state == "retired" and "wrapped" not in value else _wrapped(value)
-    retired_at = time_of(value["retired_at"]) if "retired_at" in value else None
-    return WrappedDEK(value["number"], state, time_of(value["created_at"]), wrapped, retired_at)
-
-
-def _dek_json(dek: WrappedDEK) -> dict[str, Any]:
-    retired = {} if dek.retired_at is None else {"retired_at": time_text(dek.retired_at)}
-    wrapped = {} if dek.wrapped is None else _wrapped_json(dek.wrapped)
-    stamps = {"created_at": time_text(dek.created_at), **retired}
-    return {"number": dek.number, "state": dek.state, **stamps, **wrapped}
-
-
-def _legacy(value: Mapping[str, Any]) -> WrappedLegacyKey:
-    identifier, kind = _text(value["id"]), _text(value["kind"])
-    if not _ID.fullmatch(identifier) or not _LEGACY_KIND.fullmatch(kind):
-        msg = "not a legacy key of this version"
-        raise ValueError(msg)
-    return WrappedLegacyKey(identifier, kind, time_of(value["created_at"]), _wrapped(value))
-
-
-def _legacy_json(key: WrappedLegacyKey) -> dict[str, Any]:
-    return {
-        "id": key.id,
-        "kind": key.kind,
-        "created_at": time_text(key.created_at),
-        **_wrapped_json(key.wrapped),
-    }
-
-
 def _handover(value: Mapping[str, Any]) -> Handover:
-    return Handover(_bytes(value["successor"]), _bytes(value["mac"]))
+    return Handover(bytes_of(value["successor"]), bytes_of(value["mac"]))
 
 
 def _handover_json(handover: Handover) -> dict[str, str]:
@@ -379,26 +317,3 @@ def _handover_json(handover: Handover) -> dict[str, str]:
         "successor": b64encode_as_string(handover.successor),
         "mac": b64encode_as_string(handover.mac),
     }
-
-
-def _wrapped(value: Mapping[str, Any]) -> WrappedKey:
-    return WrappedKey(_bytes(value["commitment"]), _bytes(value["nonce"]), _bytes(value["wrapped"]))
-
-
-def _wrapped_json(wrapped: WrappedKey) -> dict[str, str]:
-    return {
-        "commitment": b64encode_as_string(wrapped.commitment),
-        "nonce": b64encode_as_string(wrapped.nonce),
-        "wrapped": b64encode_as_string(wrapped.ciphertext),
-    }
-
-
-def _bytes(text: str) -> bytes:
-    return b64decode(_text(text), None, True)
-
-
-def _text(value: object) -> str:
-    if type(value) is not str:
-        msg = "not text"
-        raise TypeError(msg)
-    return value

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
     from kvseal.drivers.base import Driver, Entry
-    from kvseal.keys.meta import DEKState, WrappedDEK
+    from kvseal.keys.wrapped_keys import DEKState, WrappedDEK
     from kvseal.observe.events import Listener
     from kvseal.recoding.formats import Source
     from kvseal.vault.vault import Vault

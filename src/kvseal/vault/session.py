@@ -24,18 +24,16 @@ from kvseal.errors import (
     Conflict,
     ForeignVaultError,
     ForkedMetaError,
-    HoldNotPermittedError,
     RolledBackMetaError,
-    VaultHeldError,
     VaultLockedError,
     VaultMetaError,
-    VaultMetaLostError,
     VaultNotFoundError,
 )
 from kvseal.keys.keyring import Keyring, LockedCodecs, locked
 from kvseal.keys.meta import VaultMeta
 from kvseal.observe import audit
 from kvseal.vault.health import Health
+from kvseal.vault.held_format import held_format
 from kvseal.vault.idle import UNLOCKINGS, IdleWatch, WatchedCodecs
 from kvseal.vault.newest import accept
 from kvseal.vault.opening import unlocked
@@ -58,7 +56,7 @@ if TYPE_CHECKING:
     from kvseal.vault.opening import Opened, Opening
     from kvseal.vault.store_clock import Clocks
 
-_NOT_OURS: Final = (VaultNotFoundError, ForeignVaultError, VaultMetaError)
+NOT_OURS: Final = (VaultNotFoundError, ForeignVaultError, VaultMetaError)
 """Definite answers of a store that has lost our vault meta, or holds another one in its place."""
 
 _log = logging.getLogger("kvseal")
@@ -137,25 +135,11 @@ class OpenVault:
         """
         Return the old format that new values are written in, `fernet` for example.
 
-        The policy orders it and this process permits it, for otherwise an older vault meta, put back by an
-        attacker, could make a process write plaintext.
-
         Raises:
-            HoldNotPermittedError: this process does not permit what the policy orders.
-            VaultHeldError: it permits an old format, and the vault was never told to hold one.
+            HoldNotPermittedError, VaultHeldError: see `kvseal.vault.held_format`.
         """
-        write, permitted = self._meta.policy.write, self._opening.hold
-        if write is None:
-            msg = f"this process holds {permitted} records, and the vault was not told to"
-            hint = "vaultctl policy hold, or leave hold= out; nothing was written"
-            raise VaultHeldError(msg, hint=hint)
         held = self.keyring.writes_with
-        ordered = write.form if held is None else held.kind
-        if ordered != permitted:
-            msg = f"the vault's policy holds {ordered} records, which this process does not permit"
-            hint = f"configure it with hold={ordered!r}, or vaultctl policy seal; nothing was written"
-            raise HoldNotPermittedError(msg, hint=hint)
-        return ordered
+        return held_format(self._meta.policy.write, None if held is None else held.kind, self._opening.hold)
 
     @property
     def is_locked(self) -> bool:
@@ -203,7 +187,7 @@ class OpenVault:
         root, since = await self.root_key(), self.freshness.clock()
         try:
             changed = await self._look(root)
-        except _NOT_OURS as exc:
+        except NOT_OURS as exc:
             # Before anything is mended: the store may fail, hang or go back once more meanwhile.
             self._refute(exc)
             if not await self._mended(exc, root):
@@ -211,30 +195,6 @@ class OpenVault:
             changed = await self._look(root)
         self.freshness.confirm(since)
         return changed
-
-    async def attest(self) -> None:
-        """
-        Prove by the store that what was sealed until now can be opened: its vault meta holds our DEKs.
-
-        A run calls this before it reports success or lets an old key go.
-
-        Raises:
-            VaultMetaLostError: the store holds no vault meta, or none with these DEKs.
-            StoreError: the store does not answer, so nothing is proven.
-        """
-        await self.unlock()
-        sealed_with = self.keyring
-        try:
-            await self.refresh()
-        except _NOT_OURS as exc:
-            msg = f"what was sealed meanwhile opens with no vault meta that the store holds: {exc.message}"
-            raise VaultMetaLostError(
-                msg, hint="keep every old key, and put the vault meta back: vault.put_back(), or a backup"
-            ) from exc
-        # By the keys themselves: a commitment does not tell two DEKs apart.
-        if sealed_with.lost_in(Keyring(self._meta, self.way_in().root)) is not None:
-            msg = "the store holds other DEKs than those that sealed the records of this run"
-            raise VaultMetaLostError(msg, hint="keep every old key; look at the vault meta")
 
     async def confirm(self) -> None:
         """

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from kvseal.keys.making_slots import Slot
-    from kvseal.keys.meta import VaultMeta, WrappedDEK
+    from kvseal.keys.meta import VaultMeta
+    from kvseal.keys.wrapped_keys import WrappedDEK
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from kvseal.errors import VaultMetaLostError
 from kvseal.keys import changes
+from kvseal.keys.keyring import Keyring
 from kvseal.keys.policy import Policy, whole_seconds
 from kvseal.vault.creation import NewVault, create_vault, open_or_create_vault, open_vault_if_any
 from kvseal.vault.freshness import Freshness
@@ -21,7 +23,7 @@ from kvseal.vault.opening import Opening, open_vault
 from kvseal.vault.putting_back import put_back
 from kvseal.vault.root_rotation import rotate_root
 from kvseal.vault.secret_rotation import rotate_secret
-from kvseal.vault.session import OpenVault
+from kvseal.vault.session import NOT_OURS, OpenVault
 from kvseal.vault.slots import Slots
 
 if TYPE_CHECKING:
@@ -138,6 +140,30 @@ class Vault(OpenVault):
     def slots(self) -> Slots:
         """The ways in: list, add, verify and remove them."""
         return Slots(self)
+
+    async def attest(self) -> None:
+        """
+        Prove by the store that what was sealed until now can be opened: its vault meta holds our DEKs.
+
+        A run calls this before it reports success or lets an old key go.
+
+        Raises:
+            VaultMetaLostError: the store holds no vault meta, or none with these DEKs.
+            StoreError: the store does not answer, so nothing is proven.
+        """
+        await self.unlock()
+        sealed_with = self.keyring
+        try:
+            await self.refresh()
+        except NOT_OURS as exc:
+            msg = f"what was sealed meanwhile opens with no vault meta that the store holds: {exc.message}"
+            raise VaultMetaLostError(
+                msg, hint="keep every old key, and put the vault meta back: vault.put_back(), or a backup"
+            ) from exc
+        # By the keys themselves: a commitment does not tell two DEKs apart.
+        if sealed_with.lost_in(Keyring(self._meta, self.way_in().root)) is not None:
+            msg = "the store holds other DEKs than those that sealed the records of this run"
+            raise VaultMetaLostError(msg, hint="keep every old key; look at the vault meta")
 
     async def rotate(
         self,

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from kvseal.cli.migration.recoding import LEFT_OVER, exit_code
 from kvseal.errors import ExitCode
-from kvseal.keys.meta import SECOND_DEK
 from kvseal.keys.policy import SEALED
+from kvseal.keys.wrapped_keys import SECOND_DEK
 from kvseal.recoding.engine import WHOLE
 from kvseal.recoding.formats import KVSEAL
 

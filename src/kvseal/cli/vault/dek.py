@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from kvseal.cli.output import Output
     from kvseal.cli.settings import Settings
-    from kvseal.keys.meta import WrappedDEK
+    from kvseal.keys.wrapped_keys import WrappedDEK
     from kvseal.recoding.retirement import Needs, Retirement
     from kvseal.vault.status import VaultStatus
 
