@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography.fernet import Fernet
 from key_value.aio.stores.disk import DiskStore
+from key_value.aio.stores.filetree import FileTreeStore
 from key_value.aio.wrappers.encryption.fernet import FernetEncryptionWrapper
 
 from kvseal.cli.app import run
@@ -148,3 +149,9 @@ def with_store(directory: Path, work: Any) -> Any:
         return asyncio.run(work(store))
     finally:
         store._cache.close()
+
+
+def with_tree(directory: Path, work: Any) -> Any:
+    """Return the result of the coroutine function *work* on the file tree in *directory*, which processes share."""
+    directory.mkdir(exist_ok=True)
+    return asyncio.run(work(FileTreeStore(data_directory=directory)))

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.cli.harness import FERNET_KEY, PROGRAM, Terminalless, old_store, with_store
+from cryptography.fernet import Fernet
+from key_value.aio.wrappers.encryption.fernet import FernetEncryptionWrapper
+from tests.cli.harness import FERNET_KEY, PROGRAM, Terminalless, old_store, with_store, with_tree
 from tests.recoding.worlds import damage
 
 from kvseal.cli.output import ascii_json, json_line
@@ -153,13 +155,23 @@ def test_data_in_an_encoding_that_lacks_letters(old: Terminalless) -> None:
 
 
 @processes
-def test_workers_and_a_full_stderr(old: Terminalless) -> None:
+def test_workers_and_a_full_stderr(vaultctl: Terminalless, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers and the process that shares the work among them go on, too."""
+
+    async def fill(store: Any) -> None:
+        wrapper = FernetEncryptionWrapper(store, fernet=Fernet(FERNET_KEY))
+        for name in ("plain", "damaged"):
+            await wrapper.put(name, {"v": name}, collection="c")
+        await damage(store, "damaged")
+
+    with_tree(Path("tree"), fill)
+    monkeypatch.setenv("VAULTCTL_STORE", "filetree:tree")
     with full() as file:
         done = ended(*MIGRATE, "--workers", "2", stdout=file, stderr=file)
 
     assert 3 == done.returncode
-    assert is_migrated(old)
+    counted = vaultctl("status --count --json").lines[0]["records"]["formats"]
+    assert {"kvseal": 1, "fernet": 1} == counted
 
 
 @processes

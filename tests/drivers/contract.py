@@ -236,10 +236,10 @@ class DriverContract:
 
         async for page in backend.driver.scan():
             seen += page.entries
-            for n in range(rounds, count, 7):
-                await backend.store.put(f"key-{n}", {"n": n, "again": rounds}, collection="coll")
-            for n in range(PAGE_SIZE + 1 if rounds < 10 else 0):
-                await backend.store.put(f"new-{rounds}-{n}", {"n": -1}, collection="coll")
+            again = {f"key-{n}": {"n": n, "again": rounds} for n in range(rounds, count, 7)}
+            new = {f"new-{rounds}-{n}": {"n": -1} for n in range(PAGE_SIZE + 1 if rounds < 10 else 0)}
+            written = again | new
+            await backend.store.put_many([*written], [*written.values()], collection="coll")
             rounds += 1
 
         assert set(range(count)) <= numbers(seen).keys()
@@ -575,8 +575,8 @@ class DriverContract:
         if not self.keeps_expired:
             pytest.skip("the backend drops what has expired")
         count = PAGE_SIZE + 1
-        for n in range(count):
-            await backend.driver.put_if_absent(entry(f"key-{n}", {"n": n}, expires_at=PAST))
+        entries = [entry(f"key-{n}", {"n": n}, expires_at=PAST) for n in range(count)]
+        await abilities.put_many_if_absent(backend.driver, entries)
 
         pages = [page async for page in backend.driver.scan(expired=True)]
         rest = await scanned(backend.driver, after=pages[0].cursor, expired=True)

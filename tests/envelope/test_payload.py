@@ -244,7 +244,7 @@ def encoders(part: Any) -> tuple[bool, bool]:
 
 @given(value=objects)
 @pytest.mark.exhaustive
-@settings(max_examples=1000)
+@settings(max_examples=400)
 def test_both_encodings_agree_on_any_object(value: Any) -> None:
     """Of arbitrary Python objects MessagePack takes what JSON took, and gives back what JSON gave back."""
     before = by_json(value)
@@ -331,7 +331,7 @@ bad = st.sampled_from(
 
 @given(value=json_objects, at=st.integers(0, 400), cut=st.integers(0, 3), put=bad | st.binary(max_size=6))
 @pytest.mark.exhaustive
-@settings(max_examples=1000)
+@settings(max_examples=400)
 def test_verify_takes_what_the_independent_parser_takes(
     value: dict[str, Any], at: int, cut: int, put: bytes
 ) -> None:

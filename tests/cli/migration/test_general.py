@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from key_value.aio.wrappers.encryption.base import BaseEncryptionWrapper
-from tests.cli.harness import SECRET, Terminalless, with_store
+from tests.cli.harness import SECRET, Terminalless, with_store, with_tree
 from tests.cli.migration import strangers_codec
 from tests.test_migrations import thawed
 
@@ -59,14 +59,15 @@ def contents(directory: str = "kv") -> dict[str, Any]:
     return found
 
 
+async def read_sealed(store: Any) -> dict[str, Any]:
+    """Return what the new application reads in *store*."""
+    kv = EnvelopeEncryptionWrapper(store, secret=Secret(SECRET.encode()), create=False)
+    return {name: await kv.get(name, collection="c") for name in VALUES}
+
+
 def sealed() -> dict[str, Any]:
     """Return what the new application reads."""
-
-    async def read(store: Any) -> dict[str, Any]:
-        kv = EnvelopeEncryptionWrapper(store, secret=Secret(SECRET.encode()), create=False)
-        return {name: await kv.get(name, collection="c") for name in VALUES}
-
-    found: dict[str, Any] = with_store(Path("kv"), read)
+    found: dict[str, Any] = with_store(Path("kv"), read_sealed)
     return found
 
 
@@ -215,10 +216,18 @@ class TestStranger:
     @pytest.mark.processes
     def test_workers(self, strange: Terminalless) -> None:
         """Several processes share the work, each with a codec of its own."""
-        done = strange(f"migrate {STRANGER.format('Codec')} --workers 2 --yes --json --argon2 1,8,1")
+        codec = strangers_codec.Codec([b"a key of a stranger"])
+
+        async def fill(store: Any) -> None:
+            for name, value in VALUES.items():
+                await store.put(name, codec.seal(value, "c", name), collection="c")
+
+        with_tree(Path("tree"), fill)
+        command = f"migrate {STRANGER.format('Codec')} --workers 2 --yes --json --argon2 1,8,1"
+        done = strange(f"{command} --store filetree:tree")
 
         assert (0, 3) == (done.code, done.lines[-1]["changed"])
-        assert VALUES == sealed()
+        assert VALUES == with_tree(Path("tree"), read_sealed)
 
     def test_no_way_back(self, strange: Terminalless) -> None:
         """Without `seal` there is none, which is said before anything is touched; without `recognises` all is its."""
