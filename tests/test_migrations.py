@@ -403,6 +403,7 @@ async def check_values(kv: EnvelopeEncryptionWrapper, opens: dict[Names, Expecte
         assert expected.text == text_of(await kv.get(key or "", collection=collection))
 
 
+@pytest.mark.exhaustive
 async def test_lost_and_skipped_are_not_served(folder: str, tmp_path: Path, stack: AsyncExitStack) -> None:
     """What was not sealed is an error for an application that reads sealed records alone, and no value."""
     work = await work_on(thawed(folder, tmp_path), stack)
@@ -420,6 +421,7 @@ async def test_lost_and_skipped_are_not_served(folder: str, tmp_path: Path, stac
             assert None is await kv.get(key, collection=collection)
 
 
+@pytest.mark.exhaustive
 async def test_second_run(folder: str, tmp_path: Path, stack: AsyncExitStack) -> None:
     """The same recipe run again finds everything done and changes nothing."""
     work = await work_on(thawed(folder, tmp_path), stack)
@@ -437,6 +439,7 @@ async def test_second_run(folder: str, tmp_path: Path, stack: AsyncExitStack) ->
     ("folder", "collection", "key"),
     [("0001-fernet-0.2.7", "tenants", "a::b"), ("0002-fernet-0.2.8", "tenants::a", "b")],
 )
+@pytest.mark.exhaustive
 async def test_ambiguous_names_are_sealed_when_they_are_read(
     folder: str, collection: str, key: str, tmp_path: Path, stack: AsyncExitStack
 ) -> None:

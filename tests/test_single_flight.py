@@ -266,7 +266,7 @@ def test_a_leader_whose_loop_is_closed_is_relieved() -> None:
 
 def test_a_slow_leader_is_waited_for() -> None:
     """A leader whose loop answers is not relieved, however long its run takes."""
-    flight = SingleFlight[str](leader_seconds=0.001)
+    flight = SingleFlight[str](leader_seconds=0.1)
     runs, beats, leads = [], threading.Semaphore(0), threading.Event()
 
     async def slow() -> str:

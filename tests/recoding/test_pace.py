@@ -16,6 +16,8 @@ from kvseal.recoding import engine, migrate
 from kvseal.recoding.pace import SLICE, LoopShare, Pace
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from key_value.aio.stores.memory import MemoryStore
 
 survey_module = sys.modules["kvseal.recoding.surveying"]
@@ -199,3 +201,47 @@ async def test_a_loop_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert [512, 512] == done
     assert [] == loop.slept
+
+
+async def test_its_own_work_in_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a recode itself does in the loop, between awaits and in pages that it reads, is not taken for others'."""
+    loop, share = Loop(monkeypatch), LoopShare()
+
+    async def reads() -> int:
+        loop.works(0.5)
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, int))
+        loop.works(0.5)
+        return 1
+
+    async def scan() -> AsyncIterator[int]:
+        loop.works(0.5)
+        yield await reads()
+
+    assert [1] == [page async for page in share.pages(scan())]
+    assert 1 == await share.run(reads())
+    done = [await share.work(loop.seals, few) for few in share.slices(list(range(1024)), most=512)]
+    loop.works(0.5)
+    await share.work(loop.seals, [1])
+
+    assert 512 == max(done)
+    assert 1 == len(loop.slept)
+
+
+async def test_an_error_reaches_the_work() -> None:
+    """What is thrown into it while it waits, such as a cancellation, is the work's to handle."""
+    share = LoopShare()
+    told: list[str] = []
+
+    async def waits() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            told.append("cancelled")
+            raise
+
+    task = asyncio.create_task(share.run(waits()))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ["cancelled"] == told

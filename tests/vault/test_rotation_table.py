@@ -181,7 +181,10 @@ ERRORS = {
 }
 
 
-@pytest.fixture(scope="module", params=["memory", "disk", "redis", "postgresql"])
+@pytest.fixture(
+    scope="module",
+    params=["memory", pytest.param("disk", marks=pytest.mark.exhaustive), "redis", "postgresql"],
+)
 def where(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """Yield a backend; servers are started once for the whole table."""
     yield from place(request.param, request, tmp_path_factory.mktemp("rotation"))

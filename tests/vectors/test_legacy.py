@@ -10,6 +10,7 @@ from tests.test_migrations import expectations
 from tests.vectors import verify_legacy
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("folder", verify_legacy.vaults(), ids=lambda path: path.name)
 def test_a_frozen_vault(folder: Path) -> None:
     """An implementation that shares nothing with kvseal opens what kvseal opens, and nothing else."""

@@ -140,7 +140,7 @@ async def take_census(
     census, started = Census(), clock.monotonic()
     share = share or LoopShare()
     count = partial(_census_of, readers=readers, opens=opens, pends=pends)
-    async for page in driver.scan(partition=partition, expired=True):
+    async for page in share.pages(driver.scan(partition=partition, expired=True)):
         if pace is not None:
             await pace.take(len(page.entries))
         for few in share.slices(page.entries, most=PAGE_SIZE):

@@ -11,14 +11,15 @@ then the interpreter is left to them for several times as long.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from kvseal import clock
 from kvseal.concurrency import in_thread, owns_loop
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 
+P = TypeVar("P")
 T = TypeVar("T")
 E = TypeVar("E")
 
@@ -28,7 +29,7 @@ _LEFT_TO_OTHERS: Final = 4
 """Times as long as a slice took."""
 _WINDOW: Final = 0.02
 """Seconds between two looks at what others do."""
-_BUSY: Final = 0.05
+_BUSY: Final = 0.2
 """The share of a processor that others take of the loop, from which on they are noticed."""
 _FEWEST: Final = 8
 _SLICES_PER_SECOND: Final = 4
@@ -65,14 +66,63 @@ class Pace:
             await self._sleep(start - now)
 
 
+class _Metered:
+    """Awaits *work*, and notes in *share* how long its steps keep the loop's thread."""
+
+    __slots__ = ("_share", "_work")
+
+    def __init__(self, work: Awaitable[T], share: LoopShare) -> None:
+        self._work = work
+        self._share = share
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        steps = self._work.__await__()
+        step, argument = steps.send, None
+        while True:
+            self._share.step_began = clock.thread_cpu()
+            try:
+                waits_for = step(argument)
+            except StopIteration as exc:
+                return exc.value
+            finally:
+                self._share.end_step()
+            try:
+                argument = yield waits_for
+                step = steps.send
+            except BaseException as exc:  # noqa: BLE001 - whatever it is, it is for the work
+                step, argument = steps.throw, exc
+
+
 class LoopShare:
     """The share of the running event loop, and of its thread's processor, that one recode takes."""
 
     def __init__(self) -> None:
         self._is_busy = not owns_loop.get()
         self._size = _FEWEST
+        self._own = 0.0
+        self.step_began: float | None = None
         self._looked_at, self._cpu = clock.monotonic(), clock.thread_cpu()
         self._turn = asyncio.Lock()
+
+    async def run(self, work: Awaitable[T]) -> T:
+        """Await *work*, whose steps are this recode's own and nobody else's use of the loop."""
+        result: T = await _Metered(work, self)
+        return result
+
+    async def pages(self, scan: AsyncIterator[P]) -> AsyncIterator[P]:
+        """Yield what *scan* yields; reading it is this recode's own use of the loop, too."""
+        while True:
+            try:
+                page: P = await _Metered(scan.__anext__(), self)
+            except StopAsyncIteration:
+                return
+            yield page
+
+    def end_step(self) -> None:
+        """Count the step that has just ended."""
+        if self.step_began is not None:
+            self._own += clock.thread_cpu() - self.step_began
+            self.step_began = None
 
     def slices(self, entries: Sequence[E], *, most: int) -> Iterator[Sequence[E]]:
         """Yield *entries* in parts, of at most *most* and of what is done in one slice by now."""
@@ -102,9 +152,13 @@ class LoopShare:
         seconds = clock.monotonic() - self._looked_at
         if owns_loop.get() or seconds < _WINDOW:
             return
-        cpu = clock.thread_cpu()
-        self._is_busy = cpu - self._cpu > _BUSY * seconds
-        self._looked_at, self._cpu = clock.monotonic(), cpu
+        if self.step_began is not None:
+            now = clock.thread_cpu()
+            self._own += now - self.step_began
+            self.step_began = now
+        others = clock.thread_cpu() - self._cpu - self._own
+        self._is_busy = others > _BUSY * seconds
+        self._looked_at, self._cpu, self._own = clock.monotonic(), clock.thread_cpu(), 0.0
 
 
 def _timed(function: Callable[[Sequence[E]], T], entries: Sequence[E]) -> tuple[T, float]:

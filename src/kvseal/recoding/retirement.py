@@ -214,7 +214,7 @@ async def take_needs(driver: Driver, readers: Sequence[Source] = (), *, listener
     If there are *readers*, the first that opens a record looks into it; otherwise headers are read alone.
     """
     needs, started, share = Needs(), clock.monotonic(), LoopShare()
-    async for page in driver.scan(expired=True):
+    async for page in share.pages(driver.scan(expired=True)):
         for few in share.slices(page.entries, most=PAGE_SIZE):
             found = await share.work(partial(_needs_of, readers=readers), few)
             for failure in found.examples:

@@ -72,7 +72,7 @@ async def survey(
     left = [LegacySource(codec) for codec in leaves]
     look = _Look([LegacySource(codec) for codec in (*legacy, PlaintextCodec())], left)
     started, pace, share = clock.monotonic(), Pace(rate), LoopShare()
-    async for page in driver.scan(partition=partition):
+    async for page in share.pages(driver.scan(partition=partition)):
         await pace.take(len(page.entries))
         for few in share.slices(page.entries, most=PAGE_SIZE):
             await share.work(look.at_all, few)

@@ -102,8 +102,9 @@ class Walk:
         running: set[asyncio.Task[None]] = set()
         done: set[asyncio.Task[None]] = set()
         try:
-            async for page in self._driver.scan(after=cursor, partition=self._partition):
-                running.add(asyncio.create_task(self._page(page, frontier.begin(), frontier, pace)))
+            async for page in self._share.pages(self._driver.scan(after=cursor, partition=self._partition)):
+                work = self._page(page, frontier.begin(), frontier, pace)
+                running.add(asyncio.create_task(self._share.run(work)))
                 if len(running) >= PAGES_IN_FLIGHT:
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:

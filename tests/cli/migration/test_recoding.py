@@ -394,6 +394,7 @@ class TestRecipes:
     """Every folder of `migrations/`, by the command that its recipe is for."""
 
     @pytest.mark.parametrize("folder", [*FERNET, *AUTHSOME, *GENERAL])
+    @pytest.mark.exhaustive
     def test_migration(self, vaultctl: Terminalless, frozen: Callable[[str], Path], folder: str) -> None:
         """The recipe alone says everything; a second run has nothing left to do, and verify finds the rest in order."""
         recipe = frozen(folder) / "recipe.toml"

@@ -36,6 +36,7 @@ class TestDiskDriver(DriverContract):
         return Backend(store, driver, write_raw)
 
 
+@pytest.mark.exhaustive
 class TestDiskDriverFromURL(TestDiskDriver):
     """Every promise of a driver, found from the URL, with every value in a file."""
 

@@ -76,6 +76,7 @@ async def driver(store: MultiDiskStore) -> AsyncIterator[MultiDiskDriver]:
     await driver.close()
 
 
+@pytest.mark.exhaustive
 class TestMultiDiskDriver(DriverContract):
     """Every promise of a driver, found from the store object."""
 
@@ -90,6 +91,7 @@ class TestMultiDiskDriver(DriverContract):
         return Backend(store, driver, write_raw)
 
 
+@pytest.mark.exhaustive
 class TestMultiDiskDriverFromURL(TestMultiDiskDriver):
     """Every promise of a driver, found from the URL of a store with nothing in it yet."""
 

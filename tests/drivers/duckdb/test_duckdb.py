@@ -89,6 +89,7 @@ async def driver(store: DuckDBStore) -> AsyncIterator[DuckDBDriver]:
     await driver.close()
 
 
+@pytest.mark.exhaustive
 class TestDuckDBDriver(DriverContract):
     """Every promise of a driver, over a connection of the application's own to a database in memory."""
 

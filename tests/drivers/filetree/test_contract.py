@@ -49,6 +49,7 @@ class TestFileTreeDriver(DriverContract):
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 class TestFileTreeDriverV1(TestFileTreeDriver):
     """Every promise of a driver, found from a store object with the V1 strategies."""
 
@@ -64,6 +65,7 @@ class TestFileTreeDriverV1(TestFileTreeDriver):
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 class TestFileTreeDriverFromURL(TestFileTreeDriver):
     """Every promise of a driver, found from the URL of a store in which nothing shows its rule."""
 

@@ -74,6 +74,7 @@ async def driver(store: RocksDBStore) -> AsyncIterator[RocksDBDriver]:
     await driver.close()
 
 
+@pytest.mark.exhaustive
 class TestRocksDBDriver(DriverContract):
     """Every promise of a driver, over a store with a database of its own."""
 
