@@ -34,6 +34,7 @@ def codec(binding: Binding = Binding.COLLECTION_AND_KEY) -> RecordCodec:
     key=any_text,
     expires_at=st.none() | st.integers(-(2**63), 2**63 - 1),
 )
+@pytest.mark.exhaustive
 def test_open_undoes_seal(value: dict[str, Any], collection: str, key: str, expires_at: int | None) -> None:
     """A value comes back exactly, with the expiry that was sealed with it, through any JSON store."""
     one = codec()

@@ -141,6 +141,7 @@ async def test_a_writer_that_never_rests(any_store: AnyStore) -> None:
     assert {"v": "newer"} == await old(any_store).get("a", collection="c")
 
 
+@pytest.mark.exhaustive
 async def test_writers_of_both_kinds_all_the_time(any_store: AnyStore) -> None:
     """While old and new applications keep writing, the last value that each wrote is what is there."""
     names = [f"{number}" for number in range(40)]

@@ -73,6 +73,7 @@ async def test_a_dry_run(store: MemoryStore) -> None:
 
 
 @given(value=json_objects)
+@pytest.mark.exhaustive
 def test_the_codec_and_the_wrapper_agree(value: dict[str, Any]) -> None:
     """What the codec writes, the real wrapper reads as it was; what it cannot write so, it refuses."""
     try:

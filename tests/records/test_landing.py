@@ -84,6 +84,7 @@ NAMES = st.lists(PARTS, min_size=1, max_size=6).map("".join)
 @example(collection="notes", key=f"../{META_COLLECTION}/{META_KEY}")
 @example(collection=f"{META_COLLECTION}..", key=META_KEY)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.exhaustive
 async def test_no_name_reaches_the_vault(
     kind: str, collection: str, key: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -220,6 +220,7 @@ def test_interrupted_at_a_terminal(vaultctl: Terminalless) -> None:
     assert "interrupted" in person.screen
 
 
+@pytest.mark.exhaustive
 class TestPlot:
     """`--plot FILE`, by matplotlib."""
 
