@@ -131,6 +131,7 @@ def test_comes_back_exactly(value: dict[str, Any]) -> None:
 
 @given(value=json_objects)
 @example(value={"a": 2**64 - 1, "b": -(2**63)})
+@pytest.mark.exhaustive
 def test_portable_text_is_what_any_parser_reads(value: dict[str, Any]) -> None:
     """Text that is called portable is RFC 8259 UTF-8 that the standard library reads exactly."""
     text, portable = exact_json.dumps(value)
@@ -182,6 +183,7 @@ def test_lossy_parts_are_refused_at_any_depth(part: Any, depth: int, spoiler: An
 
 
 @given(value=json_objects, part=st.sampled_from([(), b"", frozenset(), {1: 2}, Colour.RED, UUID(int=0)]))
+@pytest.mark.exhaustive
 def test_lossy_part_beside_anything_is_refused(value: dict[str, Any], part: Any) -> None:
     """No neighbour makes a lossy part pass."""
     with pytest.raises(UnsealableValueError):

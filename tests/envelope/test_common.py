@@ -66,6 +66,7 @@ def outcome(read: Callable[..., Any], *args: Any) -> Any:
     binding=st.sampled_from(Binding),
     expires_at=expiries,
 )
+@pytest.mark.exhaustive
 def test_writes_what_the_steps_write(
     value: dict[str, Any], collection: str, key: str, context: str, binding: Binding, expires_at: int | None
 ) -> None:

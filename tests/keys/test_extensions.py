@@ -40,6 +40,7 @@ def metas(draw: st.DrawFn) -> dict[str, Any]:
 @example(meta={"ext": {"a": {"since": "1.2"}}, "crit": ["a"]})
 @example(meta={"ext": {"a": [[[[[[[]]]]]]]}})
 @example(meta={"ext": {"a": [[[[[[[[]]]]]]]]}})
+@pytest.mark.exhaustive
 def test_both_readers_agree(meta: dict[str, Any]) -> None:
     """The independent reader and kvseal accept the same parts; what is accepted comes back as it was."""
     verdict = outcome_of(check_extensions, meta)

@@ -337,6 +337,7 @@ def test_jwe_headers_that_are_not_known(header: Any) -> None:
 
 
 @given(value=st.dictionaries(utf8_text, json_values, max_size=4))
+@pytest.mark.exhaustive
 def test_values_come_back_exactly(value: dict[str, Any]) -> None:
     """Whatever can be sealed on the way back is read with its types, by the codec and by Python's own parser."""
     codec = ByHandCodec("aes-gcm", [AesGcm(KEY)], Layout("d"))

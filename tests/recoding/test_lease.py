@@ -314,6 +314,7 @@ async def many(store: MemoryStore, pages: int = PAGES) -> None:
 class TestResuming:
     """A run that goes on where another one stopped."""
 
+    @pytest.mark.exhaustive
     async def test_the_next_run_begins_at_the_checkpoint(self, store: MemoryStore, vault: Vault) -> None:
         """What the first run has finished is not read again, and the report is of both."""
         await many(store)
@@ -419,6 +420,7 @@ class TestResuming:
 class TestParts:
     """Several processes share one recode."""
 
+    @pytest.mark.exhaustive
     async def test_they_are_disjoint_and_complete(self, store: MemoryStore) -> None:
         """Each part does its own records, and together they do all."""
         await many(store, 3)

@@ -238,6 +238,7 @@ def test_freshness_is_short(store: MemoryStore) -> None:
 
 @given(value=json_objects)
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.exhaustive
 async def test_the_old_release_reads_what_is_held(store: MemoryStore, operator: Vault, value: Any) -> None:
     """Whatever could be sealed comes back from the old release as it is, or is refused and not written."""
     instance = await Instance.on(store)

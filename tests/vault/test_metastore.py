@@ -312,6 +312,7 @@ async def test_a_meta_of_another_vault_is_refused_by_an_open_one(
             await attempt
 
 
+@pytest.mark.exhaustive
 async def test_every_changed_character_of_the_meta_is_noticed(
     store: MemoryStore, secret: Secret, cheap: Argon2idParams
 ) -> None:

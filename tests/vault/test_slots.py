@@ -369,6 +369,7 @@ def cost(vault: Vault) -> tuple[int | None, int | None, int | None]:
     return slot.t, slot.m, slot.p
 
 
+@pytest.mark.exhaustive
 async def test_a_vault_for_a_generated_secret_opens_lightly(store: MemoryStore) -> None:
     """Creation and rotation choose the cost by the secret: light for a generated one, strong for a password."""
     vault = await Vault.create(store, secret=generate())

@@ -172,6 +172,7 @@ class TestPlaces:
 class TestScan:
     """What is particular to scans of folders."""
 
+    @pytest.mark.exhaustive
     async def test_more_than_10_000(
         self, store: FileTreeStore, driver: FileTreeDriver, directory: Path
     ) -> None:
