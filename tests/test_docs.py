@@ -22,7 +22,7 @@ from key_value.aio.wrappers.encryption import FernetEncryptionWrapper
 from kvseal import EnvelopeEncryptionWrapper, Vault
 from kvseal.errors import VaultMetaLostError, WrongSecretError
 from kvseal.keys.meta import META_COLLECTION, META_KEY
-from kvseal.vault.pin import Pin
+from kvseal.vault.seen.pin import Pin
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -46,7 +46,7 @@ from kvseal.errors import (
     VaultExistsError,
 )
 from kvseal.keys.meta import META_COLLECTION, META_KEY
-from kvseal.vault import newest
+from kvseal.vault.seen import newest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

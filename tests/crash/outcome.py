@@ -21,7 +21,7 @@ from kvseal.keys import unlocking
 from kvseal.legacy.base import merged
 from kvseal.recoding import take_over_authsome
 from kvseal.secrets.defaults import default_key_file
-from kvseal.vault import newest
+from kvseal.vault.seen import newest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

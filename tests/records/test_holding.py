@@ -26,8 +26,8 @@ from kvseal.keys.meta import META_COLLECTION, META_KEY
 from kvseal.legacy.fernet import parse_key
 from kvseal.recoding import PlaintextRule, import_keys, migrate, plan_rollback, recode
 from kvseal.recoding.settling import SETTLED_AFTER, settles_at
-from kvseal.vault import newest
 from kvseal.vault.freshness import WINDOW_AFTER
+from kvseal.vault.seen import newest
 
 if TYPE_CHECKING:
     from key_value.aio.stores.memory import MemoryStore

@@ -55,7 +55,7 @@ from kvseal.legacy.fernet import parse_key
 from kvseal.observe import telemetry
 from kvseal.recoding import PlaintextRule, import_keys, lease_holder, migrate, plan_reencryption, retire
 from kvseal.recoding.checkpoint import plan_id
-from kvseal.vault import newest
+from kvseal.vault.seen import newest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,7 +111,7 @@ MODULES = {
     "meta": "kvseal.keys.meta",
     "metastore": "kvseal.vault.metastore",
     "migration": "kvseal.recoding.migration",
-    "newest": "kvseal.vault.newest",
+    "newest": "kvseal.vault.seen.newest",
     "resealing": "kvseal.records.resealing",
     "restoring": "kvseal.backup.restoring",
     "retirement": "kvseal.recoding.retirement",

@@ -372,7 +372,7 @@ def test_forked_child_does_not_wait_for_the_parents_lock() -> None:
     """A fork while another thread remembers a revision leaves the child able to open a vault."""
     script = """
 import os, threading
-from kvseal.vault import newest
+from kvseal.vault.seen import newest
 
 held, done = threading.Event(), threading.Event()
 

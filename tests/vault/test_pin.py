@@ -29,8 +29,8 @@ from kvseal.errors import (
     VaultMetaLostError,
 )
 from kvseal.keys.meta import META_COLLECTION, META_KEY
-from kvseal.vault import newest
-from kvseal.vault.pin import Pin, Pinned
+from kvseal.vault.seen import newest
+from kvseal.vault.seen.pin import Pin, Pinned
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -417,7 +417,7 @@ async def test_rolled_back_between_processes(tmp_path: Path, pin: Path) -> None:
 RAISE = """
 import sys
 from dataclasses import dataclass
-from kvseal.vault.pin import Pin
+from kvseal.vault.seen.pin import Pin
 
 @dataclass
 class Meta:

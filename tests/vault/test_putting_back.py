@@ -29,8 +29,9 @@ from kvseal.keys.meta import META_COLLECTION, META_KEY
 from kvseal.legacy import FERNET
 from kvseal.legacy.fernet import parse_key
 from kvseal.recoding import migrate, plan_reencryption, recode, retire
-from kvseal.vault import freshness, newest
+from kvseal.vault import freshness
 from kvseal.vault.freshness import REFRESH_AFTER
+from kvseal.vault.seen import newest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

@@ -10,7 +10,7 @@ from tests.wrapping import wrapped
 from kvseal import Argon2idParams, Secret, Vault
 from kvseal.backup import backup, restore
 from kvseal.errors import ForkedMetaError, RolledBackMetaError, WrongSecretError
-from kvseal.vault import newest
+from kvseal.vault.seen import newest
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -381,7 +381,7 @@ async def test_what_a_new_process_cannot_know(world: World, monkeypatch: pytest.
     """The genuine old meta as a whole opens for a process that has seen none: rotations do not undo a leak."""
     await put_raw_meta(world.store, world.past["before the root key was rotated"])
 
-    monkeypatch.setattr("kvseal.vault.newest._newest", {})
+    monkeypatch.setattr("kvseal.vault.seen.newest._newest", {})
     opened = await Vault.open(world.store, secret=SECRET)
 
     assert world.past["before the root key was rotated"]["revision"] == opened.status().revision

@@ -26,7 +26,7 @@ from kvseal.errors import (
 )
 from kvseal.keys.meta import META_COLLECTION, META_KEY, VaultMeta, is_vault_meta
 from kvseal.observe import audit
-from kvseal.vault.newest import NewestSeen
+from kvseal.vault.seen.newest import NewestSeen
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from key_value.aio.protocols.key_value import AsyncKeyValue
     from typing_extensions import Self
 
-    from kvseal.vault.newest import Before
+    from kvseal.vault.seen.newest import Before
 
 _log = logging.getLogger("kvseal")
 
@@ -52,7 +52,7 @@ class MetaStore:
     """
     The one entry at `__vault_meta__`/`__dek__` of one store.
 
-    A meta that is older than one already seen is refused: see `kvseal.vault.newest`.
+    A meta that is older than one already seen is refused: see `kvseal.vault.seen.newest`.
     """
 
     __slots__ = ("_driver", "_owns_driver", "seen", "store")

@@ -70,7 +70,7 @@ class Opening:
     a stored keyslot may ask for.  Before something is sealed, the meta is read again if that was
     more than *refresh_after* seconds ago.
 
-    *pin* is a file that remembers the newest meta seen here, for later processes; see `kvseal.vault.pin`.
+    *pin* is a file that remembers the newest meta seen here, for later ones; see `kvseal.vault.seen.pin`.
     Keys that no caller has used for *idle_timeout* are forgotten as by `Vault.lock`.  After either, what
     needs a key raises `VaultLockedError`, or with *when_locked* `"unlock"` resolves *secret* again: that
     has to be a reference, or `None`, for a `Secret` would have to be kept and then nothing were forgotten.

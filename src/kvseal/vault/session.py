@@ -35,9 +35,9 @@ from kvseal.observe import audit
 from kvseal.vault.health import Health
 from kvseal.vault.held_format import held_format
 from kvseal.vault.idle import UNLOCKINGS, IdleWatch, WatchedCodecs
-from kvseal.vault.newest import accept
 from kvseal.vault.opening import unlocked
 from kvseal.vault.putting_back import put_back_older
+from kvseal.vault.seen.newest import accept
 from kvseal.vault.status import VaultStatus
 from kvseal.vault.store_clock import read_clocks
 from kvseal.vault.succession import Succession

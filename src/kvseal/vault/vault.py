@@ -16,15 +16,15 @@ from kvseal.errors import VaultMetaLostError
 from kvseal.keys import changes
 from kvseal.keys.keyring import Keyring
 from kvseal.keys.policy import Policy, whole_seconds
+from kvseal.vault.changing.root_rotation import rotate_root
+from kvseal.vault.changing.secret_rotation import rotate_secret
+from kvseal.vault.changing.slots import Slots
 from kvseal.vault.creation import NewVault, create_vault, open_or_create_vault, open_vault_if_any
 from kvseal.vault.freshness import Freshness
 from kvseal.vault.metastore import MetaStore
 from kvseal.vault.opening import Opening, open_vault
 from kvseal.vault.putting_back import put_back
-from kvseal.vault.root_rotation import rotate_root
-from kvseal.vault.secret_rotation import rotate_secret
 from kvseal.vault.session import NOT_OURS, OpenVault
-from kvseal.vault.slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from kvseal.envelope.kdf import Argon2idParams
     from kvseal.keys.keyring import LegacyKey
     from kvseal.secrets.sources import Unlocker
+    from kvseal.vault.changing.root_rotation import RootRotated
     from kvseal.vault.creation import Adoption
     from kvseal.vault.opening import OpeningOptions
-    from kvseal.vault.root_rotation import RootRotated
     from kvseal.vault.status import VaultStatus
 
 
@@ -176,7 +176,7 @@ class Vault(OpenVault):
         Re-wrap the root key for *new_secret* and/or a new cost, in place of the slot that opened this vault.
 
         With *keep_old_for*, the old secret opens for so long, and is refused afterwards.  A
-        rotation that was interrupted is finished by running it again; see `kvseal.vault.secret_rotation`.
+        rotation that was interrupted is finished by running it again: see `changing.secret_rotation`.
         A copy of the old meta still opens with the old secret: rotation does not undo a leak.
 
         Raises:

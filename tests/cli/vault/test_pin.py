@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvseal.vault import newest
+from kvseal.vault.seen import newest
 
 if TYPE_CHECKING:
     from tests.cli.harness import Terminalless

@@ -17,7 +17,7 @@ from kvseal.keys.meta import META_COLLECTION, META_KEY, VaultMeta
 from kvseal.keys.rootkey import RootKey
 from kvseal.recoding import checkpoint
 from kvseal.recoding.checkpoint import CheckpointStore
-from kvseal.vault.pin import Pin, Pinned
+from kvseal.vault.seen.pin import Pin, Pinned
 from kvseal.wrapkeys.aws_kms import AwsKmsKey
 from kvseal.wrapkeys.transit import TransitKey
 
@@ -138,7 +138,7 @@ TARGETS: tuple[Target, ...] = (
         _checkpoint,
         is_json=True,
     ),
-    Target("pin", ("vault.pin.Pin.load", "vault.pin.Pinned.from_bytes"), _pins, _pin, is_json=True),
+    Target("pin", ("vault.seen.pin.Pin.load", "vault.seen.pin.Pinned.from_bytes"), _pins, _pin, is_json=True),
     Target(
         "wrap-key",
         ("wrapkeys.aws_kms.AwsKmsKey.from_reference", "wrapkeys.transit.TransitKey.from_reference"),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kvseal.cli.output import Output
     from kvseal.cli.settings import Settings
     from kvseal.envelope.kdf import Argon2idParams
-    from kvseal.vault.root_rotation import RootRotated
+    from kvseal.vault.changing.root_rotation import RootRotated
     from kvseal.vault.status import SlotStatus, VaultStatus
 
 

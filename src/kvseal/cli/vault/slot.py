@@ -16,7 +16,7 @@ from kvseal.cli.values import Duration, argon2_option
 from kvseal.cli.vault.tables import slots_table
 from kvseal.errors import MistypedSecretError, UsageError
 from kvseal.secrets.secret import generate_recovery_key
-from kvseal.vault.slots import RECOVERY
+from kvseal.vault.changing.slots import RECOVERY
 
 if TYPE_CHECKING:
     from kvseal.cli.output import Output

@@ -25,7 +25,7 @@ from kvseal.keys.making_slots import new_slot
 from kvseal.keys.rootkey import RootKey
 from kvseal.keys.unlocking import prove, unlock
 from kvseal.secrets.given import secret_for_opening
-from kvseal.vault.secret_rotation import own_slot
+from kvseal.vault.changing.secret_rotation import own_slot
 from kvseal.vault.session import WayIn
 from kvseal.vault.status import SlotStatus
 

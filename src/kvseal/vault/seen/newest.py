@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from kvseal.concurrency import after_fork, in_thread
 from kvseal.errors import ForkedMetaError, PinNotWrittenError, RolledBackMetaError
-from kvseal.vault.pin import Pin, Pinned
+from kvseal.vault.seen.pin import Pin, Pinned
 
 if TYPE_CHECKING:
     import os
