@@ -14,7 +14,7 @@ from kvseal.drivers.base import Count, Written, refusal
 from kvseal.errors import StoreError, UnsealableValueError, UnsupportedStoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Iterator, Sequence
 
     from kvseal.drivers.base import Driver, Entry, Purged, Put, Replacement, StoreTime
 
@@ -170,8 +170,8 @@ async def put_many_if_absent(driver: Driver, entries: Sequence[Entry]) -> Sequen
 async def _put_each(driver: Driver, entries: Sequence[Entry]) -> list[Put]:
     """Put *entries* a few at a time; the first error of the store stops those under way."""
     puts: list[Put] = []
-    for start in range(0, len(entries), PUTS_AT_ONCE):
-        tasks = [asyncio.create_task(_put(driver, entry)) for entry in entries[start : start + PUTS_AT_ONCE]]
+    for group in _groups(entries):
+        tasks = [asyncio.create_task(_put(driver, entry)) for entry in group]
         try:
             puts += await asyncio.gather(*tasks)
         finally:
@@ -179,6 +179,19 @@ async def _put_each(driver: Driver, entries: Sequence[Entry]) -> list[Put]:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
     return puts
+
+
+def _groups(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+    """Yield *entries* in order, a few at a time; two with the same names are never put at once."""
+    group: dict[object, Entry] = {}
+    for entry in entries:
+        names = (entry.collection, entry.key, entry.path)
+        if names in group or len(group) == PUTS_AT_ONCE:
+            yield list(group.values())
+            group = {}
+        group[names] = entry
+    if group:
+        yield list(group.values())
 
 
 async def _put(driver: Driver, entry: Entry) -> Put:
