@@ -314,16 +314,20 @@ def _refuse_foreign(con: sqlite3.Connection, path: Path) -> None:
         raise StoreNotFoundError(msg, hint="check the path; nothing was changed")
 
 
+_UNREADABLE_REASON: Final = "database disk image is malformed"
+"""For a message of SQLite that quotes bytes of a damaged file: Python cannot read it, and 3.10 has none."""
+
+
 @contextlib.contextmanager
 def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as exc:
-        msg = f"{path}: {exc}"
-        raise StoreUnreachableError(msg, hint=_hint(str(exc))) from exc
+        reason = str(exc) or _UNREADABLE_REASON
+        msg = f"{path}: {reason}"
+        raise StoreUnreachableError(msg, hint=_hint(reason)) from exc
     except UnicodeDecodeError:
-        # Python cannot read SQLite's message, which quotes what stands in the damaged file.
-        msg = f"{path}: database disk image is malformed"
+        msg = f"{path}: {_UNREADABLE_REASON}"
         raise StoreUnreachableError(msg, hint=_hint(msg)) from None
 
 
