@@ -30,7 +30,7 @@ from kvseal.recoding import (
     retire,
     take_over_authsome,
 )
-from kvseal.recoding.lease import Lease
+from kvseal.recoding.progress.lease import Lease
 from kvseal.vault.creation import Adoption
 
 if TYPE_CHECKING:

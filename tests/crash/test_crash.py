@@ -44,7 +44,7 @@ from kvseal.errors import (
 )
 from kvseal.keys.meta import META_COLLECTION as META
 from kvseal.keys.meta import META_KEY
-from kvseal.recoding.lease_holder import LeaseHolder
+from kvseal.recoding.progress.lease_holder import LeaseHolder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

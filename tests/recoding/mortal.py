@@ -26,7 +26,7 @@ from kvseal.drivers import base, driver_for
 from kvseal.legacy import FastMCPCodec
 from kvseal.legacy.fernet import parse_key
 from kvseal.recoding import Progress, migrate
-from kvseal.recoding.lease import Lease
+from kvseal.recoding.progress.lease import Lease
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

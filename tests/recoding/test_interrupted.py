@@ -15,7 +15,7 @@ from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.drivers import driver_for
 from kvseal.errors import StoreUnreachableError, VaultLockedError
 from kvseal.recoding import Report, lease, migrate, open_recode, walk
-from kvseal.recoding.lease_holder import LeaseHolder
+from kvseal.recoding.progress.lease_holder import LeaseHolder
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -32,11 +32,11 @@ from kvseal.recoding import (
     plan_reencryption,
     recode,
 )
-from kvseal.recoding.checkpoint import CONTEXT, Checkpoint, CheckpointStore, Part
-from kvseal.recoding.checkpoint import KEY as CHECKPOINT
 from kvseal.recoding.engine import _lease
-from kvseal.recoding.lease import SECONDS, Lease, leased
-from kvseal.recoding.lease_holder import LeaseHolder
+from kvseal.recoding.progress.checkpoint import CONTEXT, Checkpoint, CheckpointStore, Part
+from kvseal.recoding.progress.checkpoint import KEY as CHECKPOINT
+from kvseal.recoding.progress.lease import SECONDS, Lease, leased
+from kvseal.recoding.progress.lease_holder import LeaseHolder
 from kvseal.recoding.report import Tally
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class TestLease:
     async def test_a_holder_that_is_gone(self, vault: Vault, clock: Clock) -> None:
         """On the same machine, a run that was killed holds up nobody; one that goes on does."""
         script = (
-            "import json, sys; from kvseal.recoding.lease_holder import LeaseHolder;"
+            "import json, sys; from kvseal.recoding.progress.lease_holder import LeaseHolder;"
             "print(json.dumps(LeaseHolder.new().as_json()), flush=True); sys.stdin.read()"
         )
         process = subprocess.Popen(  # noqa: ASYNC220 - it is waited for at once

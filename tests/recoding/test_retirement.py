@@ -29,7 +29,7 @@ from kvseal.errors import (
 )
 from kvseal.observe import counters
 from kvseal.recoding import Failure, Retirement, open_recode, plan_reencryption, recode, retire
-from kvseal.recoding.lease import Lease
+from kvseal.recoding.progress.lease import Lease
 from kvseal.recoding.retirement import GRACE, KEPT, take_needs
 from kvseal.vault.freshness import REFRESH_AFTER, Freshness
 

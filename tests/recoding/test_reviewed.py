@@ -23,9 +23,9 @@ from kvseal.keys.meta import META_COLLECTION, META_KEY
 from kvseal.legacy import FERNET
 from kvseal.legacy.fernet import parse_key
 from kvseal.recoding import PlaintextRule, import_keys, migrate, plan_rollback, recode
-from kvseal.recoding.checkpoint import LONGEST, Checkpoint, CheckpointStore, Part
-from kvseal.recoding.lease import Lease
-from kvseal.recoding.lease_holder import LeaseHolder
+from kvseal.recoding.progress.checkpoint import LONGEST, Checkpoint, CheckpointStore, Part
+from kvseal.recoding.progress.lease import Lease
+from kvseal.recoding.progress.lease_holder import LeaseHolder
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

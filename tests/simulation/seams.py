@@ -54,7 +54,7 @@ from kvseal.legacy import FERNET, codecs_for
 from kvseal.legacy.fernet import parse_key
 from kvseal.observe import telemetry
 from kvseal.recoding import PlaintextRule, import_keys, lease_holder, migrate, plan_reencryption, retire
-from kvseal.recoding.checkpoint import plan_id
+from kvseal.recoding.progress.checkpoint import plan_id
 from kvseal.vault.seen import newest
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ __all__ = [
 MODULES = {
     "census": "kvseal.recoding.census",
     "changes": "kvseal.keys.changes",
-    "checkpoint": "kvseal.recoding.checkpoint",
+    "checkpoint": "kvseal.recoding.progress.checkpoint",
     "creation": "kvseal.vault.creation",
     "engine": "kvseal.recoding.engine",
     "formats": "kvseal.recoding.formats",
@@ -162,7 +162,7 @@ def _spawn(target: Callable[[], None]) -> None:
 
 
 class _SimHolder:
-    """Who holds a lease, as a simulated process: see `kvseal.recoding.lease_holder`."""
+    """Who holds a lease, as a simulated process: see `kvseal.recoding.progress.lease_holder`."""
 
     @staticmethod
     def new() -> Any:

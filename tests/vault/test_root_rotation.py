@@ -41,8 +41,8 @@ from kvseal.keys.rootkey import Handover, RootKey
 from kvseal.legacy import FERNET
 from kvseal.observe import counters
 from kvseal.recoding import plan_reencryption, recode
-from kvseal.recoding.checkpoint import CheckpointStore, open_recode
-from kvseal.recoding.lease import Lease
+from kvseal.recoding.progress.checkpoint import CheckpointStore, open_recode
+from kvseal.recoding.progress.lease import Lease
 from kvseal.vault.freshness import LIMIT, REFRESH_AFTER, Freshness
 
 if TYPE_CHECKING:

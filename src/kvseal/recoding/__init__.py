@@ -8,11 +8,11 @@ if typing.TYPE_CHECKING:
     from kvseal.observe.events import Event, Failure, Listener, Progress
     from kvseal.recoding.authsome import Takeover, take_over_authsome
     from kvseal.recoding.census import verify
-    from kvseal.recoding.checkpoint import Checkpoint, open_recode
     from kvseal.recoding.engine import is_prepared, recode
     from kvseal.recoding.formats import SealedTarget
     from kvseal.recoding.migration import Migration, import_keys, migrate, prepare
     from kvseal.recoding.plan import PlaintextRule, Plan, plan_migration, plan_reencryption, plan_rollback
+    from kvseal.recoding.progress.checkpoint import Checkpoint, open_recode
     from kvseal.recoding.report import Report
     from kvseal.recoding.retirement import Retirement, retire
     from kvseal.recoding.surveying import Survey, survey

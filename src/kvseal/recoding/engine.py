@@ -20,11 +20,11 @@ from kvseal.errors import RecodeError
 from kvseal.observe import audit
 from kvseal.observe.events import ignore
 from kvseal.recoding.census import none, take_census
-from kvseal.recoding.checkpoint import MAX_PARTS, open_recode, plan_id
 from kvseal.recoding.decision import is_pending
 from kvseal.recoding.formats import UNDECODABLE
-from kvseal.recoding.lease import Lease, leased
 from kvseal.recoding.pace import LoopShare, Pace
+from kvseal.recoding.progress.checkpoint import MAX_PARTS, open_recode, plan_id
+from kvseal.recoding.progress.lease import Lease, leased
 from kvseal.recoding.report import FAILURES_KEPT, Report, Tally, followed_by
 from kvseal.recoding.walk import Walk
 from kvseal.recoding.writing import Copies, InPlace

@@ -34,9 +34,9 @@ from kvseal.keys.meta import META_COLLECTION
 from kvseal.keys.stamps import time_text
 from kvseal.legacy import PlaintextCodec
 from kvseal.observe.events import Failure, Progress, ignore
-from kvseal.recoding.checkpoint import open_recode
 from kvseal.recoding.formats import SealedTarget, dek_of, opened
 from kvseal.recoding.pace import LoopShare
+from kvseal.recoding.progress.checkpoint import open_recode
 from kvseal.recoding.report import FAILURES_KEPT
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from kvseal.observe.events import Listener
     from kvseal.recoding.census import Refresh
     from kvseal.recoding.decision import Decision
-    from kvseal.recoding.lease import Lease
     from kvseal.recoding.pace import LoopShare, Pace
+    from kvseal.recoding.progress.lease import Lease
     from kvseal.recoding.writing import Writing
 
 PAGES_IN_FLIGHT: Final = 3

@@ -21,7 +21,7 @@ from kvseal.drivers import driver_for
 from kvseal.legacy import FernetCodec
 from kvseal.legacy.fernet import parse_key
 from kvseal.recoding import open_recode, plan_rollback, recode
-from kvseal.recoding.lease import Lease
+from kvseal.recoding.progress.lease import Lease
 from kvseal.recoding.report import Tally
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from kvseal.drivers import driver_for
 from kvseal.drivers.base import Entry
 from kvseal.keys.meta import META_COLLECTION, META_KEY, VaultMeta
 from kvseal.keys.rootkey import RootKey
-from kvseal.recoding import checkpoint
-from kvseal.recoding.checkpoint import CheckpointStore
+from kvseal.recoding.progress import checkpoint
+from kvseal.recoding.progress.checkpoint import CheckpointStore
 from kvseal.vault.seen.pin import Pin, Pinned
 from kvseal.wrapkeys.aws_kms import AwsKmsKey
 from kvseal.wrapkeys.transit import TransitKey
@@ -129,9 +129,9 @@ TARGETS: tuple[Target, ...] = (
     Target(
         "checkpoint",
         (
-            *(f"recoding.checkpoint.{name}.from_json" for name in _FROM_JSON),
-            "recoding.checkpoint.CheckpointStore.load",
-            "recoding.lease_holder.LeaseHolder.from_json",
+            *(f"recoding.progress.checkpoint.{name}.from_json" for name in _FROM_JSON),
+            "recoding.progress.checkpoint.CheckpointStore.load",
+            "recoding.progress.lease_holder.LeaseHolder.from_json",
             "recoding.report.Tally.from_json",
         ),
         _checkpoints,

@@ -20,8 +20,8 @@ from kvseal.cli.migration.recipe import read_recipe
 from kvseal.cli.values import Duration
 from kvseal.errors import UsageError
 from kvseal.recoding import PlaintextRule
-from kvseal.recoding.checkpoint import MAX_PARTS
 from kvseal.recoding.engine import WHOLE
+from kvseal.recoding.progress.checkpoint import MAX_PARTS
 from kvseal.recoding.settling import SETTLED_AFTER
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 from kvseal import clock
 from kvseal.concurrency import within
 from kvseal.errors import LeaseHeldError, StoreError
-from kvseal.recoding.checkpoint import Checkpoint, CheckpointStore, Part
-from kvseal.recoding.lease_holder import LeaseHolder
+from kvseal.recoding.progress.checkpoint import Checkpoint, CheckpointStore, Part
+from kvseal.recoding.progress.lease_holder import LeaseHolder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

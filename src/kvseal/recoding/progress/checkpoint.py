@@ -21,7 +21,7 @@ from kvseal.drivers.base import Entry, Replacement
 from kvseal.errors import RecordError, UnknownDEKError
 from kvseal.expiry import LAST
 from kvseal.keys.meta import META_COLLECTION
-from kvseal.recoding.lease_holder import LeaseHolder
+from kvseal.recoding.progress.lease_holder import LeaseHolder
 from kvseal.recoding.report import Tally
 
 if TYPE_CHECKING:
