@@ -16,6 +16,7 @@ import json
 import re
 import sqlite3
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+# Every record of a vault asks for the same key.
+_pbkdf2, _scrypt = cache(hashlib.pbkdf2_hmac), cache(hashlib.scrypt)
 
 ROOT = Path(__file__).parent.parent.parent / "migrations"
 FORMATS = {
@@ -144,12 +148,12 @@ def _derived(folder: Path, recipe: dict[str, Any]) -> list[bytes]:
                 found.append(hashlib.sha256(material).digest())
             elif name == "pbkdf2":
                 algorithm, iterations = rest.split(",")
-                found.append(hashlib.pbkdf2_hmac(algorithm, material, salt, int(iterations), 32))
+                found.append(_pbkdf2(algorithm, material, salt, int(iterations), 32))
             elif name == "hkdf":
                 found.append(HKDF(SHA256(), 32, salt or bytes(32), rest.encode()).derive(material))
             else:
                 n, r, p = map(int, rest.split(","))
-                found.append(hashlib.scrypt(material, salt=salt, n=n, r=r, p=p, maxmem=2**26, dklen=32))
+                found.append(_scrypt(material, salt=salt, n=n, r=r, p=p, maxmem=2**26, dklen=32))
     return found
 
 
