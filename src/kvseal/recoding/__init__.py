@@ -31,7 +31,7 @@ else:
                 "take_over_authsome",
             ),
             ".census": ("verify",),
-            ".checkpoint": (
+            ".progress.checkpoint": (
                 "Checkpoint",
                 "open_recode",
             ),
