@@ -14,7 +14,8 @@ from tests.recoding.worlds import AnyStore, adds_up, damage, failed, fernet, fil
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.drivers import driver_for
 from kvseal.errors import StoreUnreachableError, VaultLockedError
-from kvseal.recoding import Report, lease, migrate, open_recode, walk
+from kvseal.recoding import Report, migrate, open_recode, walk
+from kvseal.recoding.progress import lease
 from kvseal.recoding.progress.lease_holder import LeaseHolder
 
 if TYPE_CHECKING:

@@ -53,7 +53,8 @@ from kvseal.keys.rootkey import RootKey
 from kvseal.legacy import FERNET, codecs_for
 from kvseal.legacy.fernet import parse_key
 from kvseal.observe import telemetry
-from kvseal.recoding import PlaintextRule, import_keys, lease_holder, migrate, plan_reencryption, retire
+from kvseal.recoding import PlaintextRule, import_keys, migrate, plan_reencryption, retire
+from kvseal.recoding.progress import lease_holder
 from kvseal.recoding.progress.checkpoint import plan_id
 from kvseal.vault.seen import newest
 
