@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, Any
 
 import freezing
@@ -33,6 +35,17 @@ FOREIGN = ("sessions", "foreign", {"access_token": "of another key"})
 def text(value: Mapping[str, Any]) -> bytes:
     """Return *value* as an application writes it."""
     return json.dumps(value).encode()
+
+
+def with_one_key(sealing_with: Callable[[bytes], Seal], size: int) -> Callable[[Path], tuple[Seal, Seal]]:
+    """Return what `make` takes of an application with one key of *size* bytes."""
+
+    def sealing(folder: Path) -> tuple[Seal, Seal]:
+        freezing.key(folder, "master.key", lambda: os.urandom(16).hex().encode())
+        key = b64decode(freezing.key(folder, "app.key", lambda: b64encode(os.urandom(size))))
+        return sealing_with(key), sealing_with(bytes(size))
+
+    return sealing
 
 
 def make(file: str, sealing: Callable[[Path], tuple[Seal, Seal]], *packages: str, field: str) -> None:

@@ -16,17 +16,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import os
-from base64 import b64decode, b64encode, urlsafe_b64encode
+from base64 import urlsafe_b64encode
 
 import by_hand
-import freezing
-
-
-def sealing(folder: Path) -> tuple[Any, Any]:
-    """Return what the application stores, and what one with another key does."""
-    freezing.key(folder, "master.key", lambda: os.urandom(16).hex().encode())
-    key = b64decode(freezing.key(folder, "app.key", lambda: b64encode(os.urandom(32))))
-    return _sealing_with(key), _sealing_with(bytes(32))
 
 
 def _sealing_with(key: bytes) -> Any:
@@ -41,4 +33,4 @@ def _sealing_with(key: bytes) -> Any:
 
 
 if __name__ == "__main__":
-    by_hand.make(__file__, sealing, field="blob")
+    by_hand.make(__file__, by_hand.with_one_key(_sealing_with, 32), field="blob")
