@@ -17,6 +17,7 @@ from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault, clo
 from kvseal.errors import (
     HoldNotPermittedError,
     RefutedKeyringError,
+    StoreUnreachableError,
     UnsealableValueError,
     VaultHeldError,
     VaultNotFoundError,
@@ -183,6 +184,43 @@ async def test_nothing_seals_old_records_under_hold(store: MemoryStore, operator
 
     assert before == await store.get("old")
     assert 1 == (await migrate(store, (fernet(),), secret=SECRET, dry_run=True)).report.changed  # type: ignore[union-attr] - a report
+
+
+async def test_only_what_a_process_can_write_is_held(store: MemoryStore) -> None:
+    """A format that no process writes is not ordered, for all of them would stop; and no vault is made for it."""
+    await store.put("old", {"v": "old"})
+    key = LegacyKey("authsome", b"a" * 32)
+
+    with pytest.raises(VaultHeldError, match="no process writes authsome records") as caught:
+        await import_keys(store, [key], hold=True, secret=SECRET, kdf=CHEAP, plaintext=PlaintextRule.SEAL)
+    assert "hold fernet or plaintext" in caught.value.hint
+    assert await store.get(META_KEY, collection=META_COLLECTION) is None
+
+    vault = await Vault.create(store, secret=SECRET, kdf=CHEAP)
+    await vault.read_legacy_with([key])
+    with pytest.raises(VaultHeldError, match="no process writes authsome records"):
+        await vault.write_as("authsome")
+    assert not vault.meta.policy.holds
+
+
+async def test_a_silent_store_is_not_asked_more_often(
+    store: MemoryStore, operator: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under hold, too, a store that does not answer is asked again only after a quarter of `refresh_after`."""
+    instance = await Instance.on(store)
+    vault, asked = await instance.kv.vault(), []
+
+    async def silent() -> bool:
+        asked.append(instance.now)
+        msg = "no answer"
+        raise StoreUnreachableError(msg)
+
+    monkeypatch.setattr(vault, "refresh", silent)
+    for _ in range(4):
+        await instance.put_soon("a", {"v": 1})
+
+    assert [1005.0, 1020.0] == asked
+    assert operator.meta.policy.holds
 
 
 async def test_plaintext_is_held(store: MemoryStore) -> None:

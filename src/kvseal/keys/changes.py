@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from os import urandom
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, get_args
 
 from kvseal.envelope.aead import KEY_SIZE
 from kvseal.errors import LastSlotError, VaultError, VaultHeldError
 from kvseal.keys.meta import MAX_SIZE, MAX_SLOTS, VaultMeta
-from kvseal.keys.policy import PLAINTEXT, SEALED, WritePolicy
+from kvseal.keys.policy import PLAINTEXT, SEALED, Hold, WritePolicy
 from kvseal.keys.rootkey import Handover
 from kvseal.keys.wrapped_keys import SECOND_DEK, WrappedDEK, WrappedLegacyKey
 
@@ -205,7 +205,16 @@ def without_extension(meta: VaultMeta, root: RootKey, *, name: str, now: datetim
     return _next(meta, root, now, extensions=meta.extensions.without(name))
 
 
+def check_written(written: str) -> None:
+    """Raise `VaultHeldError` where no process could write values *written*, and all of them would stop."""
+    if written not in {SEALED, *get_args(Hold)}:
+        msg = f"no process writes {written} records, so the vault cannot hold them"
+        hint = f"hold {' or '.join(get_args(Hold))}, or migrate without holding; nothing was changed"
+        raise VaultHeldError(msg, hint=hint)
+
+
 def _writing(meta: VaultMeta, written: str, at: datetime) -> Policy:
+    check_written(written)
     at = at if meta.policy.write is None else max(at, meta.policy.write.since)
     key = next((held.id for held in meta.legacy if held.kind == written), None)
     forms = {SEALED: WritePolicy("sealed", at), PLAINTEXT: WritePolicy("plaintext", at)}
@@ -286,7 +295,9 @@ def _next(meta: VaultMeta, root: RootKey, now: datetime, **fields: Any) -> Vault
     done = replace(changed, slots=slots).authenticated(root)
     if done.size > MAX_SIZE:
         msg = f"the vault meta would have {done.size:,} bytes, and {MAX_SIZE:,} are the most"
-        raise VaultError(msg, hint="remove slots and legacy keys that nobody needs; nothing was changed")
+        raise VaultError(
+            msg, hint="remove slots and legacy keys that are not needed any more; nothing was changed"
+        )
     return done
 
 

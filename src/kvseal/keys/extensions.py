@@ -93,9 +93,10 @@ class Extensions:
 
     def refusal(self) -> UnknownExtensionError | None:
         """Return why this release may not seal or change anything, or `None` where it may."""
-        unknown, parts = self.unknown, self.parts
+        unknown = self.unknown
         if not unknown:
             return None
+        parts = self.parts
         needed = max((parts[name][_SINCE] for name in unknown), key=_release)
         names = ", ".join(unknown)
         msg = f"the vault meta has what only kvseal {needed} or newer knows: {names}"

@@ -27,6 +27,9 @@ MOST_DEK_RECORDS: Final = 2**53 - 1
 """The greatest integer that every JSON parser reads exactly."""
 
 
+Hold = Literal["fernet", "plaintext"]
+"""The old formats that a process can write."""
+
 WriteForm = Literal["sealed", "legacy", "plaintext"]
 SEALED: Final = "sealed"
 LEGACY: Final = "legacy"

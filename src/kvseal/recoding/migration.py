@@ -20,6 +20,7 @@ from kvseal.envelope.codec import RecordCodec
 from kvseal.envelope.record import VAULT_ID_SIZE
 from kvseal.envelope.sealing import Associations, Opener, Sealer
 from kvseal.errors import RecodeError, VaultHeldError
+from kvseal.keys.changes import check_written
 from kvseal.keys.policy import PLAINTEXT
 from kvseal.legacy import PlaintextCodec, codecs_for
 from kvseal.legacy.base import merged
@@ -216,6 +217,10 @@ async def import_keys(
     needed.  With the rule to seal plaintext, wrappers read plaintext too.  With *hold*, they go on writing
     the old format, in the same change: that of the first of *keys*, or plaintext.  Raises like `migrate`.
     """
+    write = (keys[0].kind if keys else PLAINTEXT) if hold else None
+    if write is not None:
+        # Before a vault is created for it.
+        check_written(write)
     codecs = codecs_for((key.kind, key.key) for key in keys)
     request = _Request(
         legacy=codecs,
@@ -230,7 +235,6 @@ async def import_keys(
             return Migration(None, None)
         if not dry_run:
             plaintext = request.plaintext is PlaintextRule.SEAL
-            write = (keys[0].kind if keys else PLAINTEXT) if hold else None
             await prepared.vault.read_legacy_with(keys, plaintext=plaintext, write=write)
         return Migration(None, prepared.vault.status())
 

@@ -68,8 +68,9 @@ class Holding:
     def _encrypted(self, value: Mapping[str, Any], keyring: Keyring, *, exact: bool) -> dict[str, Any]:
         codec = self._codecs.get(keyring)
         if codec is None:
-            key = keyring.writes_with
-            codec = self._codecs[keyring] = FernetCodec(() if key is None else (key.key,))
+            # Only while a key is held does the policy order this format.
+            held = [keyring.writes_with.key] if keyring.writes_with else []
+            codec = self._codecs[keyring] = FernetCodec(held)
         return codec.seal(value if exact else _as_json_keeps_it(value))
 
 

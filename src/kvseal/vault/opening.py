@@ -19,6 +19,7 @@ from kvseal.envelope.kdf import DEFAULT_MEMORY_CEILING
 from kvseal.errors import KvsealError
 from kvseal.keys.keyring import Keyring
 from kvseal.keys.keyslot import KIND, Keyslot
+from kvseal.keys.policy import Hold
 from kvseal.keys.unlocking import unlock
 from kvseal.observe import audit, telemetry
 from kvseal.observe.counters import failed
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 
 WhenLocked = Literal["fail", "unlock"]
-Hold = Literal["fernet", "plaintext"]
 
 
 LONGEST_UNDER_HOLD: Final = 300.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
@@ -14,7 +14,7 @@ from kvseal.cli.output import Table
 from kvseal.cli.values import Duration
 from kvseal.cli.vault.tables import rows_of
 from kvseal.errors import UsageError
-from kvseal.keys.policy import LONGEST_DEK_AGE, MOST_DEK_RECORDS, PLAINTEXT, SEALED
+from kvseal.keys.policy import LONGEST_DEK_AGE, MOST_DEK_RECORDS, SEALED, Hold
 from kvseal.legacy import FERNET
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ async def seal(output: Output, settings: Settings, *, dry_run: bool) -> None:
 @click.option(
     "--format",
     "form",
-    type=click.Choice([FERNET, PLAINTEXT]),
+    type=click.Choice(get_args(Hold)),
     default=FERNET,
     show_default=True,
     help="The old format.",
