@@ -48,7 +48,7 @@ def _hook(kind: type[BaseException], error: BaseException, traceback: object) ->
     sys.__excepthook__(kind, error, traceback)  # type: ignore[arg-type]  # as it was given
 
 
-# Until the signals are taken, an interruption is an exception that nobody catches.
+# Until the signals are taken, an interruption is an exception that no code catches.
 sys.excepthook = _hook
 
 if __name__ == "__main__":

@@ -280,7 +280,7 @@ def test_a_slow_leader_is_waited_for() -> None:
 
         loop.call_soon_threadsafe = observed  # type: ignore[method-assign]
         leads.set()
-        # Nobody but those who wait calls into this loop, until it has happened five times.
+        # Only the callers that wait call into this loop, until it has happened five times.
         while beats._value < 5:  # noqa: ASYNC110 - other threads count
             await asyncio.sleep(0)
         loop.call_soon_threadsafe = threadsafe  # type: ignore[method-assign]

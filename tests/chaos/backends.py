@@ -78,7 +78,7 @@ class Backend:
             self.proxies[0].cut(self.rng.choice(("before", "after")))
 
     async def darkness(self) -> None:
-        """Let nobody reach the server for a while."""
+        """Let no client reach the server for a while."""
         self.proxies[0].darken()
         await asyncio.sleep(self.rng.uniform(0.2, 2.5))
         self.proxies[0].lighten()
@@ -142,7 +142,7 @@ class FileTree(_Files):
 
 
 class Redis(Backend):
-    """A master, a replica behind a link that can lag, and a proxy that leads to whoever is the master."""
+    """A master, a replica behind a link that can lag, and a proxy that leads to the server that is the master."""
 
     kind = "redis"
 

@@ -16,7 +16,7 @@ class Proxy:
     Listens on `port` of this machine and leads to the server at *target*.
 
     A cut meets the next request of any connection.  One "before" drops it unsent; one "after" lets the server do
-    it and drops the reply.  While `is_dark`, nobody is let in; after `hold`, nothing is passed on.
+    it and drops the reply.  While `is_dark`, no client is let in; after `hold`, nothing is passed on.
     """
 
     def __init__(self, target: int) -> None:
@@ -57,7 +57,7 @@ class Proxy:
         self._due.append(when)
 
     def darken(self) -> None:
-        """Drop every connection, and let nobody in until `lighten`."""
+        """Drop every connection, and let no client in until `lighten`."""
         self.is_dark = True
         for writer in list(self._writers):
             writer.transport.abort()

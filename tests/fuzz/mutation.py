@@ -2,7 +2,7 @@
 Inputs made of other inputs: bytes changed at random, and JSON changed where its structure is.
 
 A parser refuses most random bytes at once, so half of what is made of a JSON text is JSON again, with one
-part replaced by a value that somebody may forget: of another type, too large, too deep, there twice.
+part replaced by a value that a developer may forget: of another type, too large, too deep, there twice.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ def test_names_are_no_pattern() -> None:
 
 
 def test_several_keys() -> None:
-    """A record opens with whichever key wrote it, and none is one error."""
+    """A record opens with the one of several keys that wrote it, and none is one error."""
     _, stored = made()["aes-256-gcm"]
     codec = ByHandCodec("aes-gcm", [AesGcm(bytes(32)), AesGcm(KEY)], Layout())
 

@@ -1,4 +1,4 @@
-"""The boundary to a codec that somebody else has written."""
+"""The boundary to a codec that a developer has written."""
 
 from __future__ import annotations
 

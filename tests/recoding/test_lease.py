@@ -531,7 +531,7 @@ async def test_cancelled_while_it_is_taken(store: MemoryStore, effect: bool) -> 
     ids=str,
 )
 async def test_numbers_that_are_none(vault: Vault, changes: dict[str, Any]) -> None:
-    """A checkpoint with numbers that no run writes is no checkpoint, and nobody fails over it."""
+    """A checkpoint with numbers that no run writes is no checkpoint, and no run fails over it."""
     await Lease(vault, "p", "migrate", (0, 1)).acquire()
     value = {**(await stored(vault)).as_json(), **changes}
     (entry, _), driver = await CheckpointStore(vault).load(), vault.metastore.driver

@@ -190,7 +190,7 @@ async def test_an_idle_loop_is_used_in_full(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_a_loop_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Vaultctl's loop is its own: what the drivers do in it is nobody else's work."""
+    """Vaultctl's loop is its own: what the drivers do in it is not the work of others."""
     loop = Loop(monkeypatch)
     token = owns_loop.set(True)
     share = LoopShare()

@@ -405,7 +405,7 @@ async def test_a_late_record_still_opens_loudly(
 
 
 async def test_the_second_census(store: MemoryStore, host: Host) -> None:
-    """A late record keeps the DEK until it is re-encrypted; then nobody misses the key."""
+    """A late record keeps the DEK until it is re-encrypted; then no reader misses the key."""
     vault = await host.with_a_late_record(store)
     host.now += KEPT
     with pytest.raises(DEKNeededError, match="1 record still uses DEK 1"):

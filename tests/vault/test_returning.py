@@ -70,7 +70,7 @@ async def test_a_dropped_dek_comes_back(store: MemoryStore, running: Vault, tmp_
 
 
 async def test_without_a_secret_they_refuse(store: MemoryStore, running: Vault, tmp_path: Path) -> None:
-    """What nobody vouches for is a rollback, to a running process and to whoever else has seen the later one."""
+    """What no holder of the root key vouches for is a rollback, to each process that has seen the later one."""
     report = await restore(tmp_path / "file", store, overwrite_meta=True, only_meta=True)
 
     assert (1, False) == (report.overwritten, report.follows)

@@ -1,4 +1,4 @@
-"""A store of the vault meta that accepts and never answers: nobody waits for it without end."""
+"""A store of the vault meta that accepts and never answers: no caller waits for it without end."""
 
 from __future__ import annotations
 

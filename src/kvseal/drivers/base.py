@@ -74,7 +74,7 @@ class Capabilities:
     atomic_replace: bool
     """`replace` is one step for every writer: other processes, other threads, and the store object itself."""
     evicts: bool
-    """The store drops live entries when it is full, or nobody says whether it does: see `conceals`."""
+    """The store drops live entries when it is full, or does not say whether it does: see `conceals`."""
     conceals: str = ""
     """Why that is not known, where it is not."""
     lasting: bool = True

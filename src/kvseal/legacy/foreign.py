@@ -1,5 +1,5 @@
 """
-`python:MODULE:CODEC`: a codec that somebody else has written, for a format that kvseal does not know.
+`python:MODULE:CODEC`: a codec that a developer has written, for a format that kvseal does not know.
 
     class Codec:
         def __init__(self, keys: Sequence[bytes]) -> None: ...

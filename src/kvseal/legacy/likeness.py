@@ -42,7 +42,7 @@ class Likeness:
         return self._hint == _AUTHSOME
 
     def look(self, collection: str | None, value: Mapping[str, Any]) -> None:
-        """Take one stored entry into account; the first that is like somebody's decides."""
+        """Take one stored entry into account; the first that is like a known program's decides."""
         if self._hint:
             return
         if collection in URL_SUFFIXES:

@@ -105,7 +105,7 @@ class LoopShare:
         self._turn = asyncio.Lock()
 
     async def run(self, work: Awaitable[T]) -> T:
-        """Await *work*, whose steps are this recode's own and nobody else's use of the loop."""
+        """Await *work*, whose steps are this recode's own use of the loop, and not that of others."""
         result: T = await _Metered(work, self)
         return result
 

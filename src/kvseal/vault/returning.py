@@ -29,7 +29,7 @@ async def returned_to(
     """
     Return what makes *present* go back to *older*, which *secret* opens; proven in memory.
 
-    `None` where *present* is no meta of the same root key: whoever holds that would not follow.
+    `None` where *present* is no meta of the same root key: a process that holds that one would not follow.
 
     Raises:
         WrongSecretError, VaultError: *secret* does not open *older*, or it is not genuine.

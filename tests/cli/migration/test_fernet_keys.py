@@ -279,7 +279,7 @@ class TestWhoseStore:
         assert "migrate-from-authsome" in done.error["hint"]
         assert [] == [line for line in done.lines if line["type"] == "summary"]
 
-    def test_nobody_known(self, vaultctl: Terminalless) -> None:
+    def test_no_known_program(self, vaultctl: Terminalless) -> None:
         """A store like any other gets the hint that it always had."""
         old_store(Path("kv"), VALUES, key=SECOND)
 

@@ -74,7 +74,7 @@ class TestEviction:
         raw.acl_deluser("limited")
 
     async def test_unknown_policy(self, redis_server: RedisServer, raw: redis.Redis) -> None:
-        """A user who may not ask is not told that the server evicts, but that nobody says so."""
+        """A user who may not ask is not told that the server evicts, but that the server does not say."""
         commands = ["+@all", "-info", "-config"]
         raw.acl_setuser("limited", enabled=True, nopass=True, keys=["*"], commands=commands)
 

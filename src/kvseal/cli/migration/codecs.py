@@ -62,7 +62,7 @@ async def codec_of(stored_format: str, keys: CodecKeys, settings: Settings) -> S
 
     Raises:
         SecretError: a reference points at no key, or at none that the cipher takes.
-        UsageError: a codec of somebody else's cannot be loaded, or a library is not installed.
+        UsageError: the operator's own codec cannot be loaded, or a library is not installed.
     """
     found = [_key(await old_secret(reference, settings), keys.key_encoding) for reference in keys.keys]
     if keys.source_material is not None:

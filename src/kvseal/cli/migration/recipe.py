@@ -87,7 +87,7 @@ class CodecKeys(FernetKeys):
     What opens records that were encrypted by hand: keys, or what they are derived from, and a layout.
 
     *mac_key*, *mac_hash* and *mac_first* are of AES-CBC with HMAC, *jwe_field*, *alg* and *enc* of JWE, and
-    *codec* is the `MODULE:CODEC` of somebody else's.
+    *codec* is the `MODULE:CODEC` of a codec in Python.
     """
 
     key_encoding: str = "base64"
