@@ -31,13 +31,14 @@ NEEDS = {
     "own_redis": "servers",
     "quick_vaultctl": "processes",
     "server": "servers",
+    "shared_mongodb": "servers",
     "shared_postgresql": "servers",
     "shared_redis": "servers",
     "transit": "servers",
 }
 """What a test needs that uses a fixture, by the fixture's name."""
 
-SERVERS = frozenset({"redis", "postgresql", "valkey"})
+SERVERS = frozenset({"redis", "postgresql", "mongodb", "valkey"})
 """Parameters that name a server: a test of every backend needs one where the backend is one of these."""
 
 

@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 import redis
+from tests.drivers.mongodb.server import running as running_mongodb
 from tests.drivers.postgresql.server import running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.drivers.mongodb.server import MongoServer
     from tests.drivers.postgresql.server import Server
     from typing_extensions import Self
 
@@ -133,6 +135,13 @@ def postgresql_url(shared_postgresql: Server) -> Iterator[str]:
     """Yield the URL of an empty database."""
     with database(shared_postgresql) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def shared_mongodb() -> Iterator[MongoServer]:
+    """Yield one server that speaks MongoDB's protocol for all tests of this process."""
+    with running_mongodb() as server:
+        yield server
 
 
 _numbers = count()

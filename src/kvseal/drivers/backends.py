@@ -123,6 +123,13 @@ BACKENDS: Final = (
         ("postgresql", "postgres"),
         "postgresql",
     ),
+    Backend(
+        "mongodb.driver",
+        f"{_STORES}.mongodb.store.MongoDBStore",
+        ("mongodb", "mongodb+srv"),
+        "mongodb",
+        landing="mongodb.landing",
+    ),
     Backend("duckdb.driver", f"{_STORES}.duckdb.store.DuckDBStore", ("duckdb",), "duckdb", is_path=True),
     Backend(
         "rocksdb.driver",

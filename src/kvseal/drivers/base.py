@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, runtime_checkable
 
@@ -67,6 +68,17 @@ KEEP: Final = _Keep()
 """In `Replacement.expires_at`: leave expiry and native time to live as they are."""
 
 
+class Times(Enum):
+    """How exactly a backend keeps the creation time and the expiry of an entry."""
+
+    EXACT = "to the microsecond"
+    """As they are given: what is restored or copied has the times that it had."""
+    MILLISECONDS = "to the millisecond"
+    """Creation times are rounded down, so nothing looks newer; expiries up, so nothing ends early."""
+    LOST = "not at all"
+    """There is no creation time, and an expiry drifts with each write."""
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a backend can promise; read it instead of probing for methods."""
@@ -85,6 +97,8 @@ class Capabilities:
     """One process writes at a time, or has the store open: several that share a recode would only wait."""
     keeps_time: bool = False
     """The backend has a clock of its own, which its processes share; otherwise it has that of this host."""
+    times: Times = Times.EXACT
+    """How exactly creation times and expiries are kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ Every error kvseal raises, each a subclass of py-key-value's own.
     - UnreadableRecordsError: several records of one call
   + MissingRecordError
   + UnsealableValueError (SerializationError)
+    - ValueTooLargeError
   + ReservedNameError (InvalidKeyError)
   + VaultError (StoreSetupError): the vault as a whole
     - VaultNotFoundError
@@ -94,6 +95,7 @@ from kvseal.errors.records import (
     UnknownSuiteError,
     UnreadableRecordsError,
     UnsealableValueError,
+    ValueTooLargeError,
 )
 from kvseal.errors.secrets import (
     EmptySecretError,
@@ -221,6 +223,7 @@ __all__ = [
     "UnsupportedStackError",
     "UnsupportedStoreError",
     "UsageError",
+    "ValueTooLargeError",
     "VaultError",
     "VaultExistsError",
     "VaultHeldError",

@@ -96,6 +96,10 @@ class UnsealableValueError(KvsealError, SerializationError):
     """JSON cannot hold the value, so it would not come back as it was put."""
 
 
+class ValueTooLargeError(UnsealableValueError):
+    """The backend has a limit for one entry, and with this value it would exceed it; nothing was written."""
+
+
 class ReservedNameError(KvsealError, InvalidKeyError):
     """The name belongs to the vault itself, or leads to another place than its own in this store."""
 

@@ -15,6 +15,7 @@ from kvseal.cli.migration.recoding import Partition
 from kvseal.cli.values import Argon2Cost, Duration
 from kvseal.drivers import driver_from_url, strip_password
 from kvseal.drivers.backends import SCHEMES, backend_of_url
+from kvseal.drivers.mongodb.address import Address as MongoDBAddress
 from kvseal.drivers.redis.address import Address
 from kvseal.drivers.urls import StoreUrl
 from kvseal.errors import KvsealError
@@ -44,6 +45,8 @@ def _urls() -> list[bytes]:
         *(
             "postgresql://user:p4ssw0rd@host:5432/db?table=kv&sslmode=require",
             "postgresql:///db?host=/tmp",
+            "mongodb://user:p4ssw0rd@a:1,b/admin?db_name=kv&names=v1&tls=true",
+            "mongodb+srv://user@host/?retryWrites=false",
             "/tmp/x",
             "",
         ),
@@ -67,6 +70,9 @@ def _url(data: bytes) -> None:
             or len(address.password) < 9
         )
         address.options()
+    elif url.scheme in {"mongodb", "mongodb+srv"}:
+        # Opened, it would ask for names and servers.
+        MongoDBAddress.of_url(url)
     elif url.scheme in {"postgresql", "postgres"}:
         loop().create_connection = loop().create_unix_connection = _refuse  # type: ignore[method-assign]
         now(_opened(text))
@@ -138,6 +144,7 @@ TARGETS = (
             *(
                 "drivers.urls.StoreUrl.parse",
                 "drivers.urls.strip_password",
+                "drivers.mongodb.address.Address.of_url",
                 "drivers.redis.address.Address.of_url",
             ),
             *(f"drivers.{name}.from_url" for name in _DRIVERS),

@@ -10,6 +10,7 @@ import click
 from kvseal import backup as library
 from kvseal.cli import connect
 from kvseal.cli.options import command_options
+from kvseal.drivers.base import Times
 from kvseal.keys.meta import META_COLLECTION, META_KEY
 
 if TYPE_CHECKING:
@@ -120,6 +121,8 @@ async def restore(
     output.ended(report, _restore_text(report))
     if report.follows:
         output.note("the older vault meta is a new revision now, which running processes follow")
+    if report.times is not Times.EXACT:
+        output.note(f"this store keeps creation times and expiries {report.times.value}")
     if report.unchecked:
         output.note(
             f"{report.unchecked:,} records are sealed, and no vault meta was seen that opens them:"
