@@ -16,8 +16,10 @@ from key_value.aio.stores.filetree import (
     FileTreeV1KeySanitizationStrategy,
 )
 from key_value.aio.stores.memory import MemoryStore
+from key_value.aio.stores.mongodb import MongoDBStore
 from key_value.aio.stores.postgresql import PostgreSQLStore
 from key_value.aio.stores.redis import RedisStore
+from pymongo import MongoClient
 from redis.asyncio import Redis
 from tests.servers import database
 
@@ -38,6 +40,7 @@ _OPEN: dict[str, Callable[[str], Any]] = {
     "redis": lambda where: RedisStore(url=where),
     "postgresql": lambda where: PostgreSQLStore(url=where),
     "filetree": lambda where: FileTreeStore(data_directory=where),
+    "mongodb": lambda where: _of_url(where),
     # As FastMCP makes it: names that a path cannot hold are hashed.
     "filetree-v1": lambda where: FileTreeStore(
         data_directory=where,
@@ -45,6 +48,14 @@ _OPEN: dict[str, Callable[[str], Any]] = {
         collection_sanitization_strategy=FileTreeV1CollectionSanitizationStrategy(Path(where)),
     ),
 }
+
+
+DATABASE = "?db_name="
+
+
+def _of_url(where: str) -> MongoDBStore:
+    url, _, name = where.partition(DATABASE)
+    return MongoDBStore(url=url, db_name=name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +94,10 @@ def place(kind: str, request: pytest.FixtureRequest, directory: Path) -> Iterato
     elif kind == "postgresql":
         with database(request.getfixturevalue("shared_postgresql")) as url:
             yield Place(kind, url)
+    elif kind == "mongodb":
+        server = request.getfixturevalue("shared_mongodb")
+        with server.database() as name:
+            yield Place(kind, f"{server.url}{DATABASE}{name}")
     else:
         (directory / "store").mkdir()
         yield Place(kind, str(directory / "store"))
@@ -122,6 +137,17 @@ async def _of_postgresql(where: str) -> dict[str, Any]:
     return {key: times for key, *times in rows}
 
 
+async def _of_mongodb(where: str) -> dict[str, Any]:
+    url, _, name = where.partition(DATABASE)
+    with MongoClient[dict[str, Any]](url) as client:
+        found = [
+            one
+            for collection in client[name].list_collections()
+            for one in client[name][collection["name"]].find()
+        ]
+    return {one["key"]: (one["_id"], one["created_at"], one.get("expires_at")) for one in found}
+
+
 async def _of_files(_: str) -> dict[str, Any]:
     return {}
 
@@ -131,6 +157,7 @@ _NATIVE_TIMES = {
     "disk": _of_disk,
     "redis": _of_redis,
     "postgresql": _of_postgresql,
+    "mongodb": _of_mongodb,
     "filetree": _of_files,
     "filetree-v1": _of_files,
 }

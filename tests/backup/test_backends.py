@@ -43,6 +43,9 @@ async def opened(
         if kind == "redis":
             redis: RedisServer = request.getfixturevalue("redis_server")
             url = f"redis://127.0.0.1:{redis.port}/{number}"
+        elif kind == "mongodb":
+            database = request.getfixturevalue("mongodb_databases")(number)
+            url = f"{request.getfixturevalue('shared_mongodb').url}?db_name={database}"
         elif kind == "postgresql":
             server: Server = request.getfixturevalue("shared_postgresql")
             url = server.url(query=f"?table=backup_{number}")

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
+from pymongo import MongoClient
 from redis.asyncio import Redis
-from tests.backends import UNSTABLE, Place, place
+from tests.backends import DATABASE, UNSTABLE, Place, place
 from tests.processes import NEW
 from tests.recoding.mortal import COLLECTION
 from tests.recoding.worlds import damage, old
@@ -36,14 +37,28 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings(UNSTABLE)]
 
-KINDS = ("disk", "redis", "postgresql", "filetree", "filetree-v1")
+KINDS = ("disk", "redis", "postgresql", "filetree", "filetree-v1", "mongodb")
 ROOT = Path(__file__).parents[2]
 DAMAGED = "token:~"
 """The last one in most scans: a run that has met it is gone on with from the start."""
 NEVER = 1 << 30
 """More lines than any migration prints."""
-RECORDS = {"disk": 1_100, "redis": 1_100, "postgresql": 1_100, "filetree": 100, "filetree-v1": 100}
-LONG = {"disk": 4_000, "redis": 4_000, "postgresql": 4_000, "filetree": 600, "filetree-v1": 600}
+RECORDS = {
+    "disk": 1_100,
+    "redis": 1_100,
+    "postgresql": 1_100,
+    "filetree": 100,
+    "filetree-v1": 100,
+    "mongodb": 200,
+}
+LONG = {
+    "disk": 4_000,
+    "redis": 4_000,
+    "postgresql": 4_000,
+    "filetree": 600,
+    "filetree-v1": 600,
+    "mongodb": 2_000,
+}
 
 Times = tuple["datetime | None", "datetime | None"]
 
@@ -64,6 +79,10 @@ async def empty(where: Place) -> None:
         con = await asyncpg.connect(where.where)
         await con.execute("DROP TABLE IF EXISTS kv_store")
         await con.close()
+    elif where.kind == "mongodb":
+        url, _, name = where.where.partition(DATABASE)
+        with MongoClient[dict[str, Any]](url) as client:
+            client.drop_database(name)
     else:
         shutil.rmtree(where.where)
         os.mkdir(where.where)  # noqa: PTH102 - a call that is known to be brief
