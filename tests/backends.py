@@ -34,13 +34,21 @@ UNSTABLE = "ignore:A configured store is unstable:UserWarning"
 
 _memories: dict[str, MemoryStore] = {}
 
+DATABASE = "?db_name="
+
+
+def _of_mongodb_url(where: str) -> MongoDBStore:
+    url, _, name = where.partition(DATABASE)
+    return MongoDBStore(url=url, db_name=name)
+
+
 _OPEN: dict[str, Callable[[str], Any]] = {
     "memory": lambda where: _memories.setdefault(where, MemoryStore()),
     "disk": lambda where: DiskStore(directory=where),
     "redis": lambda where: RedisStore(url=where),
     "postgresql": lambda where: PostgreSQLStore(url=where),
     "filetree": lambda where: FileTreeStore(data_directory=where),
-    "mongodb": lambda where: _of_url(where),
+    "mongodb": _of_mongodb_url,
     # As FastMCP makes it: names that a path cannot hold are hashed.
     "filetree-v1": lambda where: FileTreeStore(
         data_directory=where,
@@ -48,14 +56,6 @@ _OPEN: dict[str, Callable[[str], Any]] = {
         collection_sanitization_strategy=FileTreeV1CollectionSanitizationStrategy(Path(where)),
     ),
 }
-
-
-DATABASE = "?db_name="
-
-
-def _of_url(where: str) -> MongoDBStore:
-    url, _, name = where.partition(DATABASE)
-    return MongoDBStore(url=url, db_name=name)
 
 
 @dataclass(frozen=True, slots=True)
