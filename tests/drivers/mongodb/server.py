@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 ATTEMPTS = 5
 READY = ("listening on", "Waiting for connections")
 # Nothing expired goes away by itself while a test looks at it.
+PARAMETERS = ("--setParameter", "ttlMonitorEnabled=false", "--setParameter", "enableTestCommands=1")
 CONFIGURATION = "[storage]\nttl_sweep_seconds = 86400.0\n"
 
 
@@ -104,10 +105,10 @@ class MongoServer:
         data.mkdir(exist_ok=True)
         if self.is_real:
             address = ["--bind_ip", "127.0.0.1", "--port", str(port)]
-            return ["mongod", "--dbpath", str(data), *address, "--setParameter", "ttlMonitorEnabled=false"]
+            return ["mongod", "--dbpath", str(data), *address, *PARAMETERS]
         configuration = self._directory / "secantusd.toml"
         configuration.write_text(CONFIGURATION)
-        where = ["--config", str(configuration), "--storage-path", str(data)]
+        where = ["--config", str(configuration), "--storage-path", str(data), "--enable-test-commands"]
         return [_secantus(), *where, "--host", "127.0.0.1", "--port", str(port), *self._options]
 
 

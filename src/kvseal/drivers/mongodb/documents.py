@@ -197,11 +197,8 @@ def _times(entry: Entry) -> dict[str, DatetimeMS]:
 
 
 def _same(document: RawBSONDocument, name: str) -> dict[str, Any]:
-    """Return the condition that the field is what it is in *document*: `null` and missing are two things."""
-    if name not in document:
-        return {"$exists": False}
-    value = document[name]
-    return {"$type": "null"} if value is None else {"$eq": value}
+    """Return the condition that the field is what it is in *document*."""
+    return {"$eq": document[name]} if name in document else {"$exists": False}
 
 
 def _name(collection: str, document: RawBSONDocument, names: Names) -> tuple[str | None, str]:
@@ -250,9 +247,9 @@ def _as_json(value: Any) -> Any:
 
 
 def _time(document: RawBSONDocument, name: str) -> tuple[datetime | None, str]:
-    time = document.get(name)
-    if time is None:
+    if name not in document:
         return None, ""
+    time = document[name]
     if not isinstance(time, DatetimeMS):
         return None, f"{name} is not a date"
     try:
