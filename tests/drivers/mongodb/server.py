@@ -71,9 +71,9 @@ class MongoServer:
         pytest.fail("the server that speaks MongoDB's protocol does not start")
 
     def stop(self) -> None:
-        """Kill the server, if it runs, and wait until it is gone."""
+        """Stop the server, if it runs, and wait until it has written what it holds and is gone."""
         if self._process is not None:
-            self._process.kill()
+            self._process.terminate()
             self._process.wait()
             self._process = None
 

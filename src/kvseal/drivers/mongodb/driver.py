@@ -31,6 +31,7 @@ from kvseal.drivers.base import (
     StoreTime,
     Times,
     Written,
+    content,
     has_expired,
     prepared,
     refuse_problem,
@@ -192,8 +193,8 @@ class MongoDBDriver:
         return put_all(self._collections, new, seconds)
 
     def _new(self, entry: Entry) -> New:
-        document = new_document(entry)
-        return New(self._names.stored(document["collection"]), document)
+        collection, _, _ = content(entry)
+        return New(self._names.stored(collection), new_document(entry))
 
     def _get(self, name: str, key: str) -> Entry | None:
         found = self._collections.of_key(name, key)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 
 from key_value.aio.errors import KeyValueOperationError
 from key_value.aio.stores.mongodb.store import MongoDBV1CollectionSanitizationStrategy
-from pymongo.errors import InvalidName
 
 from kvseal.errors import StoreError
 
@@ -38,9 +37,9 @@ class Names:
         """
         try:
             name = self.sanitize(collection)
-        except (KeyValueOperationError, UnicodeEncodeError, InvalidName):
+        except (KeyValueOperationError, UnicodeEncodeError):
             name = ""
-        if not name or name.startswith(_RESERVED) or not _is_text(name):
+        if not _is_name(name):
             msg = f"MongoDBStore has no collection for the name {collection!r}"
             raise StoreError(msg, hint="use another name")
         return name
@@ -51,6 +50,12 @@ class Names:
             return self.stored(collection) == stored
         except StoreError:
             return False
+
+
+def _is_name(name: str) -> bool:
+    """Whether MongoDB has collections of that name, as pymongo will have it too."""
+    is_odd = "$" in name or "\0" in name or ".." in name or name[:1] == "." or name[-1:] == "."
+    return name != "" and not is_odd and not name.startswith(_RESERVED) and _is_text(name)
 
 
 def checked_key(key: str) -> str:
