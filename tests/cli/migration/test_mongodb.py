@@ -125,3 +125,17 @@ async def check_fastmcp(vault: Vault, store: Any) -> None:
     for collection, values in OF_FASTMCP.items():
         assert list(values.values()) == await kv.get_many(list(values), collection=collection)
     await kv.release()
+
+
+def test_a_restore_says_that_times_are_rounded(database: Place, vaultctl: Terminalless) -> None:
+    """A backup of a disk store is restored into MongoDB, and the operator is told how exactly times are kept there."""
+    assert 0 == vaultctl("init --store disk:kv --create-store --argon2 1,8,1").code
+    assert 0 == vaultctl("backup kv.kvseal --store disk:kv").code
+
+    restored = vaultctl("restore kv.kvseal --create-store")
+    back = vaultctl("restore kv.kvseal --create-store --store disk:other")
+
+    assert [0, 0] == [restored.code, back.code]
+    assert [True, False] == [
+        "times and expiries to the millisecond" in one.out + one.err for one in (restored, back)
+    ]
