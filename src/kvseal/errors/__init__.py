@@ -15,7 +15,7 @@ Every error kvseal raises, each a subclass of py-key-value's own.
     - UnreadableRecordsError: several records of one call
   + MissingRecordError
   + UnsealableValueError (SerializationError)
-    - ValueTooLargeError
+    - EntryTooLargeError
   + ReservedNameError (InvalidKeyError)
   + VaultError (StoreSetupError): the vault as a whole
     - VaultNotFoundError
@@ -81,6 +81,7 @@ No message contains a secret, a key or a plaintext value.
 from kvseal.errors.base import KvsealError
 from kvseal.errors.exit_codes import ExitCode
 from kvseal.errors.records import (
+    EntryTooLargeError,
     LegacyRecordError,
     MalformedRecordError,
     MissingRecordError,
@@ -95,7 +96,6 @@ from kvseal.errors.records import (
     UnknownSuiteError,
     UnreadableRecordsError,
     UnsealableValueError,
-    ValueTooLargeError,
 )
 from kvseal.errors.secrets import (
     EmptySecretError,
@@ -170,6 +170,7 @@ __all__ = [
     "DEKNeededError",
     "DamagedSlotError",
     "EmptySecretError",
+    "EntryTooLargeError",
     "EvictingStoreError",
     "ExitCode",
     "ExposedSecretFileError",
@@ -223,7 +224,6 @@ __all__ = [
     "UnsupportedStackError",
     "UnsupportedStoreError",
     "UsageError",
-    "ValueTooLargeError",
     "VaultError",
     "VaultExistsError",
     "VaultHeldError",

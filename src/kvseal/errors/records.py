@@ -96,8 +96,8 @@ class UnsealableValueError(KvsealError, SerializationError):
     """JSON cannot hold the value, so it would not come back as it was put."""
 
 
-class ValueTooLargeError(UnsealableValueError):
-    """The backend has a limit for one entry, and with this value it would exceed it; nothing was written."""
+class EntryTooLargeError(UnsealableValueError):
+    """The store cannot hold an entry as large as this one would become."""
 
 
 class ReservedNameError(KvsealError, InvalidKeyError):

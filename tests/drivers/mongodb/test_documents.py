@@ -18,7 +18,7 @@ from kvseal.drivers.base import Replacement
 from kvseal.drivers.mongodb import collections
 from kvseal.drivers.mongodb.documents import RAW, entry_of
 from kvseal.drivers.mongodb.names import BY_OPTION
-from kvseal.errors import StoreError, UnsealableValueError, ValueTooLargeError
+from kvseal.errors import EntryTooLargeError, StoreError, UnsealableValueError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -326,13 +326,13 @@ async def test_a_value_beyond_the_limit(driver: MongoDBDriver) -> None:
     a, b = await fetched(driver, "a"), await fetched(driver, "b")
     too_large = {"v": "x" * (16 * 2**20)}
 
-    with pytest.raises(ValueTooLargeError, match="16,777,216 at most"):
+    with pytest.raises(EntryTooLargeError, match="16,777,216 at most"):
         await driver.replace_many([Replacement(a, SMALL), Replacement(b, too_large)])
-    with pytest.raises(ValueTooLargeError):
+    with pytest.raises(EntryTooLargeError):
         await driver.put_if_absent(entry("c", too_large))
     puts = await driver.put_many_if_absent([entry("c", too_large), entry("d")])
 
-    assert [ValueTooLargeError, bool] == [type(put) for put in puts]
+    assert [EntryTooLargeError, bool] == [type(put) for put in puts]
     assert ["a", "b", "d"] == sorted(one.key or "" for one in await scanned(driver))
     assert [a, b] == [await fetched(driver, "a"), await fetched(driver, "b")]
 

@@ -33,7 +33,7 @@ from kvseal import clock
 from kvseal.drivers.base import StoreTime, closed
 from kvseal.drivers.mongodb.address import HINT
 from kvseal.drivers.mongodb.documents import RAW
-from kvseal.errors import StoreError, StoreUnreachableError, UnsupportedStoreError, ValueTooLargeError
+from kvseal.errors import EntryTooLargeError, StoreError, StoreUnreachableError, UnsupportedStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,7 +131,7 @@ def translated(location: str) -> Iterator[None]:
 
     Raises:
         StoreUnreachableError: there is no server, it refuses the user, or no majority confirmed a write.
-        ValueTooLargeError: the server refuses a document as too large.
+        EntryTooLargeError: the server refuses a document as too large.
     """
     try:
         yield
@@ -154,10 +154,10 @@ def _first_error(exc: BulkWriteError) -> tuple[int | None, str]:
     return errors[0].get("code"), str(errors[0].get("errmsg", "the server refused a write"))
 
 
-def _refused(location: str, code: int | None, text: str) -> StoreError | ValueTooLargeError:
+def _refused(location: str, code: int | None, text: str) -> StoreError | EntryTooLargeError:
     msg = f"{location}: {text}"
     if code in _TOO_LARGE:
-        return ValueTooLargeError(msg, hint="split the value, or keep it in another store")
+        return EntryTooLargeError(msg, hint="split the value, or keep it in another store")
     if code == _INVALID_NAME:
         return StoreError(msg, hint="MongoDB has no collection of this name")
     if code == _UNAUTHORIZED:

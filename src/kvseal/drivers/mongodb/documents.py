@@ -29,7 +29,7 @@ from bson.raw_bson import DEFAULT_RAW_BSON_OPTIONS, RawBSONDocument
 from kvseal import exact_json, expiry
 from kvseal.drivers.base import KEEP, Entry, _Keep, content
 from kvseal.drivers.mongodb.names import checked_key
-from kvseal.errors import UnsealableValueError, ValueTooLargeError
+from kvseal.errors import EntryTooLargeError, UnsealableValueError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,7 +116,7 @@ def new_document(entry: Entry) -> RawBSONDocument:
     Raises:
         StoreError: a name or the value is missing, or MongoDB cannot hold the key.
         UnsealableValueError: JSON or MongoDB cannot hold the value.
-        ValueTooLargeError: MongoDB has no room for it in one document.
+        EntryTooLargeError: MongoDB has no room for it in one document.
     """
     collection, key, value = content(entry)
     fields = {
@@ -291,4 +291,4 @@ def _refuse_foreign(value: Any) -> None:
 def _check_size(size: int) -> None:
     if size > MOST_BYTES:
         msg = f"the document would have {size:,} bytes, and MongoDB holds {MOST_BYTES:,} at most"
-        raise ValueTooLargeError(msg, hint="split the value, or keep it in another store")
+        raise EntryTooLargeError(msg, hint="split the value, or keep it in another store")
