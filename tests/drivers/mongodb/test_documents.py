@@ -130,6 +130,22 @@ async def test_the_store_puts_between_look_and_insertion(
     assert 2 == (await driver.count()).entries
 
 
+async def test_a_unique_index(
+    driver: MongoDBDriver, store: MongoDBStore, coll: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator may make the index on keys unique: then the later of two insertions is refused, and is no error."""
+    await store.put("key", SMALL, collection="coll")
+    coll.drop_index("key_1")
+    coll.create_index("key", unique=True)
+    monkeypatch.setattr(collections.Collections, "of_keys", lambda *_: [])
+
+    puts = await driver.put_many_if_absent([entry("other"), entry("key", LARGE)])
+    await store.put("other", LARGE, collection="coll")
+
+    assert [True, False] == list(puts)
+    assert {"key": SMALL, "other": LARGE} == {one.key: one.value for one in await scanned(driver)}
+
+
 # Other documents
 
 
@@ -308,6 +324,16 @@ async def test_replace_under_ids_of_every_type(driver: MongoDBDriver, coll: Any)
     expected = [{"newer": 1} if n == 3 else {"new": n} for n in range(len(IDS))]
     assert [n != 3 for n in range(len(IDS))] == list(done)
     assert expected == [one.value for one in await scanned(driver)]
+
+
+async def test_one_document_twice_in_a_batch(driver: MongoDBDriver) -> None:
+    """Of two swaps of one document to one value the first is done, whatever else the batch has."""
+    await driver.put_many_if_absent([entry("a"), entry("b")])
+    a, b = await fetched(driver, "a"), await fetched(driver, "b")
+
+    done = await driver.replace_many([Replacement(one, SMALL) for one in (a, b, a, b)])
+
+    assert [True, True, False, False] == list(done)
 
 
 async def test_id_of_a_put(driver: MongoDBDriver, coll: Any) -> None:

@@ -127,6 +127,18 @@ async def test_what_the_server_refuses(
     assert "hunter2" not in f"{caught.value}{caught.value.__cause__}{caught.value.hint}"
 
 
+async def test_a_validator_that_refuses(tested: Driver, documents: Any) -> None:
+    """A collection may have a rule of its own: what breaks it is an error that quotes nothing of the document."""
+    await tested.put_many_if_absent([entry("a"), entry("b")])
+    documents.command("collMod", "coll", validator={"value.object.v": {"$ne": "hunter2"}})
+    swaps = [Replacement(await fetched(tested, key), {"v": "hunter2"}) for key in "ab"]
+
+    for attempt in (tested.replace_many(swaps), tested.put_if_absent(entry(value={"v": "hunter2"}))):
+        with pytest.raises(StoreUnreachableError, match="validation") as caught:
+            await attempt
+        assert "hunter2" not in f"{caught.value}{caught.value.__cause__}{caught.value.hint}"
+
+
 async def test_reads_go_to_the_primary(shared_mongodb: MongoServer, database: str) -> None:
     """A URL that prefers secondaries is followed in nothing but that."""
     driver = await driver_from_url(

@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 
 
 def swap_all(collections: Collections, swaps: Sequence[Swap], seconds: float) -> Outcome:
-    """Do *swaps*, each once and in order where two are of one document, and wait *seconds* for a majority."""
+    """
+    Do *swaps*, and wait *seconds* until a majority has them.
+
+    Of several swaps of one document the first is done: after it, the others find it changed.
+    """
     done, confirmed = [False] * len(swaps), True
-    for numbers in _rounds(swaps):
+    for name, numbers in _by_collection(swaps).items():
         few = [swaps[number] for number in numbers]
-        name = few[0].place.collection
-        operations = [UpdateOne(swap.unchanged, swap.update) for swap in few]
-        sent = collections.write(name, operations, seconds)
+        sent = collections.write(name, [UpdateOne(swap.unchanged, swap.update) for swap in few], seconds)
         confirmed = confirmed and sent.confirmed
         if sent.done == len(few):
             found = [True] * len(few)
@@ -41,11 +43,12 @@ def swap_all(collections: Collections, swaps: Sequence[Swap], seconds: float) ->
     return Outcome(done, confirmed)
 
 
-def _rounds(swaps: Sequence[Swap]) -> list[list[int]]:
-    """Return the numbers of *swaps* in batches: each of one collection, and without a document twice."""
-    rounds: dict[tuple[int, str], list[int]] = {}
-    seen: dict[Place, int] = {}
+def _by_collection(swaps: Sequence[Swap]) -> dict[str, list[int]]:
+    """Return the numbers of the first swaps of each document."""
+    numbers: dict[str, list[int]] = {}
+    seen: set[Place] = set()
     for number, swap in enumerate(swaps):
-        turn = seen[swap.place] = seen.get(swap.place, -1) + 1
-        rounds.setdefault((turn, swap.place.collection), []).append(number)
-    return [rounds[one] for one in sorted(rounds)]
+        if swap.place not in seen:
+            seen.add(swap.place)
+            numbers.setdefault(swap.place.collection, []).append(number)
+    return numbers
