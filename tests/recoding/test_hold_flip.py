@@ -47,7 +47,7 @@ WRITES = {"disk": 6, "redis": 12, "postgresql": 6, "mongodb": 3}
 MANY = {"disk": 700, "redis": 700, "postgresql": 700, "mongodb": 100}
 
 
-@pytest.fixture(params=["disk", "redis", "postgresql", "mongodb"])
+@pytest.fixture(params=["disk", "redis", "postgresql", pytest.param("mongodb", marks=pytest.mark.long)])
 def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Yield an empty store on a backend that processes share."""
     yield from place(request.param, request, tmp_path)

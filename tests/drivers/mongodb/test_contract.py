@@ -9,9 +9,9 @@ from key_value.aio.stores.mongodb import MongoDBStore
 from key_value.aio.stores.mongodb.store import MongoDBV1CollectionSanitizationStrategy
 from pymongo import AsyncMongoClient
 from tests.drivers.contract import DriverContract
-from tests.drivers.entries import VALUES, Backend
+from tests.drivers.entries import LARGE, ODD_NAMES, SMALL, VALUES, Backend, fetched, scanned
 
-from kvseal.drivers import driver_for
+from kvseal.drivers import base, driver_for, landing_of
 from kvseal.drivers.base import PAGE_SIZE, Times
 
 if TYPE_CHECKING:
@@ -60,6 +60,36 @@ class MongoDBContract(DriverContract):
         await super().test_put_many_if_absent(backend, value)
 
 
+@pytest.fixture
+async def over_client(shared_mongodb: MongoServer, database: str) -> AsyncIterator[Backend]:
+    """Yield a store over the application's client that has not connected yet, and its driver."""
+    async with AsyncMongoClient[dict[str, Any]](shared_mongodb.url) as client:
+        store = MongoDBStore(
+            client=client,
+            db_name=database,
+            default_collection="mine",
+            collection_sanitization_strategy=MongoDBV1CollectionSanitizationStrategy(),
+        )
+        driver = driver_for(store)
+        yield Backend(store, driver)
+        await driver.close()
+
+
+@pytest.mark.parametrize(("collection", "key"), ODD_NAMES)
+async def test_odd_names_with_fastmcps_strategy(over_client: Backend, collection: str, key: str) -> None:
+    """Over the application's client and with a strategy, odd names reach the same entry through store and driver."""
+    await over_client.store.put(key, SMALL, collection=collection)
+
+    found = await fetched(over_client.driver, key, collection)
+    await base.replace(over_client.driver, found, LARGE)
+
+    assert [(collection, key, LARGE)] == [
+        (e.collection, e.key, e.value) for e in await scanned(over_client.driver)
+    ]
+    assert LARGE == await over_client.store.get(key, collection=collection)
+    assert landing_of(over_client.store).place(collection, key)[0] in found.locator.collection
+
+
 TOO_LONG = frozenset({("c" * 260, "key")})
 
 
@@ -74,22 +104,14 @@ class TestFromURL(MongoDBContract):
         return Backend(store, driver)
 
 
+@pytest.mark.long
 class TestFromClient(MongoDBContract):
     """Every promise of a driver, found from a store over the application's client, with FastMCP's strategy."""
 
     @pytest.fixture
-    async def backend(self, shared_mongodb: MongoServer, database: str) -> AsyncIterator[Backend]:
-        """Yield a store that has not connected yet, and its driver."""
-        async with AsyncMongoClient[dict[str, Any]](shared_mongodb.url) as client:
-            store = MongoDBStore(
-                client=client,
-                db_name=database,
-                default_collection="mine",
-                collection_sanitization_strategy=MongoDBV1CollectionSanitizationStrategy(),
-            )
-            driver = driver_for(store)
-            yield Backend(store, driver)
-            await driver.close()
+    async def backend(self, over_client: Backend) -> Backend:
+        """Return a store that has not connected yet, and its driver."""
+        return over_client
 
 
 @pytest.mark.long

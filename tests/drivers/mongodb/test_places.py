@@ -229,6 +229,7 @@ async def test_purge(
 
 
 @pytest.mark.servers
+@pytest.mark.long
 async def test_tls(tmp_path: Path) -> None:
     """The server has to prove who it is; URL and store lead to the same database."""
     certificate = self_signed(tmp_path)
