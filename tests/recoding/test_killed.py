@@ -49,7 +49,7 @@ RECORDS = {
     "postgresql": 1_100,
     "filetree": 100,
     "filetree-v1": 100,
-    "mongodb": 200,
+    "mongodb": 120,
 }
 LONG = {
     "disk": 4_000,
