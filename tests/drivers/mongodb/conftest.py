@@ -32,6 +32,12 @@ def documents(shared_mongodb: MongoServer, database: str) -> Iterator[Database[d
 
 
 @pytest.fixture
+def coll(documents: Database[dict[str, Any]]) -> Any:
+    """Return the collection `coll` as an operator sees it."""
+    return documents["coll"]
+
+
+@pytest.fixture
 async def store(shared_mongodb: MongoServer, database: str) -> AsyncIterator[MongoDBStore]:
     """Yield an empty store."""
     async with MongoDBStore(url=shared_mongodb.url, db_name=database) as store:
