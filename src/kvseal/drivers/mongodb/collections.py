@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import pymongo
 from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.errors import BulkWriteError
 
@@ -38,6 +39,8 @@ ENTRY: Final[dict[str, Any]] = {
 _MOST_PARTS: Final = 16
 """Parts of which the `_id`s are read at once, those of the others too."""
 _DUPLICATE: Final = 11000
+_LONGEST: Final = 600
+"""Seconds for a question about all documents."""
 
 
 class Found(NamedTuple):
@@ -136,7 +139,7 @@ class Collections:
     def count(self, name: str) -> int:
         """Count the documents of the store that have not expired, which reads all of them."""
         live = {**ENTRY, "expires_at": {"$not": {"$lte": clock.utc_now()}}}
-        with translated(self.location):
+        with translated(self.location), pymongo.timeout(_LONGEST):
             return self._connection.collection(name).count_documents(live)
 
     def has_entries(self, name: str) -> bool:

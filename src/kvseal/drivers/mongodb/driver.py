@@ -111,27 +111,23 @@ class MongoDBDriver:
 
     async def put_if_absent(self, entry: Entry) -> bool:
         """Insert a document under an `_id` made of its key, or write over one that has expired."""
-        (done,) = await self._put([self._new(entry)])
+        outcome = await in_thread(self._put, entry, CONFIRMED_WITHIN)
+        (done,) = self._confirmed(outcome)
         return done
 
     async def put_many_if_absent(self, entries: Sequence[Entry]) -> Sequence[Put]:
         """Insert the documents in one batch for each collection."""
-        puts, new = prepared(entries, self._new)
-        for number, is_done in zip(new, await self._put(list(new.values())), strict=True):
-            puts[number] = is_done
-        return puts
+        return await in_thread(self._put_many, entries)
 
     async def put_confirmed(self, entry: Entry) -> Written:
         """Put *entry* if absent, and wait for a majority of the replica set."""
-        outcome = await in_thread(self._put_all, [self._new(entry)], PATIENCE)
-        return _written(outcome)
+        return _written(await in_thread(self._put, entry, PATIENCE))
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Swap the values in one batch for each collection."""
         refuse_problems(replacements)
         live = [not has_expired(replacement.entry.expires_at) for replacement in replacements]
-        swaps = [Swap.of(replacement) for replacement in compress(replacements, live)]
-        outcome = await in_thread(swap_all, self._collections, swaps, CONFIRMED_WITHIN)
+        outcome = await in_thread(self._swap, list(compress(replacements, live)), CONFIRMED_WITHIN)
         done = iter(self._confirmed(outcome))
         return [is_live and next(done) for is_live in live]
 
@@ -140,7 +136,7 @@ class MongoDBDriver:
         refuse_problem(replacement.entry)
         if has_expired(replacement.entry.expires_at):
             return Written(done=False)
-        return _written(await in_thread(swap_all, self._collections, [Swap.of(replacement)], PATIENCE))
+        return _written(await in_thread(self._swap, [replacement], PATIENCE))
 
     async def delete_if_unchanged(self, entry: Entry) -> bool:
         """Delete the document if it is unchanged."""
@@ -184,8 +180,19 @@ class MongoDBDriver:
             raise StoreNotFoundError(msg, hint=_NOT_FOUND)
         await in_thread(self._collections.create, self._names.stored(DEFAULT_COLLECTION))
 
-    async def _put(self, new: Sequence[New]) -> list[bool]:
-        return self._confirmed(await in_thread(self._put_all, new, CONFIRMED_WITHIN))
+    def _swap(self, replacements: Sequence[Replacement], seconds: float) -> Outcome:
+        swaps = [Swap.of(replacement) for replacement in replacements]
+        return swap_all(self._collections, swaps, seconds)
+
+    def _put(self, entry: Entry, seconds: float) -> Outcome:
+        return self._put_all([self._new(entry)], seconds)
+
+    def _put_many(self, entries: Sequence[Entry]) -> list[Put]:
+        puts, new = prepared(entries, self._new)
+        outcome = self._put_all(list(new.values()), CONFIRMED_WITHIN)
+        for number, is_done in zip(new, self._confirmed(outcome), strict=True):
+            puts[number] = is_done
+        return puts
 
     def _put_all(self, new: Sequence[New], seconds: float) -> Outcome:
         for name in {one.collection for one in new}:
@@ -201,7 +208,7 @@ class MongoDBDriver:
         if not found:
             return None
         entry = entry_of(name, found[0], self._names, DOUBLES if len(found) > 1 else "")
-        return entry if entry.problem or not has_expired(entry.expires_at) else None
+        return None if len(found) == 1 and has_expired(entry.expires_at) else entry
 
     def _confirmed(self, outcome: Outcome) -> list[bool]:
         if not outcome.confirmed:
