@@ -185,6 +185,11 @@ class FileTreeDriver(OnThisMachine):
         """Refuse to go on; nothing is held open between calls."""
         self._is_closed = True
 
+    @property
+    def loses_names(self) -> bool:
+        """Whether a strategy sanitizes names, or nothing shows that none does."""
+        return not (self._keys.is_reversible and self._collections.rule.is_reversible)
+
     def proves(self, entry: Entry, key: str) -> bool:
         """
         Whether *key*, in the collection of *entry* if that is known, leads to the place of *entry*.
