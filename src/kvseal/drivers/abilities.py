@@ -30,7 +30,7 @@ class HidesNames(Protocol):
     @property
     def loses_names(self) -> bool:
         """
-        Whether a name may not come back from where its entry is kept; kvseal's records then carry their names.
+        Whether a name may not come back from where its entry is kept, so that kvseal's records carry it.
 
         Fixed by the store and its strategies, whatever is stored; `Landing.loses_names` of the store agrees.
         """

@@ -96,7 +96,9 @@ class Entry:
     backend cannot give them back.  `value` is the stored mapping, `None` where `problem`
     says why it cannot be read.  Times are aware UTC.  `locator` and `stored` are the
     driver's own: the place of the entry, and the exact bytes that a write compares.
-    `path` is the place of an entry without both names, in this store and in a copy of it.
+    `path` is the place of an entry without both names, in this store and in a copy of it.  With
+    `names_inside` the value itself says its names to those who can open it, so that a store which does not
+    keep them gets none beside it.
     """
 
     collection: str | None
@@ -108,6 +110,7 @@ class Entry:
     stored: bytes = field(default=b"", repr=False)
     problem: str = ""
     path: str | None = None
+    names_inside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +123,16 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """*value* for *entry*, if the backend still holds *entry* as it was read."""
+    """
+    *value* for *entry*, if the backend still holds *entry* as it was read.
+
+    `names_inside` is that of the entry to be: see `Entry`.
+    """
 
     entry: Entry
     value: Mapping[str, Any] = field(repr=False)
     expires_at: datetime | _Keep | None = KEEP
+    names_inside: bool = False
 
 
 @dataclass(frozen=True, slots=True)

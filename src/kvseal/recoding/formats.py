@@ -8,15 +8,19 @@ are the same keyring; a rollback exchanges the source and target of a migration.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from kvseal import expiry
+from kvseal.envelope.inside import moved
 from kvseal.envelope.record import Header
 from kvseal.envelope.stored import from_stored, is_sealed
 from kvseal.errors import RecordError, SealedTwiceError
+from kvseal.keys.keyring import codec_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from typing import TypeAlias
 
     from typing_extensions import Self
 
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
     from kvseal.envelope.codec import RecordCodec
     from kvseal.legacy import LegacyCodec, SealingCodec
     from kvseal.vault.vault import Vault
+
+    Leads: TypeAlias = Callable[[Entry, str, str], bool]
+    """Whether collection and key lead to the very place of an entry: what a driver can prove."""
 
 KVSEAL: Final = "kvseal"
 UNDECODABLE: Final = "undecodable"
@@ -145,34 +152,47 @@ class SealedTarget:
     """
     kvseal's records under the current keyring; a sealed expiry does not change.
 
-    *codec* is called at every use, so that the target follows a rotation of the DEK.
+    *codec* is called at every use, so that the target follows a rotation of the DEK; its argument says
+    whether the store that is written loses names.
     """
 
-    __slots__ = ("_codec",)
+    __slots__ = ("_codec_for", "_loses_names")
 
     format: Final = KVSEAL
     keeps_expiry: Final = True
 
-    def __init__(self, codec: Callable[[], RecordCodec]) -> None:
-        self._codec = codec
+    def __init__(self, codec: Callable[[bool], RecordCodec], *, loses_names: bool = False) -> None:
+        self._codec_for = codec
+        self._loses_names = loses_names
 
     @classmethod
     def of(cls, vault: Vault, context: str = "") -> Self:
         """Return the target that seals as a wrapper with *vault* and *context* does."""
-        return cls(lambda: vault.codecs[context])
+        return cls(lambda loses_names: vault.codecs[codec_key(context, loses_names=loses_names)])
+
+    def on(self, *, loses_names: bool) -> Self:
+        """Return the same target for a store that loses names, or keeps them."""
+        return type(self)(self._codec_for, loses_names=loses_names)
+
+    def _codec(self) -> RecordCodec:
+        return self._codec_for(self._loses_names)
 
     def recognises(self, stored: Mapping[str, Any]) -> bool:
         """Whether *stored* claims to be a kvseal record."""
         return is_sealed(stored)
 
     def is_current(self, stored: Mapping[str, Any]) -> bool:
-        """Whether the header of *stored* names the active DEK."""
+        """Whether the header of *stored* names the active DEK, and has the flags that the store needs."""
         if not is_sealed(stored):
             return False
         try:
-            return Header.parse(from_stored(stored)).dek == self._codec().active_dek
+            return self._codec().is_current(stored)
         except RecordError:
             return False
+
+    def names_in(self, entry: Entry) -> tuple[str, str] | None:
+        """Return the names that the record in *entry* carries, `None` where it has none."""
+        return self._codec().names_in(_stored(entry))
 
     def open(self, entry: Entry) -> tuple[dict[str, Any], int | None]:
         """Return the value and its sealed expiry."""
@@ -195,6 +215,29 @@ class StrictSource(SealedTarget):
     def open(self, entry: Entry) -> tuple[dict[str, Any], int | None]:
         """Return the value and its sealed expiry."""
         return self._codec().verify(_stored(entry), *_names(entry))
+
+
+def located(source: Source, entry: Entry, leads: Leads) -> Entry:
+    """
+    Return *entry* with the names that its record carries, where the store does not give both back.
+
+    Raises:
+        MovedRecordError: the names do not lead to the place of the entry.
+        RecordError: the record does not open.
+    """
+    if (entry.collection is not None and entry.key is not None) or not isinstance(source, SealedTarget):
+        return entry
+    names = source.names_in(entry)
+    if names is None:
+        return entry
+    if not leads(entry, *names):
+        raise moved()
+    return replace(entry, collection=names[0], key=names[1], names_inside=True)
+
+
+def anywhere(_: Entry, __: str, ___: str) -> bool:
+    """Believe the names, for a caller that does nothing by them."""
+    return True
 
 
 def opened(source: Source, entry: Entry) -> tuple[dict[str, Any], int | None]:

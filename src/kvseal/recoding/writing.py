@@ -12,15 +12,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kvseal import exact_json
-from kvseal.drivers.abilities import proves, put_many_if_absent
+from kvseal.drivers.abilities import leads, put_many_if_absent
 from kvseal.drivers.base import Entry, Replacement, _Keep
+from kvseal.envelope.stored import has_names_inside
 from kvseal.errors import (
     RecodeError,
     RecordError,
     UnsealableValueError,
 )
 from kvseal.observe.events import Failure
-from kvseal.recoding.decision import Change, Leave, decide, decide_copy, is_done
+from kvseal.recoding.decision import Change, Leave, decide, decide_copy, failure_of, is_done
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +69,7 @@ class InPlace:
 
     def decide(self, entry: Entry) -> Decision:
         """Leave an entry that is done, judged by its header."""
-        return decide(entry, self._plan, partial(proves, self.written))
+        return decide(entry, self._plan, partial(leads, self.written))
 
     async def write(self, changes: Sequence[Change], tally: Tally) -> None:
         """Swap; an entry that a live writer changed meanwhile is read and decided again."""
@@ -85,7 +86,7 @@ class InPlace:
             changes = await self._again(lost, tally)
         for change in changes:
             reason = f"other processes changed it {_ATTEMPTS} times in a row; run again"
-            fail(Failure(change.entry.collection, change.entry.key, reason), tally, self._listener)
+            fail(failure_of(change.entry, reason), tally, self._listener)
 
     def is_to_verify(self, entry: Entry) -> bool:
         """Whether *entry* is done, judged by its header."""
@@ -95,13 +96,15 @@ class InPlace:
         """Swap as one batch; if the store cannot hold one of the values, only that entry fails."""
         try:
             swapped = await self.written.replace_many(
-                [Replacement(c.entry, c.value, c.expires_at) for c in changes]
+                [
+                    Replacement(c.entry, c.value, c.expires_at, names_inside=has_names_inside(c.value))
+                    for c in changes
+                ]
             )
         except UnsealableValueError as exc:
             if len(changes) == 1:
-                entry = changes[0].entry
                 reason = f"{type(exc).__name__}: {exc.message}"
-                fail(Failure(entry.collection, entry.key, reason), tally, self._listener)
+                fail(failure_of(changes[0].entry, reason), tally, self._listener)
                 return []
             half = len(changes) // 2
             first = await self._replace(changes[:half], tally)
@@ -129,7 +132,7 @@ class Copies:
 
     def decide(self, entry: Entry) -> Decision:
         """Decide; sealed entries are copied too."""
-        return decide_copy(entry, self._plan, partial(proves, self._driver))
+        return decide_copy(entry, self._plan, partial(leads, self._driver))
 
     async def write(self, changes: Sequence[Change], tally: Tally) -> None:
         """Put what is absent as one batch, and look at what is there already a few at a time."""
@@ -146,7 +149,7 @@ class Copies:
             else:
                 # The other store cannot hold the name or the value.
                 reason = f"{type(put).__name__}: {put.message}"
-                fail(Failure(copy.collection, copy.key, reason), tally, self._listener)
+                fail(failure_of(change.entry, reason), tally, self._listener)
         for start in range(0, len(beside), _LOOKS_AT_ONCE):
             few = beside[start : start + _LOOKS_AT_ONCE]
             await asyncio.gather(*(self._look(entry, copy, tally) for entry, copy in few))
@@ -161,14 +164,14 @@ class Copies:
         there = await self.written.get(entry.collection or "", entry.key or "")
         if there is not None:
             _refuse_same(entry, there, self.written)
-            self._compare(copy, there, tally)
+            self._compare(entry, copy, there, tally)
         elif self._plan.dry_run:
             tally.changed += 1
         else:
             # Deleted between the two reads: the writers of the other store take precedence.
             tally.skipped += 1
 
-    def _compare(self, copy: Entry, there: Entry, tally: Tally) -> None:
+    def _compare(self, entry: Entry, copy: Entry, there: Entry, tally: Tally) -> None:
         """Leave the other store's entry, but do not count an older value there as a finished copy."""
         reason = ""
         if there.value is None or not self._plan.target.recognises(there.value):
@@ -181,7 +184,7 @@ class Copies:
                 self._unreadable.add((copy.collection, copy.key))
                 reason = f"the other store's record does not open: {type(exc).__name__}: {exc.message}"
         if reason:
-            fail(Failure(copy.collection, copy.key, reason), tally, self._listener)
+            fail(failure_of(entry, reason), tally, self._listener)
         else:
             tally.already += 1
 
@@ -193,7 +196,14 @@ class Copies:
 def _copy_of(change: Change) -> Entry:
     entry = change.entry
     expires_at = entry.expires_at if isinstance(change.expires_at, _Keep) else change.expires_at
-    return Entry(entry.collection, entry.key, change.value, entry.created_at, expires_at)
+    return Entry(
+        entry.collection,
+        entry.key,
+        change.value,
+        entry.created_at,
+        expires_at,
+        names_inside=has_names_inside(change.value),
+    )
 
 
 def book(decisions: Sequence[Decision], tally: Tally, listener: Listener) -> list[Change]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kvseal import clock, expiry
 from kvseal.drivers.base import Entry, Replacement
 from kvseal.envelope.record import Header
-from kvseal.envelope.stored import from_stored, is_sealed
+from kvseal.envelope.stored import from_stored, has_names_inside, is_sealed
 from kvseal.errors import Conflict, MissingRecordError
 from kvseal.keys.meta import META_COLLECTION, refuse_reserved
 from kvseal.legacy import FernetCodec, PlaintextCodec
@@ -43,6 +43,7 @@ class RecordInfo:
     dek: int | None = None
     encoding: str | None = None
     binding: str | None = None
+    names_inside: bool | None = None
     nonce: str | None = None
     sealed_expires_at: str | None = None
 
@@ -87,13 +88,14 @@ async def put_record(
     ends_at = None if ttl is None else expiry.expiry_of(ttl)
     expires_at = None if ends_at is None else expiry.moment(ends_at)
     sealed = codec.seal(value, collection, key, expires_at=ends_at)
+    inside = has_names_inside(sealed)
     for _ in range(_ATTEMPTS):
         entry = await driver.get(collection, key)
         if entry is None:
-            new = Entry(collection, key, sealed, created_at=now, expires_at=expires_at)
+            new = Entry(collection, key, sealed, now, expires_at, names_inside=inside)
             if await driver.put_if_absent(new):
                 return
-        elif (await driver.replace_many([Replacement(entry, sealed, expires_at)]))[0]:
+        elif (await driver.replace_many([Replacement(entry, sealed, expires_at, inside)]))[0]:
             return
     raise _contended(collection, key)
 
@@ -126,6 +128,7 @@ async def inspect_record(driver: Driver, collection: str, key: str) -> RecordInf
         dek=header.dek,
         encoding=header.encoding.name,
         binding=header.binding.name,
+        names_inside=header.names_inside,
         nonce=header.nonce.hex(),
         sealed_expires_at=_millisecond_text(header.expires_at),
     )

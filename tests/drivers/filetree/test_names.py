@@ -62,7 +62,9 @@ class TestNames:
     async def test_loses_names(self, directory: Path, *, loses: bool) -> None:
         """A store that sanitizes names loses them, whatever is in it; one that keeps them does not."""
         store = v1_store(directory) if loses else FileTreeStore(data_directory=directory)
-        driver = await driver_from_url(f"filetree:{directory}?names={'v1' if loses else 'plain'}", create=True)
+        driver = await driver_from_url(
+            f"filetree:{directory}?names={'v1' if loses else 'plain'}", create=True
+        )
 
         assert [loses] * 3 == [
             landing_of(store).loses_names,

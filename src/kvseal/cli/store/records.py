@@ -15,7 +15,9 @@ from kvseal.cli.options import command_options
 from kvseal.cli.output import Table, ascii_json, interruptible, printable
 from kvseal.cli.streams import tell
 from kvseal.cli.values import Duration
+from kvseal.drivers.abilities import loses_names
 from kvseal.errors import UsageError, VaultHeldError
+from kvseal.keys.keyring import codec_key
 from kvseal.records import by_name
 
 if TYPE_CHECKING:
@@ -95,7 +97,7 @@ async def put(
         if vault.holds:
             msg = "the vault's policy holds new values in the old format, and this would seal one"
             raise VaultHeldError(msg, hint="vaultctl policy seal first, or let the application write it")
-        codec = vault.codecs[""]
+        codec = vault.codecs[codec_key("", loses_names=loses_names(found.data))]
         if dry_run:
             codec.seal(value, collection, key)
         else:
