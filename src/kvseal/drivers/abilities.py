@@ -166,7 +166,8 @@ async def in_place_of(driver: Driver, entry: Entry) -> Entry | None:
     if isinstance(driver, KeepsPaths) and entry.path is not None:
         return await driver.get_at(entry)
     msg = "its name is not known, so only a file tree store can hold it"
-    raise StoreError(msg, hint="give the names when the backup is taken: --manifest")
+    hint = "restore --names-inside, if its record carries its name; or backup --manifest"
+    raise StoreError(msg, hint=hint)
 
 
 async def put_many_if_absent(driver: Driver, entries: Sequence[Entry]) -> Sequence[Put]:

@@ -35,6 +35,7 @@ from kvseal.errors import (
     StoreUnreachableError,
     UnsealableValueError,
 )
+from kvseal.observe.events import Failure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -292,6 +293,13 @@ async def on_disk(location: str, function: Callable[P, T], /, *args: P.args, **k
     except OSError as exc:
         msg = f"{location}: {exc}"
         raise StoreUnreachableError(msg, hint="check the free space and the permissions there") from exc
+
+
+def failure_of(entry: Entry, reason: str) -> Failure:
+    """Return the failure of *entry*: by its place, where the store does not show its names."""
+    where = "" if entry.path is None else f" ({entry.path})"
+    names = (None, None) if entry.names_inside else (entry.collection, entry.key)
+    return Failure(*names, f"{reason}{where}")
 
 
 def refuse_problems(replacements: Sequence[Replacement]) -> None:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 from kvseal import clock
 from kvseal.drivers import abilities
-from kvseal.drivers.base import PAGE_SIZE, has_expired
+from kvseal.drivers.base import PAGE_SIZE, failure_of, has_expired
 from kvseal.drivers.reach import recodable_driver
 from kvseal.errors import LegacyRecordError, PlaintextRecordError, RecordError, UnknownDEKError
 from kvseal.keys.meta import META_COLLECTION
 from kvseal.legacy import FERNET, FernetCodec, PlaintextCodec, codecs_for
 from kvseal.observe.events import Failure, Progress, ignore
-from kvseal.recoding.decision import classify, failure_of, format_of
+from kvseal.recoding.decision import classify, format_of
 from kvseal.recoding.formats import (
     KVSEAL,
     LegacySource,
@@ -43,8 +43,9 @@ if TYPE_CHECKING:
 
     from kvseal.drivers.base import Driver, Entry
     from kvseal.observe.events import Listener
-    from kvseal.recoding.formats import Leads, Source
+    from kvseal.recoding.formats import Source
     from kvseal.recoding.pace import Pace
+    from kvseal.vault.inside_names import Leads
     from kvseal.vault.vault import Vault
 
     Refresh: TypeAlias = Callable[[], Awaitable[bool]]

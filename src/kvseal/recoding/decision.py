@@ -8,7 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from kvseal import clock, expiry
-from kvseal.drivers.base import KEEP
+from kvseal.drivers.base import KEEP, failure_of
 from kvseal.envelope.stored import is_sealed
 from kvseal.errors import RecordError, UnknownDEKError, UnsealableValueError
 from kvseal.observe.events import Failure
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from kvseal.drivers.base import Entry, _Keep
-    from kvseal.recoding.formats import Leads, Source
+    from kvseal.recoding.formats import Source
     from kvseal.recoding.plan import Plan
+    from kvseal.vault.inside_names import Leads
 
 
 class Leave(Enum):
@@ -58,13 +59,6 @@ def classify(entry: Entry, sources: Sequence[Source]) -> Source | None:
 def format_of(source: Source | None) -> str:
     """Return the name of the format under which a classified entry is counted."""
     return UNDECODABLE if source is None else source.format
-
-
-def failure_of(entry: Entry, reason: str) -> Failure:
-    """Return the failure of *entry*: by its place where the store does not keep its names."""
-    where = "" if entry.path is None else f" ({entry.path})"
-    names = (None, None) if entry.names_inside else (entry.collection, entry.key)
-    return Failure(*names, f"{reason}{where}")
 
 
 def decide(entry: Entry, plan: Plan, leads: Leads) -> Decision:

@@ -8,29 +8,25 @@ are the same keyring; a rollback exchanges the source and target of a migration.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from kvseal import expiry
-from kvseal.envelope.inside import moved
 from kvseal.envelope.record import Header
 from kvseal.envelope.stored import from_stored, is_sealed
 from kvseal.errors import RecordError, SealedTwiceError
 from kvseal.keys.keyring import codec_key
+from kvseal.vault import inside_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from typing import TypeAlias
 
     from typing_extensions import Self
 
     from kvseal.drivers.base import Entry
     from kvseal.envelope.codec import RecordCodec
     from kvseal.legacy import LegacyCodec, SealingCodec
+    from kvseal.vault.inside_names import Leads
     from kvseal.vault.vault import Vault
-
-    Leads: TypeAlias = Callable[[Entry, str, str], bool]
-    """Whether collection and key lead to the very place of an entry: what a driver can prove."""
 
 KVSEAL: Final = "kvseal"
 UNDECODABLE: Final = "undecodable"
@@ -190,9 +186,9 @@ class SealedTarget:
         except RecordError:
             return False
 
-    def names_in(self, entry: Entry) -> tuple[str, str] | None:
-        """Return the names that the record in *entry* carries, `None` where it has none."""
-        return self._codec().names_in(_stored(entry))
+    def located(self, entry: Entry, leads: Leads) -> Entry:
+        """Return *entry* with the names that its record carries, if it has to have them from there."""
+        return inside_names.located(self._codec(), entry, leads)
 
     def open(self, entry: Entry) -> tuple[dict[str, Any], int | None]:
         """Return the value and its sealed expiry."""
@@ -218,21 +214,8 @@ class StrictSource(SealedTarget):
 
 
 def located(source: Source, entry: Entry, leads: Leads) -> Entry:
-    """
-    Return *entry* with the names that its record carries, where the store does not give both back.
-
-    Raises:
-        MovedRecordError: the names do not lead to the place of the entry.
-        RecordError: the record does not open.
-    """
-    if (entry.collection is not None and entry.key is not None) or not isinstance(source, SealedTarget):
-        return entry
-    names = source.names_in(entry)
-    if names is None:
-        return entry
-    if not leads(entry, *names):
-        raise moved()
-    return replace(entry, collection=names[0], key=names[1], names_inside=True)
+    """Return *entry* with the names that its record carries: see `kvseal.vault.inside_names`."""
+    return source.located(entry, leads) if isinstance(source, SealedTarget) else entry
 
 
 def anywhere(_: Entry, __: str, ___: str) -> bool:

@@ -26,7 +26,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from kvseal import clock
-from kvseal.drivers.base import PAGE_SIZE, has_expired
+from kvseal.drivers.base import PAGE_SIZE, failure_of, has_expired
 from kvseal.drivers.reach import recodable_driver
 from kvseal.envelope.stored import is_sealed
 from kvseal.errors import DEKNeededError, LeaseHeldError, RecordError, SealedTwiceError, VaultError
@@ -34,7 +34,6 @@ from kvseal.keys.meta import META_COLLECTION
 from kvseal.keys.stamps import time_text
 from kvseal.legacy import PlaintextCodec
 from kvseal.observe.events import Failure, Progress, ignore
-from kvseal.recoding.decision import failure_of
 from kvseal.recoding.formats import SealedTarget, anywhere, dek_of, located, opened
 from kvseal.recoding.pace import LoopShare
 from kvseal.recoding.progress.checkpoint import open_recode

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from kvseal import exact_json
 from kvseal.drivers.abilities import leads, put_many_if_absent
-from kvseal.drivers.base import Entry, Replacement, _Keep
+from kvseal.drivers.base import Entry, Replacement, _Keep, failure_of
 from kvseal.envelope.stored import has_names_inside
 from kvseal.errors import (
     RecodeError,
@@ -21,7 +21,7 @@ from kvseal.errors import (
     UnsealableValueError,
 )
 from kvseal.observe.events import Failure
-from kvseal.recoding.decision import Change, Leave, decide, decide_copy, failure_of, is_done
+from kvseal.recoding.decision import Change, Leave, decide, decide_copy, is_done
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

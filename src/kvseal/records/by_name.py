@@ -7,20 +7,23 @@ that an attacker left in the backend is unpickled.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from kvseal import clock, expiry
+from kvseal.drivers.abilities import leads
 from kvseal.drivers.base import Entry, Replacement
 from kvseal.envelope.record import Header
 from kvseal.envelope.stored import from_stored, has_names_inside, is_sealed
-from kvseal.errors import Conflict, MissingRecordError
+from kvseal.errors import Conflict, MissingRecordError, MovedRecordError
 from kvseal.keys.meta import META_COLLECTION, refuse_reserved
 from kvseal.legacy import FernetCodec, PlaintextCodec
+from kvseal.vault.inside_names import located_by_any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from kvseal.drivers.base import Driver
     from kvseal.envelope.codec import RecordCodec
@@ -139,10 +142,22 @@ async def find_record(driver: Driver, collection: str, key: str) -> RecordInfo:
     return _info(await _existing(driver, collection, key))
 
 
-async def list_records(driver: Driver, collection: str | None = None) -> AsyncIterator[Entry]:
-    """Yield every live entry except the vault meta, of one *collection* or of all."""
+async def list_records(
+    driver: Driver, collection: str | None = None, *, codecs: Sequence[RecordCodec] = ()
+) -> AsyncIterator[Entry]:
+    """
+    Yield every live entry except the vault meta, of one *collection* or of all.
+
+    With *codecs*, an entry whose names the store does not give back has those that its record carries, and a
+    problem if they do not lead to its place.
+    """
+    prove = partial(leads, driver)
     async for page in driver.scan():
-        for entry in page.entries:
+        for found in page.entries:
+            try:
+                entry = located_by_any(codecs, found, prove)
+            except MovedRecordError as exc:
+                entry = replace(found, problem=exc.message or "")
             if entry.collection != META_COLLECTION and collection in {None, entry.collection}:
                 yield entry
 
