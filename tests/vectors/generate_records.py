@@ -623,6 +623,7 @@ def _refused_metas(full: dict[str, Any]) -> list[dict[str, Any]]:
         "DamagedSlotError",
     )
     since, legacy = meta["created_at"], meta["legacy"][0]["id"]
+    lost = "00000001" + "0" * 8
 
     def write(value: dict[str, Any]) -> tuple[tuple[str | int, ...], Any]:
         return ("policy", "write"), value
@@ -671,6 +672,12 @@ def _refused_metas(full: dict[str, Any]) -> list[dict[str, Any]]:
         refused("names inside false", malformed, *_bound(False)),
         refused("names inside 1", malformed, *_bound(1)),
         refused("claimed names inside", tampered, *_bound(True)),
+        refused(
+            "held under a DEK that lost its number",
+            malformed,
+            (("legacy", 0), {**meta["legacy"][0], "kind": "kvseal-dek", "id": lost}),
+            write({"as": "legacy", "key": lost, "since": since}),
+        ),
         refused("changed MAC", tampered, (("mac",), b64encode(bytes(32)).decode())),
         refused("retired DEK with a key and no stamp", malformed, (("deks", 1, "state"), "retired")),
         refused("readable DEK with a stamp", malformed, (("deks", 1, "retired_at"), "2027-01-02T03:04:05Z")),
@@ -687,7 +694,7 @@ def _refused_metas(full: dict[str, Any]) -> list[dict[str, Any]]:
         refused(
             "held DEK under another kind",
             tampered,
-            (("legacy", 0), {**meta["legacy"][0], "kind": "kvseal-dek", "id": "00000001" + "0" * 8}),
+            (("legacy", 0), {**meta["legacy"][0], "kind": "kvseal-dek", "id": lost}),
         ),
         refused("later version", "UnknownMetaVersionError", (("kvseal",), 2)),
         refused("version true", malformed, (("kvseal",), True)),

@@ -43,19 +43,15 @@ import fcntl
 import hashlib
 import os
 import re
-import time
 from typing import TYPE_CHECKING, Final
 
-from kvseal import clock
+from kvseal import file_lock
 from kvseal.drivers.filetree.folders import TEMPORARY, NotAFileError, listing, read, remove, write_temporary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _EXCHANGE: Final = 2
-_LOCK_SECONDS: Final = 60.0
-_LONGEST_PAUSE: Final = 0.05
-_STOPPED: Final = "another process has held the lock of the folder for a minute; it may have been stopped"
 _SWAP: Final = "swap"
 _BACK: Final = "back"
 _MARKED: Final = re.compile(
@@ -191,7 +187,7 @@ def locked(folder: int, *, required: bool) -> Iterator[None]:
         OSError: the file system has no locks, and they are *required*.
     """
     try:
-        _wait_for_lock(folder)
+        file_lock.take(folder)
     except OSError as exc:
         if required or exc.errno not in _NO_LOCKS:
             raise
@@ -200,19 +196,6 @@ def locked(folder: int, *, required: bool) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             fcntl.flock(folder, fcntl.LOCK_UN)
-
-
-def _wait_for_lock(folder: int) -> None:
-    """Take the lock; a process that was stopped while it had it is not waited for without end."""
-    until, pause = clock.monotonic() + _LOCK_SECONDS, 0.001
-    while True:
-        try:
-            return fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if clock.monotonic() >= until:
-                raise OSError(errno.ETIMEDOUT, _STOPPED) from None
-        time.sleep(pause)
-        pause = min(_LONGEST_PAUSE, 2 * pause)
 
 
 def recover_idle(folder: int) -> None:
