@@ -141,6 +141,8 @@ async def restore(
             f"{report.unchecked:,} records are sealed, and no vault meta was seen that opens them:"
             " name the store that has it, --meta-store"
         )
+    if not names_inside and any(failure.key is None for failure in report.failures):
+        output.note("of entries without a name, kvseal's records may carry theirs: --names-inside")
     if dry_run:
         output.note("nothing was written; next: the same command without --dry-run")
     elif report.failed:
