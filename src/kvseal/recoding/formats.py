@@ -255,6 +255,6 @@ def _stored(entry: Entry) -> Mapping[str, Any]:
 
 def _names(entry: Entry) -> tuple[str, str]:
     if entry.collection is None or entry.key is None:
-        msg = "the store does not keep its name, to which the record is bound"
-        raise RecordError(msg, hint="name it in a manifest: --manifest FILE")
+        msg = "the store does not keep its name, to which the record is bound, and it does not carry it"
+        raise RecordError(msg, hint="let the application read it, or name it in a manifest: --manifest FILE")
     return entry.collection, entry.key
