@@ -22,7 +22,8 @@ from tests.recoding.worlds import KEY, adds_up, fernet, old
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Policy, Secret, Vault
 from kvseal.backup import backup, restore
 from kvseal.drivers import driver_for
-from kvseal.drivers.base import Entry
+from kvseal.drivers.base import Entry, Replacement
+from kvseal.drivers.delegate import DelegatingDriver
 from kvseal.drivers.manifest import NamedDriver
 from kvseal.envelope.record import Header
 from kvseal.envelope.stored import from_stored, has_names_inside
@@ -32,7 +33,7 @@ from kvseal.recoding import migrate, plan_reencryption, plan_rollback, recode, r
 from kvseal.records.by_name import get_record, list_records, put_record
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
 SECRET, CHEAP = Secret(b"correct horse battery"), Argon2idParams(1, 8, 1)
@@ -265,6 +266,28 @@ class TestTraffic:
         assert {"n": 2} == await get_record(driver, vault.codecs[""], "c", URL)
 
 
+class NeverSwaps(DelegatingDriver):
+    """A driver to whose entries other processes are always faster."""
+
+    async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
+        """Swap nothing."""
+        return [False] * len(replacements)
+
+
+async def test_a_failure_names_the_place(
+    kv: EnvelopeEncryptionWrapper, vault: Vault, store: FileTreeStore
+) -> None:
+    """What fails is named by its file, and not by the names that the record hides from the file."""
+    await kv.put(URL, {"a": 1}, collection="c")
+    await vault.rotate_dek()
+
+    report = await recode(NeverSwaps(driver_for(store)), plan_reencryption(vault))
+
+    (failure,) = report.failures
+    assert (None, None) == (failure.collection, failure.key)
+    assert failure.reason.endswith("_json-aa320f3f.json)")
+
+
 class TestMoved:
     """A record in another place than its names lead to: an attacker has copied its file."""
 
@@ -393,6 +416,8 @@ class TestEarlierRecords:
         before = await stored_of(store, self.NAMES)
 
         assert {"a": 1} == await kv.get(URL, collection="c")
+        assert ({"a": 1}, None) == await kv.ttl(URL, collection="c")
+        assert [{"a": 1}] == await kv.get_many([URL], collection="c")
         assert (before, {}) == (await stored_of(store, self.NAMES), dict(kv.resealed))
 
     async def test_never_under_hold(self, store: FileTreeStore) -> None:
@@ -436,6 +461,19 @@ class TestEarlierRecords:
         assert has_names_inside(body["value"])
         assert "key" not in body
         assert 0 == (await verify(store, vault)).exit_code
+
+    async def test_a_read_removes_names_beside(
+        self, kv: EnvelopeEncryptionWrapper, vault: Vault, store: FileTreeStore, tmp_path: Path
+    ) -> None:
+        """A record that is sealed anew when it is read has no names beside it any more, whatever it had."""
+        stored = vault.codecs[""].seal({"a": 1}, *self.NAMES)
+        await driver_for(store).put_if_absent(Entry(*self.NAMES, stored))
+
+        await kv.get(URL, collection="c")
+
+        (body,) = bodies(tmp_path / "home")
+        assert has_names_inside(body["value"])
+        assert not {"collection", "key"} & set(body)
 
     async def test_names_beside_are_removed(self, vault: Vault, store: FileTreeStore, tmp_path: Path) -> None:
         """The names that an earlier kvseal wrote beside a record serve once more, and are gone."""
@@ -555,6 +593,16 @@ class TestRestore:
         report = await restore(file, v1_store(tmp_path / "other"))
 
         assert (4, 0) == (report.restored, report.failed)
+        assert [] == [body for body in bodies(tmp_path / "other") if "key" in body]
+
+    async def test_overwritten(self, file: Path, tmp_path: Path) -> None:
+        """What takes the place of an entry with names beside it has none."""
+        store = v1_store(tmp_path / "other")
+        await driver_for(store).put_if_absent(Entry("c-d", "https://a/one", {"plain": 1}))
+
+        report = await restore(file, store, secret=SECRET, names_inside=True, overwrite=True)
+
+        assert (3, 1) == (report.restored, report.overwritten)
         assert [] == [body for body in bodies(tmp_path / "other") if "key" in body]
 
     async def test_wrong_secret(self, file: Path) -> None:

@@ -90,7 +90,7 @@ def patch_body(
 
     With *names_inside* it has none, whatever it had.
     """
-    keeps_rest = expires_at is KEEP and names is None and not (names_inside and b'"collection"' in text)
+    keeps_rest = expires_at is KEEP and names is None and not names_inside
     if keeps_rest and (around := _around_value(text)) is not None:
         before, after = around
         return f"{before}{_dump(value)}{after}"

@@ -382,5 +382,5 @@ def _is_complete(report: Report, request: _Request, vault: Vault) -> bool:
 def _throwaway_target() -> SealedTarget:
     """Return a target with temporary keys, so that a dry run without a vault seals like a real run."""
     associations = Associations(os.urandom(VAULT_ID_SIZE))
-    sealer, opener = Sealer(os.urandom(KEY_SIZE), 1, associations), Opener({}, associations)
-    return SealedTarget(lambda loses_names: RecordCodec(sealer, opener, loses_names=loses_names))
+    codec = RecordCodec(Sealer(os.urandom(KEY_SIZE), 1, associations), Opener({}, associations))
+    return SealedTarget(lambda _: codec)

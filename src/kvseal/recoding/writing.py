@@ -8,6 +8,7 @@ the page that they are given, and neither changes an entry that it cannot open.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -114,7 +115,11 @@ class InPlace:
     async def _again(self, lost: Sequence[Change], tally: Tally) -> list[Change]:
         decisions: list[Decision] = []
         for change in lost:
-            entry = await self.written.get(change.entry.collection or "", change.entry.key or "")
+            was = change.entry
+            entry = await self.written.get(was.collection or "", was.key or "")
+            if entry is not None and was.names_inside:
+                # The names are known from the record alone, so a failure still goes by the place.
+                entry = replace(entry, names_inside=True, path=was.path)
             # The entry was deleted or has expired since it was scanned.
             decisions.append(Leave.SKIPPED if entry is None else self.decide(entry))
         return book(decisions, tally, self._listener)
