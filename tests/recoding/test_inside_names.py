@@ -1,15 +1,10 @@
 # ruff: noqa: ASYNC240 - tests may block
-"""A store that loses names: every record that kvseal writes says its own, and each tool finds it by them."""
+"""A store that loses names: every record says its own, and each tool finds it by them."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import secrets
 import uuid
-from contextlib import AsyncExitStack
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,35 +12,34 @@ from key_value.aio._utils.sanitization import AlwaysHashStrategy
 from key_value.aio.stores.filetree import FileTreeStore
 from key_value.aio.stores.memory import MemoryStore
 from tests.drivers.filetree.trees import v1_store
+from tests.losing import (
+    CHEAP,
+    CLIENTS,
+    NOW,
+    SECRET,
+    URL,
+    Names,
+    a_login,
+    bodies,
+    entries_of,
+    held_in,
+    stored_of,
+)
 from tests.recoding.worlds import KEY, adds_up, fernet, old
 
-from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Policy, Secret, Vault
-from kvseal.backup import backup, restore
+from kvseal import EnvelopeEncryptionWrapper, Policy, Secret, Vault
 from kvseal.drivers import driver_for
 from kvseal.drivers.base import Entry, Replacement
 from kvseal.drivers.delegate import DelegatingDriver
 from kvseal.drivers.manifest import NamedDriver
-from kvseal.envelope.record import Header
-from kvseal.envelope.stored import from_stored, has_names_inside
-from kvseal.errors import DEKNeededError, MovedRecordError, WrongSecretError
-from kvseal.keys.meta import META_COLLECTION
+from kvseal.envelope.stored import has_names_inside
+from kvseal.errors import DEKNeededError, MovedRecordError
 from kvseal.recoding import migrate, plan_reencryption, plan_rollback, recode, retire, verify
 from kvseal.records.by_name import get_record, list_records, put_record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
-
-SECRET, CHEAP = Secret(b"correct horse battery"), Argon2idParams(1, 8, 1)
-NOW = timedelta(0)
-URL = "https://app.example.com/oauth/client-metadata.json"
-CLIENTS, TOKENS, JTIS, REFRESH = (
-    "mcp-oauth-proxy-clients",
-    "mcp-upstream-tokens",
-    "mcp-jti-mappings",
-    "mcp-refresh-tokens",
-)
-Names = tuple[str, str]
 
 
 @pytest.fixture
@@ -66,58 +60,6 @@ async def vault(store: FileTreeStore) -> AsyncIterator[Vault]:
 def kv(store: FileTreeStore, vault: Vault) -> EnvelopeEncryptionWrapper:
     """Return what FastMCP gets as its `client_storage`."""
     return EnvelopeEncryptionWrapper(store, vault=vault)
-
-
-async def a_login(kv: Any, held: dict[Names, Any], client: str) -> None:
-    """Leave what a login at FastMCP's proxy leaves, keys of every kind, and refresh once."""
-    token, upstream = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
-    entries: list[tuple[str, str, Any, float | None]] = [
-        (CLIENTS, client, {"client_id": client}, None),
-        (TOKENS, upstream, {"upstream_token_id": upstream, "n": 1}, 3600.0),
-        (JTIS, secrets.token_urlsafe(32), {"upstream_token_id": upstream}, 3600.0),
-        (REFRESH, hashlib.sha256(token.encode()).hexdigest(), {"client_id": client}, None),
-        (TOKENS, upstream, {"upstream_token_id": upstream, "n": 2}, 7200.0),
-    ]
-    for collection, key, value, ttl in entries:
-        await kv.put(key, value, collection=collection, ttl=ttl)
-        held[collection, key] = value
-    spent = secrets.token_urlsafe(32)
-    await kv.put(spent, {"code": spent}, collection=JTIS)
-    await kv.delete(spent, collection=JTIS)
-
-
-async def entries_of(store: Any) -> list[Entry]:
-    """Return every entry but the vault meta and a checkpoint, as a scan finds it."""
-    found = [entry async for page in driver_for(store).scan() for entry in page.entries]
-    return [entry for entry in found if entry.collection != META_COLLECTION]
-
-
-async def held_in(kv: Any, names: Any) -> dict[Names, Any]:
-    """Return what the application reads under each of *names*."""
-    return {(collection, key): await kv.get(key, collection=collection) for collection, key in names}
-
-
-def bodies(directory: Path) -> list[dict[str, Any]]:
-    """Return the bodies of all records in a file tree."""
-    files = [path for path in directory.rglob("*.json") if META_COLLECTION not in str(path)]
-    return [json.loads(path.read_text()) for path in files if not path.name.endswith("-info.json")]
-
-
-async def put_without_names(
-    vault: Vault, store: Any, names: Names, value: dict[str, Any], expires_at: int | None = None
-) -> dict[str, Any]:
-    """Store a record as a kvseal that knew of no names inside has sealed it, and return that."""
-    stored = vault.codecs[""].seal(value, *names, expires_at=expires_at)
-    assert not has_names_inside(stored)
-    await store.put(names[1], stored, collection=names[0], ttl=9000)
-    return stored
-
-
-async def stored_of(store: Any, names: Names) -> dict[str, Any]:
-    """Return the stored mapping of a record."""
-    stored = await store.get(names[1], collection=names[0])
-    assert stored is not None
-    return dict(stored)
 
 
 class TestTraffic:
@@ -239,6 +181,24 @@ class TestTraffic:
         assert has_names_inside(await stored_of(store, ("c", URL)))
         assert not has_names_inside(await stored_of(source, ("c", URL)))
         assert [] == [body for body in bodies(tmp_path / "home") if {"collection", "key"} & set(body)]
+        await vault.close()
+
+    async def test_a_record_there_that_does_not_open(self, store: FileTreeStore, tmp_path: Path) -> None:
+        """A damaged record under the name of a copy fails once, also where no scan knows its name."""
+        source = MemoryStore()
+        vault = await Vault.create(source, secret=SECRET, kdf=CHEAP)
+        await EnvelopeEncryptionWrapper(source, vault=vault).put(URL, {"a": 1}, collection="c")
+        await recode(source, plan_reencryption(vault), to=store)
+        (path,) = (path for path in (tmp_path / "home" / "c").iterdir())
+        body = json.loads(path.read_text())
+        text = body["value"]["__encrypted_data__"]
+        body["value"]["__encrypted_data__"] = text[:100] + ("A" if text[100] != "A" else "B") + text[101:]
+        path.write_text(json.dumps(body))
+
+        report = await recode(source, plan_reencryption(vault), to=store)
+
+        assert (1, 1, 0) == (report.scanned, report.failed, report.already)
+        assert adds_up(report)
         await vault.close()
 
     async def test_rollback(self, kv: EnvelopeEncryptionWrapper, vault: Vault, store: FileTreeStore) -> None:
@@ -370,126 +330,6 @@ class TestMoved:
         assert [("d", None)] == [(failure.collection, failure.key) for failure in report.failures]
 
 
-class TestEarlierRecords:
-    """Records that a kvseal before names inside has sealed, in a store that loses names."""
-
-    NAMES = ("c", URL)
-
-    @pytest.mark.parametrize("expires_at", [None, 4_102_444_800_123])
-    async def test_sealed_anew_when_read(
-        self, kv: EnvelopeEncryptionWrapper, vault: Vault, store: FileTreeStore, expires_at: int | None
-    ) -> None:
-        """A read by name seals it anew with its names; the sealed expiry stays, the store's is not taken over."""
-        before = await put_without_names(vault, store, self.NAMES, {"a": 1}, expires_at)
-        (entry,) = await entries_of(store)
-
-        value = await kv.get(URL, collection="c")
-
-        assert {"a": 1} == value
-        after = await stored_of(store, self.NAMES)
-        headers = [Header.parse(from_stored(one)) for one in (before, after)]
-        assert [False, True] == [header.names_inside for header in headers]
-        assert [expires_at] * 2 == [header.expires_at for header in headers]
-        (now,) = await entries_of(store)
-        assert (entry.created_at, entry.expires_at) == (now.created_at, now.expires_at)
-        assert {"resealed": 1} == dict(kv.resealed)
-        assert 0 == (await verify(store, vault)).exit_code
-
-    @pytest.mark.parametrize("how", ["get_many", "ttl", "ttl_many"])
-    async def test_every_way_to_read(
-        self, kv: EnvelopeEncryptionWrapper, vault: Vault, store: FileTreeStore, how: str
-    ) -> None:
-        """So does each of the other reads."""
-        await put_without_names(vault, store, self.NAMES, {"a": 1})
-
-        asked: Any = URL if how == "ttl" else [URL]
-        found: Any = await getattr(kv, how)(asked, collection="c")
-
-        assert {"a": 1} == {"get_many": lambda: found[0], "ttl": lambda: found[0]}.get(
-            how, lambda: found[0][0]
-        )()
-        assert has_names_inside(await stored_of(store, self.NAMES))
-
-    async def test_a_record_with_names_is_left(self, kv: EnvelopeEncryptionWrapper, store: Any) -> None:
-        """Reading a record that has its names writes nothing."""
-        await kv.put(URL, {"a": 1}, collection="c")
-        before = await stored_of(store, self.NAMES)
-
-        assert {"a": 1} == await kv.get(URL, collection="c")
-        assert ({"a": 1}, None) == await kv.ttl(URL, collection="c")
-        assert [{"a": 1}] == await kv.get_many([URL], collection="c")
-        assert (before, {}) == (await stored_of(store, self.NAMES), dict(kv.resealed))
-
-    async def test_never_under_hold(self, store: FileTreeStore) -> None:
-        """While the policy holds an old format no read seals anything, names or not."""
-        vault = await Vault.create(store, secret=SECRET, kdf=CHEAP, policy=Policy(read_plaintext=True))
-        before = await put_without_names(vault, store, self.NAMES, {"a": 1})
-        await vault.write_as("plaintext")
-        kv = EnvelopeEncryptionWrapper(store, vault=vault)
-
-        assert {"a": 1} == await kv.get(URL, collection="c")
-        assert (before, {}) == (await stored_of(store, self.NAMES), dict(kv.resealed))
-        await vault.close()
-
-    async def test_another_writer_is_faster(
-        self, kv: EnvelopeEncryptionWrapper, vault: Vault, store: FileTreeStore
-    ) -> None:
-        """What another process wrote between the read and the swap stays."""
-        await put_without_names(vault, store, self.NAMES, {"a": 1})
-        get, newer = store.get, vault.codecs[""].seal({"a": 2}, *self.NAMES)
-
-        async def get_and_be_overtaken(key: str, *, collection: str | None = None) -> Any:
-            found = await get(key, collection=collection)
-            await store.put(key, newer, collection=collection)
-            return found
-
-        store.get = get_and_be_overtaken  # type: ignore[method-assign]
-
-        assert {"a": 1} == await kv.get(URL, collection="c")
-        assert newer == await get(URL, collection="c")
-        assert {"changed": 1} == dict(kv.resealed)
-
-    async def test_by_manifest(self, vault: Vault, store: FileTreeStore, tmp_path: Path) -> None:
-        """With names from a manifest a re-encryption seals them anew, though their DEK is the active one."""
-        await put_without_names(vault, store, self.NAMES, {"a": 1})
-        without = await recode(store, plan_reencryption(vault))
-
-        done = await recode(NamedDriver(driver_for(store), [self.NAMES]), plan_reencryption(vault))
-
-        assert [(0, 1), (1, 0)] == [(one.changed, one.failed) for one in (without, done)]
-        (body,) = bodies(tmp_path / "home")
-        assert has_names_inside(body["value"])
-        assert "key" not in body
-        assert 0 == (await verify(store, vault)).exit_code
-
-    async def test_a_read_removes_names_beside(
-        self, kv: EnvelopeEncryptionWrapper, vault: Vault, store: FileTreeStore, tmp_path: Path
-    ) -> None:
-        """A record that is sealed anew when it is read has no names beside it any more, whatever it had."""
-        stored = vault.codecs[""].seal({"a": 1}, *self.NAMES)
-        await driver_for(store).put_if_absent(Entry(*self.NAMES, stored))
-
-        await kv.get(URL, collection="c")
-
-        (body,) = bodies(tmp_path / "home")
-        assert has_names_inside(body["value"])
-        assert not {"collection", "key"} & set(body)
-
-    async def test_names_beside_are_removed(self, vault: Vault, store: FileTreeStore, tmp_path: Path) -> None:
-        """The names that an earlier kvseal wrote beside a record serve once more, and are gone."""
-        stored = vault.codecs[""].seal({"a": 1}, *self.NAMES)
-        await driver_for(store).put_if_absent(Entry(*self.NAMES, stored))
-        (body,) = bodies(tmp_path / "home")
-        assert self.NAMES == (body["collection"], body["key"])
-
-        done = await recode(store, plan_reencryption(vault))
-
-        assert (1, 0) == (done.changed, done.failed)
-        (body,) = bodies(tmp_path / "home")
-        assert not {"collection", "key"} & set(body)
-        assert 0 == (await verify(store, vault)).exit_code
-
-
 class TestPolicy:
     """The policy may ask for names inside on every store."""
 
@@ -531,153 +371,3 @@ class TestPolicy:
         }
         assert 2 == (await recode(store, plan_reencryption(vault))).already
         await vault.close()
-
-
-class TestRestore:
-    """A backup without a secret, and a restore into a store of another kind with it."""
-
-    @pytest.fixture
-    async def file(self, kv: EnvelopeEncryptionWrapper, store: FileTreeStore, tmp_path: Path) -> Path:
-        """Return a backup of three records, of which the store gives two names back in part alone."""
-        for key in ("plain", "https://a/one", "https://a/two"):
-            await kv.put(key, {"key": key}, collection="c-d")
-        await backup(store, tmp_path / "backup")
-        return tmp_path / "backup"
-
-    async def test_another_kind_of_store(self, file: Path) -> None:
-        """With the secret every record is put under its names, opens there, and is done when the restore runs again."""
-        store = MemoryStore()
-
-        without = await restore(file, store)
-        report = await restore(file, store, secret=SECRET, names_inside=True)
-        again = await restore(file, store, secret=SECRET, names_inside=True)
-
-        assert (2, 2, 3) == (without.restored, without.failed, without.exit_code)
-        assert (2, 2, 0) == (report.restored, report.already, report.exit_code)
-        assert (4, 0) == (again.already, again.failed)
-        async with AsyncExitStack() as stack:
-            vault = await Vault.open(store, secret=SECRET)
-            stack.push_async_callback(vault.close)
-            kv = EnvelopeEncryptionWrapper(store, vault=vault)
-            for key in ("plain", "https://a/one", "https://a/two"):
-                assert {"key": key} == await kv.get(key, collection="c-d")
-            assert 0 == (await verify(store, vault)).exit_code
-
-    async def test_dry_run(self, file: Path) -> None:
-        """A dry run says the same and writes nothing."""
-        store = MemoryStore()
-
-        report = await restore(file, store, secret=SECRET, names_inside=True, dry_run=True)
-
-        assert (4, 0) == (report.restored, report.failed)
-        assert [] == await entries_of(store)
-
-    async def test_a_tree_of_another_rule(self, file: Path, tmp_path: Path) -> None:
-        """A file tree that hashes its names takes them, too, and has none in clear beside a record."""
-        store = FileTreeStore(
-            data_directory=tmp_path / "other", key_sanitization_strategy=AlwaysHashStrategy()
-        )
-        report = await restore(file, store, secret=SECRET, names_inside=True, meta_store=MemoryStore())
-
-        assert (4, 0) == (report.restored, report.failed)
-        assert [] == [body for body in bodies(tmp_path / "other") if "key" in body]
-        assert {"key"} == set(
-            await EnvelopeEncryptionWrapper(
-                store, vault=await Vault.open(v1_store(tmp_path / "home"), secret=SECRET)
-            ).get("https://a/one", collection="c-d")
-            or {}
-        )
-
-    async def test_the_same_kind_needs_no_secret(self, file: Path, tmp_path: Path) -> None:
-        """Into a store of the same kind the files go by their places, without names beside them."""
-        report = await restore(file, v1_store(tmp_path / "other"))
-
-        assert (4, 0) == (report.restored, report.failed)
-        assert [] == [body for body in bodies(tmp_path / "other") if "key" in body]
-
-    async def test_overwritten(self, file: Path, tmp_path: Path) -> None:
-        """What takes the place of an entry with names beside it has none."""
-        store = v1_store(tmp_path / "other")
-        await driver_for(store).put_if_absent(Entry("c-d", "https://a/one", {"plain": 1}))
-
-        report = await restore(file, store, secret=SECRET, names_inside=True, overwrite=True)
-
-        assert (3, 1) == (report.restored, report.overwritten)
-        assert [] == [body for body in bodies(tmp_path / "other") if "key" in body]
-
-    async def test_wrong_secret(self, file: Path) -> None:
-        """A secret that opens no vault meta ends the restore before the first write."""
-        store = MemoryStore()
-
-        with pytest.raises(WrongSecretError):
-            await restore(file, store, secret=Secret(b"wrong"), names_inside=True)
-        assert [] == await entries_of(store)
-
-    async def test_moved(self, kv: Any, store: FileTreeStore, tmp_path: Path) -> None:
-        """A record that lay where its names do not lead is not restored by them."""
-        for key in ("https://a/one", "https://a/two", "https://a/gone"):
-            await kv.put(key, {"key": key}, collection="c")
-        gone, two = (
-            tmp_path / "home" / (driver_for(store).place("c", key)).path  # type: ignore[attr-defined]
-            for key in ("https://a/gone", "https://a/two")
-        )
-        gone.replace(two)
-        await backup(store, tmp_path / "backup")
-        other = MemoryStore()
-
-        report = await restore(tmp_path / "backup", other, secret=SECRET, names_inside=True)
-
-        assert (2, 1) == (report.restored, report.failed)
-        assert "another name" in report.failures[0].reason
-        assert "gone" not in report.failures[0].reason
-        assert {"https://a/one"} == {entry.key for entry in await entries_of(other)}
-
-    async def test_claimed_twice(self, tmp_path: Path) -> None:
-        """Where the rule of the store is not known, two entries that claim one name are both refused."""
-        store = FileTreeStore(
-            data_directory=tmp_path / "home", key_sanitization_strategy=AlwaysHashStrategy()
-        )
-        vault = await Vault.create(store, secret=SECRET, kdf=CHEAP, meta_store=v1_store(tmp_path / "meta"))
-        kv = EnvelopeEncryptionWrapper(store, vault=vault)
-        for key in ("one", "two", "three"):
-            await kv.put(key, {"key": key}, collection="c")
-        one, two = (
-            tmp_path / "home" / (driver_for(store).place("c", key)).path  # type: ignore[attr-defined]
-            for key in ("one", "two")
-        )
-        two.write_bytes(one.read_bytes())
-        await backup(store, tmp_path / "backup", meta_store=vault.metastore.driver)
-        other = MemoryStore()
-
-        report = await restore(tmp_path / "backup", other, secret=SECRET, names_inside=True)
-
-        assert (2, 2) == (report.restored, report.failed)
-        assert 2 == sum("claims" in failure.reason for failure in report.failures)
-        assert {"three"} == {entry.key for entry in await entries_of(other)}
-        await vault.close()
-
-    async def test_unreadable_record(self, file: Path) -> None:
-        """A record of another context, whose names cannot be read, fails as it does without the secret."""
-        report = await restore(file, MemoryStore(), secret=SECRET, names_inside=True, contexts=["other"])
-
-        assert (2, 2) == (report.restored, report.failed)
-        assert {True} == {"its name is not known" in failure.reason for failure in report.failures}
-
-
-async def test_no_name_in_any_file(tmp_path: Path) -> None:
-    """Nothing that kvseal writes into such a store has a name in clear that the store would not have."""
-    mark = f"marked-{os.urandom(8).hex()}"
-    store = v1_store(tmp_path / "home")
-    vault = await Vault.create(store, secret=SECRET, kdf=CHEAP)
-    kv = EnvelopeEncryptionWrapper(store, vault=vault)
-    await kv.put(mark, {"a": 1}, collection="c")
-    await put_without_names(vault, store, ("c", f"{mark}/2"), {"a": 2})
-    await kv.get(f"{mark}/2", collection="c")
-    await vault.rotate_dek()
-    await recode(store, plan_reencryption(vault))
-    await backup(store, tmp_path / "backup")
-
-    found = [path for path in tmp_path.rglob("*") if path.is_file() and mark.encode() in path.read_bytes()]
-
-    assert [] == found
-    await vault.close()

@@ -116,6 +116,14 @@ def test_record_verifies(vector: dict[str, Any]) -> None:
     assert same(opened[0], found[0])
 
 
+@each([vector for vector in RECORDS["positive"] if vector.get("names_inside")])
+def test_record_says_its_names(vector: dict[str, Any]) -> None:
+    """A record that carries its names says them to a holder of the DEK."""
+    reader = codec(vector, vault_id=RECORDS["vault_id"], weakest=0)
+
+    assert (vector["collection"], vector["key"]) == reader.names_in(vector["stored"])
+
+
 @each(RECORDS["negative"])
 def test_record_is_refused(vector: dict[str, Any]) -> None:
     """A record that must not open has exactly the error that the vector names."""

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kvseal import exact_json
-from kvseal.drivers.abilities import leads, put_many_if_absent
+from kvseal.drivers.abilities import leads, place, put_many_if_absent
 from kvseal.drivers.base import Entry, Replacement, _Keep, failure_of
 from kvseal.envelope.stored import has_names_inside
 from kvseal.errors import (
@@ -25,7 +25,7 @@ from kvseal.observe.events import Failure
 from kvseal.recoding.decision import Change, Leave, decide, decide_copy, is_done
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from kvseal.drivers.base import Driver, Put
     from kvseal.observe.events import Listener
@@ -133,7 +133,7 @@ class Copies:
         self._driver = driver
         self._plan = plan
         self._listener = listener
-        self._unreadable: set[tuple[str | None, str | None]] = set()
+        self._unreadable: set[Hashable] = set()
 
     def decide(self, entry: Entry) -> Decision:
         """Decide; sealed entries are copied too."""
@@ -161,8 +161,8 @@ class Copies:
 
     def is_to_verify(self, entry: Entry) -> bool:
         """Whether *entry* has the target's format and has not failed already."""
-        names = (entry.collection, entry.key)
-        return self._plan.target.recognises(entry.value or {}) and names not in self._unreadable
+        is_target = self._plan.target.recognises(entry.value or {})
+        return is_target and _place_of(self.written, entry) not in self._unreadable
 
     async def _look(self, entry: Entry, copy: Entry, tally: Tally) -> None:
         """Count *copy*, which was not put, by what is there in its place."""
@@ -186,7 +186,7 @@ class Copies:
                 if not self._is_same(copy, there) and not _is_newer(there, copy):
                     reason = "the other store holds another value under this name, and it is not newer"
             except RecordError as exc:
-                self._unreadable.add((copy.collection, copy.key))
+                self._unreadable.add(_place_of(self.written, copy))
                 reason = f"the other store's record does not open: {type(exc).__name__}: {exc.message}"
         if reason:
             fail(failure_of(entry, reason), tally, self._listener)
@@ -196,6 +196,14 @@ class Copies:
     def _is_same(self, copy: Entry, there: Entry) -> bool:
         ours, theirs = (self._plan.target.open(entry)[0] for entry in (copy, there))
         return exact_json.same(ours, theirs)
+
+
+def _place_of(driver: Driver, entry: Entry) -> Hashable:
+    """Return the place of *entry* in *driver*'s store: that of its names, or where it was read."""
+    if entry.collection is None or entry.key is None:
+        return entry.locator
+    names = (entry.collection, entry.key)
+    return place(driver, *names) or names
 
 
 def _copy_of(change: Change) -> Entry:
