@@ -201,9 +201,11 @@ class Copies:
 def _place_of(driver: Driver, entry: Entry) -> Hashable:
     """Return the place of *entry* in *driver*'s store: that of its names, or where it was read."""
     if entry.collection is None or entry.key is None:
-        return entry.locator
+        where: Hashable = entry.locator
+        return where
     names = (entry.collection, entry.key)
-    return place(driver, *names) or names
+    found = place(driver, *names)
+    return names if found is None else found
 
 
 def _copy_of(change: Change) -> Entry:
