@@ -11,6 +11,7 @@ import pytest
 from key_value.aio._utils.sanitization import AlwaysHashStrategy
 from key_value.aio.stores.filetree import FileTreeStore
 from key_value.aio.stores.memory import MemoryStore
+from tests.backup.made import backup_file, entry
 from tests.drivers.filetree.trees import v1_store
 from tests.losing import (
     CHEAP,
@@ -25,6 +26,8 @@ from kvseal.backup import backup, restore
 from kvseal.drivers import driver_for
 from kvseal.drivers.base import Entry
 from kvseal.errors import WrongSecretError
+from kvseal.keys.keyring import WithNames
+from kvseal.keys.meta import META_COLLECTION, META_KEY
 from kvseal.recoding import plan_reencryption, recode, verify
 
 if TYPE_CHECKING:
@@ -150,6 +153,65 @@ class TestRestore:
         assert "another name" in report.failures[0].reason
         assert "gone" not in report.failures[0].reason
         assert {"https://a/one"} == {entry.key for entry in await entries_of(other)}
+
+    async def test_copied(self, kv: Any, store: FileTreeStore, tmp_path: Path) -> None:
+        """Where the place proves one of two, that one is restored: copying a file does not suppress a record."""
+        for key in ("https://a/one", "https://a/two"):
+            await kv.put(key, {"key": key}, collection="c")
+        one, two = (
+            tmp_path / "home" / (driver_for(store).place("c", key)).path  # type: ignore[attr-defined]
+            for key in ("https://a/one", "https://a/two")
+        )
+        two.write_bytes(one.read_bytes())
+        await backup(store, tmp_path / "backup")
+        other = MemoryStore()
+
+        report = await restore(tmp_path / "backup", other, secret=SECRET, names_inside=True)
+
+        assert (2, 1) == (report.restored, report.failed)
+        assert two.name in report.failures[0].reason
+        assert {"https://a/one"} == {entry.key for entry in await entries_of(other)}
+
+    @pytest.mark.parametrize("named_first", [False, True])
+    async def test_names_that_another_entry_has(self, tmp_path: Path, *, named_first: bool) -> None:
+        """A record that claims the names of an entry which has them replaces nothing, in whatever order they are."""
+        memory = MemoryStore()
+        vault = await Vault.create(memory, secret=SECRET, kdf=CHEAP)
+        meta = await vault.metastore.driver.get(META_COLLECTION, META_KEY)
+        assert meta is not None
+        codec = vault.codecs[WithNames("")]
+        named = entry("k", codec.seal({"n": 1}, "c", "k"))
+        claiming = Entry(None, None, codec.seal({"n": 2}, "c", "k"), path="x/y.json")
+        entries = (named, claiming) if named_first else (claiming, named)
+        other = MemoryStore()
+
+        report = await restore(
+            backup_file(tmp_path, meta, *entries), other, secret=SECRET, names_inside=True, overwrite=True
+        )
+
+        assert (2, 1) == (report.restored, report.failed)
+        (found,) = await entries_of(other)
+        assert named.value == found.value
+        await vault.close()
+
+    async def test_changed_during_the_backup(self, tmp_path: Path) -> None:
+        """An entry that is in the backup twice, in one place, claims its names once; the later one is the last."""
+        memory = MemoryStore()
+        vault = await Vault.create(memory, secret=SECRET, kdf=CHEAP)
+        meta = await vault.metastore.driver.get(META_COLLECTION, META_KEY)
+        assert meta is not None
+        codec = vault.codecs[WithNames("")]
+        twice = [Entry(None, None, codec.seal({"n": n}, "c", "k"), path="x/y.json") for n in (1, 2)]
+        other = MemoryStore()
+
+        report = await restore(
+            backup_file(tmp_path, meta, *twice), other, secret=SECRET, names_inside=True, overwrite=True
+        )
+
+        assert (2, 1, 0) == (report.restored, report.overwritten, report.failed)
+        (found,) = await entries_of(other)
+        assert twice[1].value == found.value
+        await vault.close()
 
     async def test_claimed_twice(self, tmp_path: Path) -> None:
         """Where the rule of the store is not known, two entries that claim one name are both refused."""

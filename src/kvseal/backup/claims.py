@@ -5,12 +5,12 @@ A backup needs no secret, so of an entry whose names the store does not give bac
 `FOLDER/FILE`.  The record there may say its names, and with the vault's secret a restore can read them.
 A file that was copied or moved says the names of another place, so they are believed only
 
-* if they lead to the place, by the rule of py-key-value's V1 strategies, or if that rule leads from no
-  record of the backup to its place: then the store kept names by another rule, which a backup does not
-  have; and
-* if no other entry of the backup claims them.
+* if they lead to the place, by the rule of py-key-value's V1 strategies; or
+* if that rule leads from no record of the backup to its place, so that the store kept names by another rule,
+  which a backup does not have, and no entry in another place claims the same names, or has them.
 
-What is kept in memory is 16 bytes for each such entry.
+An entry that was changed while the backup was taken is in it twice, in one place.  What is kept in memory
+is two hashes of 16 bytes for each entry.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from kvseal import clock
 from kvseal.backup.file import is_meta
 from kvseal.backup.needed_deks import meta_in
 from kvseal.concurrency import in_thread
-from kvseal.envelope.inside import names_field
 from kvseal.envelope.kdf import DEFAULT_MEMORY_CEILING
+from kvseal.envelope.record import name_field
 from kvseal.envelope.stored import has_names_inside
 from kvseal.errors import RecordError, StoreError, WrongSecretError
 from kvseal.keys.keyring import Keyring
@@ -49,23 +49,28 @@ class RefusedClaimError(StoreError):
 
 
 class Claims:
-    """The names that entries with a path claim, as the first reading of a backup has found them."""
+    """The names that the entries of a backup claim or have, as its first reading has found them."""
 
     def __init__(self, codecs: Sequence[RecordCodec], rule: Rule) -> None:
         self._codecs = codecs
         self._rule = rule
         self._is_by_rule = False
-        self._claimed: set[bytes] = set()
+        self._places: dict[bytes, bytes] = {}
         self._claimed_twice: set[bytes] = set()
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Note what *entries* claim; blocks."""
         for entry in entries:
-            names = self._names_in(entry)
-            if names is not None:
-                mark = _mark(names)
-                (self._claimed_twice if mark in self._claimed else self._claimed).add(mark)
+            if entry.collection is not None and entry.key is not None:
+                self._note((entry.collection, entry.key), "")
+            elif (names := self._names_in(entry)) is not None:
+                self._note(names, entry.path or "")
                 self._is_by_rule |= self._rule(*names, entry.path or "")
+
+    def _note(self, names: tuple[str, str], path: str) -> None:
+        mark, place = _mark(names), _hash(path.encode("utf-8", "surrogatepass"))
+        if self._places.setdefault(mark, place) != place:
+            self._claimed_twice.add(mark)
 
     def named(self, entry: Entry) -> Entry:
         """
@@ -80,7 +85,7 @@ class Claims:
         if self._is_by_rule and not self._rule(*names, entry.path or ""):
             msg = "the record in it is that of another name: it was copied or moved there"
             raise RefusedClaimError(msg)
-        if _mark(names) in self._claimed_twice:
+        if not self._is_by_rule and _mark(names) in self._claimed_twice:
             msg = "another entry of the backup claims the names of the record in it, too"
             raise RefusedClaimError(
                 msg, hint="restore into a store of the same kind, and find out which it is"
@@ -171,4 +176,8 @@ def _nowhere(_: str, __: str, ___: str) -> bool:
 
 
 def _mark(names: tuple[str, str]) -> bytes:
-    return blake2b(names_field(*names), digest_size=16).digest()
+    return _hash(name_field(names[0]) + name_field(names[1]))
+
+
+def _hash(content: bytes) -> bytes:
+    return blake2b(content, digest_size=16).digest()
