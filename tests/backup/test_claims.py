@@ -85,6 +85,18 @@ class TestRestore:
                 assert {"key": key} == await kv.get(key, collection="c-d")
             assert 0 == (await verify(store, vault)).exit_code
 
+    async def test_the_secret_of_now(self, file: Path) -> None:
+        """Where the secret was rotated since the backup, the vault meta in the store opens the records."""
+        store, now = MemoryStore(), Secret(b"another battery")
+        await restore(file, store)
+        vault = await Vault.open(store, secret=SECRET)
+        await vault.rotate(new_secret=now)
+        await vault.close()
+
+        report = await restore(file, store, secret=now, names_inside=True)
+
+        assert (2, 2, 0) == (report.restored, report.already, report.failed)
+
     async def test_dry_run(self, file: Path) -> None:
         """A dry run says the same and writes nothing."""
         store = MemoryStore()
