@@ -102,12 +102,12 @@ class DynamoDBDriver:
                 position = (position[0], _LAST_KEY)
             entries = [one for one in found if not _is_behind(one, bound) and _is_of(one, partition)]
             entries = entries if expired else [one for one in entries if is_live(one)]
+            if last is not None and position is not None and (bound is None or bound[0] != position[0]):
+                bound = await self._highest(position[0])
             if entries:
                 yield Page(entries, json.dumps(position))
-            if last is None or position is None:
+            if last is None:
                 return
-            if bound is None or bound[0] != position[0]:
-                bound = await self._highest(position[0])
 
     async def get(self, collection: str, key: str) -> Entry | None:
         """Return the entry as it is stored, with a `problem` where it cannot be read."""

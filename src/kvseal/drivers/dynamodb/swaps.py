@@ -7,7 +7,7 @@ into a later call.  PartiQL needs a permission of its own (`dynamodb:PartiQLUpda
 server that has no PartiQL, each change is an `UpdateItem`.
 
 botocore repeats a request whose answer was lost, and what was done then is found changed: by this very call.
-So after a repetition the item that a failed condition returns is looked at.
+So after a repetition the item is looked at: it comes back with a failed condition, or is read.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class Swapper:
                     again.append(number)
                     doubted |= {number} if code == _UNDECIDED else set()
                 else:
-                    done[number] = self._outcome(swaps[number], response, repeated=repeated)
+                    done[number] = await self._outcome(swaps[number], response, repeated=repeated)
             if not again:
                 return done
             left = again
@@ -199,15 +199,23 @@ class Swapper:
             raise NoPartiQLError
         return answer
 
-    def _outcome(self, swap: Swap, response: Mapping[str, Any], *, repeated: bool) -> bool:
+    async def _outcome(self, swap: Swap, response: Mapping[str, Any], *, repeated: bool) -> bool:
         error = response.get("Error")
         if error is None:
             return True
         if error["Code"] in CONDITION_FAILED:
-            return repeated and swap.was_done(error.get("Item"))
+            return repeated and swap.was_done(error.get("Item") or await self._held(swap))
         if error["Code"] in _NO_PARTIQL:
             raise NoPartiQLError
         raise self._invalid(response, "batch_execute_statement")
+
+    async def _held(self, swap: Swap) -> Mapping[str, Any] | None:
+        """Return the item that is there: DynamoDB Local does not return it with a failed statement."""
+        names: dict[str, Any] = {"TableName": self._table, "Key": swap.place.item_key, "ConsistentRead": True}
+        item: Mapping[str, Any] | None = (await in_thread(self._client.ask, "get_item", **names)).body.get(
+            "Item"
+        )
+        return item
 
     def _invalid(self, response: Mapping[str, Any], operation: str) -> Exception:
         """Return what it means that the server cannot do a change."""
