@@ -8,7 +8,7 @@ or a sealed one after the last was brought back.
 
 from __future__ import annotations
 
-import asyncio
+from asyncio import sleep
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -62,4 +62,4 @@ async def await_reads(capabilities: Capabilities) -> None:
     Those of some backends lag: an application would read an old record for which there is no key any more.
     """
     if capabilities.reads_lag:
-        await asyncio.sleep(capabilities.reads_lag)
+        await sleep(capabilities.reads_lag)

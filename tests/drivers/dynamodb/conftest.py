@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from botocore import loaders, session
 from key_value.aio.stores.dynamodb import DynamoDBStore
-from tests.drivers.dynamodb.server import Server, credentials
+from tests.drivers.dynamodb.server import Server, local
 
 from kvseal.drivers import driver_from_url
 from kvseal.drivers.dynamodb.driver import DynamoDBDriver
@@ -27,8 +27,8 @@ def _one_loader() -> Iterator[None]:
 
 @pytest.fixture
 def table(shared_dynamodb: Server) -> Iterator[str]:
-    """Yield the name of an empty table, and credentials in the environment."""
-    with credentials(), shared_dynamodb.table() as name:
+    """Yield the name of an empty table, that this process reaches."""
+    with local(), shared_dynamodb.table() as name:
         yield name
 
 

@@ -14,6 +14,7 @@ import subprocess
 import tarfile
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +23,9 @@ from typing import TYPE_CHECKING, Any
 import botocore.session
 import pytest
 from botocore.config import Config
+
+from kvseal.drivers.aws import split_url
+from kvseal.drivers.dynamodb.driver import DynamoDBDriver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -190,6 +194,38 @@ class Server:
         return False
 
 
+def settings_of(url: str) -> dict[str, str]:
+    """Return what a store is given to be that of *url*, one of `Server.url`."""
+    name, reach, _ = split_url("dynamodb", url.removeprefix("dynamodb:"))
+    assert reach.region is not None
+    assert reach.endpoint is not None
+    return {"table_name": name, "region_name": reach.region, "endpoint_url": reach.endpoint, **KEYS}
+
+
+@contextmanager
+def _client_of(url: str) -> Iterator[tuple[Any, str]]:
+    settings = settings_of(url)
+    name = settings.pop("table_name")
+    client = botocore.session.get_session().create_client("dynamodb", **settings)
+    yield client, name
+    client.close()
+
+
+def items(url: str) -> dict[str, Any]:
+    """Return every item of the table at *url*, by its key."""
+    with _client_of(url) as (client, name):
+        pages = client.get_paginator("scan").paginate(TableName=name, ConsistentRead=True)
+        return {item["key"]["S"]: item for page in pages for item in page["Items"]}
+
+
+def emptied(url: str) -> None:
+    """Delete every item of the table at *url*."""
+    held = items(url).values()
+    with _client_of(url) as (client, name):
+        for item in held:
+            client.delete_item(TableName=name, Key={part: item[part] for part in ("collection", "key")})
+
+
 @contextmanager
 def running() -> Iterator[Server]:
     """Yield a server that runs, with credentials for whoever asks the SDK's own chain."""
@@ -202,12 +238,13 @@ def running() -> Iterator[Server]:
 
 
 @contextmanager
-def credentials() -> Iterator[None]:
-    """Let the SDK's own chain find credentials, and look for none in the network."""
+def local() -> Iterator[None]:
+    """Let the SDK's own chain find credentials, without the network; and wait for no reads: these do not lag."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", KEYS["aws_access_key_id"])
         patch.setenv("AWS_SECRET_ACCESS_KEY", KEYS["aws_secret_access_key"])
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_DYNAMODB"):
             patch.delenv(name, raising=False)
+        patch.setattr(DynamoDBDriver, "capabilities", replace(DynamoDBDriver.capabilities, reads_lag=0.0))
         yield
