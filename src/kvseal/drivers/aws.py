@@ -118,6 +118,12 @@ class Reach:
         return cls(settings.get("region_name"), settings.get("endpoint_url"), credentials)
 
     @classmethod
+    def of_session(cls, session: Any, endpoint: str | None) -> Reach:
+        """Return where clients of *session*, one of aioboto3, ask, with the credentials that it was given."""
+        theirs = session._session._credentials  # noqa: SLF001 - the public way asks the chain
+        return cls(session.region_name, endpoint, None if theirs is None else _Borrowed(theirs))
+
+    @classmethod
     def of_client(cls, client: Any) -> Reach:
         """
         Return where *client*, which an application made, asks, and as who.

@@ -346,7 +346,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         stored: list[dict[str, Any]] = []
         async for part in slices_between_turns(len(values)):
             stored += [self._holding.stored(value, vault) for value in values[part]]
-        self._check_sizes(self._names.of_many(collection, keys), stored)
+        self._check_sizes(await self._names.of_many(collection, keys), stored)
         await self.key_value.put_many(keys=keys, values=stored, collection=collection, ttl=ttl)
 
     def _check_sizes(self, names: Sequence[tuple[str, str]], stored: Sequence[Mapping[str, Any]]) -> None:

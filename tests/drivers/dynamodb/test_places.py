@@ -281,16 +281,6 @@ class TestClients:
         with pytest.raises(UnsupportedStoreError, match="does not say where"):
             driver_for(store)
 
-    def test_a_store_before_release_0_5(self) -> None:
-        """A store that does not keep its settings is refused with what to do instead."""
-        store = DynamoDBStore(table_name="table", region_name=REGION)
-        del store._client_settings
-
-        with pytest.raises(UnsupportedStoreError) as caught:
-            driver_for(store)
-
-        assert "dynamodb://TABLE" in caught.value.hint
-
     async def test_wrong_credentials(self, driver: DynamoDBDriver) -> None:
         """Credentials that the service does not accept are an error of the store, without them."""
         Faults.of(driver).plan("GetItem", refused("UnrecognizedClientException"))

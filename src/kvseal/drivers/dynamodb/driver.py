@@ -16,6 +16,7 @@ consistently.  The store's own `get` does not, and may return what a write has r
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 from kvseal import clock
@@ -42,7 +43,6 @@ from kvseal.drivers.dynamodb.table import (
     make_table,
     not_found,
 )
-from kvseal.errors import UnsupportedStoreError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from kvseal.drivers.base import Entry, Purged, Replacement, StoreTime
     from kvseal.drivers.urls import StoreUrl
 
+_KEEPS_SESSION: Final = version("py-key-value-aio").startswith("0.4.")
+"""Until 0.5 a store was made of a session of aioboto3; since then of settings."""
 READS_LAG: Final = 5.0
 """Seconds after which an eventually consistent read has what was written: usually well within one."""
 _LAST_KEY: Final = "\U0010ffff" * (items.KEY_BYTES // 4)
@@ -266,7 +268,7 @@ def for_store(store: DynamoDBStore) -> DynamoDBDriver:
     Return the driver of a store, whether or not it is set up.
 
     Raises:
-        UnsupportedStoreError: it does not say where its client connects.
+        UnsupportedStoreError: it was given a client that does not say where it connects.
     """
     return DynamoDBDriver(
         _reach_of(store),
@@ -279,14 +281,9 @@ def for_store(store: DynamoDBStore) -> DynamoDBDriver:
 def _reach_of(store: Any) -> Reach:
     if store._client_provided_by_user:  # noqa: SLF001
         return Reach.of_client(store._client)  # noqa: SLF001
-    settings = getattr(store, "_client_settings", None)
-    if settings is None:
-        # Before 0.5 the store kept a client that is not made yet, and nothing of what it is made of.
-        msg = "this release of py-key-value-aio does not say where a DynamoDBStore connects"
-        raise UnsupportedStoreError(
-            msg, hint="install py-key-value-aio 0.5, or name the table: dynamodb://TABLE?region=REGION"
-        )
-    return Reach.of_settings(settings)
+    if _KEEPS_SESSION:
+        return Reach.of_session(store._session, store._endpoint_url)  # noqa: SLF001
+    return Reach.of_settings(store._client_settings)  # noqa: SLF001
 
 
 async def from_url(url: StoreUrl, *, create: bool) -> DynamoDBDriver:
