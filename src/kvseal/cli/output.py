@@ -116,7 +116,7 @@ class Output:
         if report.units is not None:
             units = report.units
             tell(
-                f"  a run takes {units.read:,} read units ({units.scans} scans of {units.scan:,}) and"
+                f"  a run takes {units.scanning:,} read units ({units.scans} scans of {units.scan:,}) and"
                 f" {units.write:,} write units; a backup is one scan more",
                 err=False,
             )

@@ -112,11 +112,11 @@ class Replicates(Protocol):
 class Charges(Protocol):
     """A driver whose backend is paid by what is read and written, and which can say how much that is."""
 
-    def read_units(self, entries: Sequence[Entry]) -> int:
+    def units_of_scan(self, entries: Sequence[Entry]) -> int:
         """Return the units that a scan takes for a page of *entries*."""
         ...
 
-    def write_units(self, replacements: Sequence[Replacement]) -> int:
+    def units_of_writes(self, replacements: Sequence[Replacement]) -> int:
         """Return the units of *replacements*; raises as `replace_many` does for one that cannot be stored."""
         ...
 

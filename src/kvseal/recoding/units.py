@@ -22,13 +22,13 @@ class Units:
     write: int
 
     @property
-    def read(self) -> int:
+    def scanning(self) -> int:
         """The units of all scans."""
         return self.scan * self.scans
 
     def as_dict(self) -> dict[str, int]:
         """Return what a summary has of it."""
-        return {"read": self.read, "scans": self.scans, "write": self.write}
+        return {"read": self.scanning, "scans": self.scans, "write": self.write}
 
 
 class Meter:
@@ -38,15 +38,15 @@ class Meter:
         self._charges = driver if isinstance(driver, Charges) else None
         self._scan = self._write = 0
 
-    def read(self, entries: Sequence[Entry]) -> None:
+    def scanned(self, entries: Sequence[Entry]) -> None:
         """Add a page that was read."""
         if self._charges is not None:
-            self._scan += self._charges.read_units(entries)
+            self._scan += self._charges.units_of_scan(entries)
 
-    def write(self, replacements: Sequence[Replacement]) -> None:
+    def would_write(self, replacements: Sequence[Replacement]) -> None:
         """Add *replacements*; raises `UnsealableValueError` if the store cannot hold one."""
         if self._charges is not None:
-            self._write += self._charges.write_units(replacements)
+            self._write += self._charges.units_of_writes(replacements)
 
     def units(self, scans: int) -> Units | None:
         """Return the sum for a run that reads all entries so many times; `None` where there is no charge."""

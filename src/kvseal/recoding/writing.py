@@ -115,7 +115,7 @@ class InPlace:
     def _weigh(self, change: Change, meter: Meter, tally: Tally) -> None:
         """Count *change*, which is not made, and what it would take; or that the store cannot hold it."""
         try:
-            meter.write([_replacement(change)])
+            meter.would_write([_replacement(change)])
         except UnsealableValueError as exc:
             self._refused(change.entry, exc, tally)
         else:

@@ -201,13 +201,13 @@ class DynamoDBDriver:
             purge_table, self._client, self._table, self.location, auto_create=self._auto_create
         )
 
-    def read_units(self, entries: Sequence[Entry]) -> int:
+    def units_of_scan(self, entries: Sequence[Entry]) -> int:
         """Return the read units of a scan's page."""
-        return items.read_units(entries)
+        return items.units_of_scan(entries)
 
-    def write_units(self, replacements: Sequence[Replacement]) -> int:
+    def units_of_writes(self, replacements: Sequence[Replacement]) -> int:
         """Return the write units that *replacements* would take; one that loses takes as many."""
-        return items.write_units(replacements)
+        return items.units_of_writes(replacements)
 
     async def close(self) -> None:
         """Close the driver's own connections; the store's stay open."""

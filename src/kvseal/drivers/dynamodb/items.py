@@ -212,12 +212,12 @@ def size_of(entry: Entry) -> int:
     return item_size(place.collection, place.key, entry.stored, new_ttl(place, entry.expires_at))
 
 
-def read_units(entries: Sequence[Entry]) -> int:
+def units_of_scan(entries: Sequence[Entry]) -> int:
     """Return what a consistent scan of one page takes: a unit for each 4 KB."""
     return math.ceil(sum(map(size_of, entries)) / READ_UNIT)
 
 
-def write_units(replacements: Sequence[Replacement]) -> int:
+def units_of_writes(replacements: Sequence[Replacement]) -> int:
     """Return what these replacements take: of each, a unit for each KB of the larger of old and new."""
     total = 0
     for replacement in replacements:
