@@ -28,7 +28,7 @@ from kvseal.drivers.aws import split_url
 from kvseal.drivers.dynamodb.driver import DynamoDBDriver
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 PACKAGE = "amplify-dynamodb-simulator"
 VERSION = "2.9.30"
@@ -180,6 +180,12 @@ class Server:
         )
         yield name
         self.client().delete_table(TableName=name)
+
+    def put_all(self, table: str, items: Iterable[Mapping[str, Any]]) -> None:
+        """Put *items* into *table*, 25 in a request."""
+        rest = [{"PutRequest": {"Item": item}} for item in items]
+        for start in range(0, len(rest), 25):
+            self.client().batch_write_item(RequestItems={table: rest[start : start + 25]})
 
     def _is_up(self) -> bool:
         assert self._process is not None
