@@ -19,6 +19,7 @@ from tests.recoding.test_no_downtime import (
     EVERY,
     HOT,
     LEGACY,
+    SLOW,
     UNTOUCHED,
     check_values,
     deployed,
@@ -47,7 +48,7 @@ WRITES = {"disk": 6, "redis": 12, "postgresql": 6, "dynamodb": 2}
 MANY = {"disk": 700, "redis": 700, "postgresql": 700, "dynamodb": 100}
 
 
-@pytest.fixture(params=["disk", "redis", "postgresql", "dynamodb"])
+@pytest.fixture(params=["disk", "redis", "postgresql", SLOW])
 def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Yield an empty store on a backend that processes share."""
     yield from place(request.param, request, tmp_path)
