@@ -33,6 +33,7 @@ class DynamoDBContract(DriverContract):
     page = 48
     many = 5 * page
     store_clock = "server's"
+    splits = True
     largest_body = ITEM_BYTES
     # The server removes what has expired, when it finds the time: see `test_expired` in test_scan.
     keeps_expired = False
@@ -55,7 +56,7 @@ class TestFromURL(DynamoDBContract):
         self, shared_dynamodb: Server, bulk: BulkStore, monkeypatch: pytest.MonkeyPatch
     ) -> AsyncIterator[Backend]:
         """Yield the store, empty, and its driver."""
-        monkeypatch.setattr("kvseal.drivers.dynamodb.driver.PAGE_SIZE", self.page)
+        monkeypatch.setattr("kvseal.drivers.dynamodb.scanning.PAGE_SIZE", self.page)
         driver = await driver_from_url(shared_dynamodb.url(bulk._table_name))
         yield Backend(bulk, driver, raw_writer(shared_dynamodb, bulk._table_name))
         await driver.close()
