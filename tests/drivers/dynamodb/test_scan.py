@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +11,7 @@ from tests.drivers.dynamodb.faults import Faults
 from tests.drivers.dynamodb.tables import BulkStore, item
 from tests.drivers.entries import CREATED, FUTURE, PAST, SMALL, entry, fetched, fill, numbers, scanned
 
+from kvseal import clock
 from kvseal.drivers import abilities
 from kvseal.drivers.base import PAGE_SIZE, Replacement
 from kvseal.drivers.body import write_body
@@ -228,10 +229,16 @@ class TestTimes:
 
         assert later == (await fetched(driver)).expires_at
 
-    async def test_the_second_in_which_it_expires(self, put: Any, driver: DynamoDBDriver) -> None:
+    async def test_the_second_in_which_it_expires(
+        self, put: Any, driver: DynamoDBDriver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """The store stops reading at the whole second, and so does the driver."""
-        now = datetime.now(timezone.utc)
-        put(now + timedelta(seconds=0.9 - now.microsecond / 1e6), {"N": str(int(now.timestamp()))})
+        second = FUTURE.replace(microsecond=0)
+        put(second + timedelta(seconds=0.9), {"N": str(int(second.timestamp()))})
+        monkeypatch.setattr(clock, "utc_now", lambda: second - timedelta(seconds=0.1))
+        assert await driver.get("coll", "key") is not None
+
+        monkeypatch.setattr(clock, "utc_now", lambda: second + timedelta(seconds=0.5))
 
         assert await driver.get("coll", "key") is None
         assert 1 == len(await scanned(driver, expired=True))
