@@ -171,7 +171,7 @@ class DriverContract:
 
         assert [True, False, False] == [abilities.leads(backend.driver, found, *names) for names in claims]
 
-    def test_loses_names(self, backend: Backend) -> None:
+    async def test_loses_names(self, backend: Backend) -> None:
         """The landing of a store and its driver say the same of whether names get lost."""
         assert landing_of(backend.store).loses_names == abilities.loses_names(driver_for(backend.store))
 
