@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from key_value.aio.stores.disk import DiskStore
+from key_value.aio.stores.dynamodb import DynamoDBStore
 from key_value.aio.stores.filetree import (
     FileTreeStore,
     FileTreeV1CollectionSanitizationStrategy,
@@ -21,6 +22,7 @@ from key_value.aio.stores.postgresql import PostgreSQLStore
 from key_value.aio.stores.redis import RedisStore
 from pymongo import MongoClient
 from redis.asyncio import Redis
+from tests.drivers.dynamodb import server as dynamodb_server
 from tests.servers import database
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ _OPEN: dict[str, Callable[[str], Any]] = {
     "disk": lambda where: DiskStore(directory=where),
     "redis": lambda where: RedisStore(url=where),
     "postgresql": lambda where: PostgreSQLStore(url=where),
+    "dynamodb": lambda where: DynamoDBStore(**dynamodb_server.settings_of(where)),
     "filetree": lambda where: FileTreeStore(data_directory=where),
     "mongodb": _of_mongodb_url,
     # As FastMCP makes it: names that a path cannot hold are hashed.
@@ -94,6 +97,10 @@ def place(kind: str, request: pytest.FixtureRequest, directory: Path) -> Iterato
     elif kind == "postgresql":
         with database(request.getfixturevalue("shared_postgresql")) as url:
             yield Place(kind, url)
+    elif kind == "dynamodb":
+        server: dynamodb_server.Server = request.getfixturevalue("shared_dynamodb")
+        with dynamodb_server.local(), server.table() as name:
+            yield Place(kind, server.url(name))
     elif kind == "mongodb":
         server = request.getfixturevalue("shared_mongodb")
         with server.database() as name:
@@ -137,6 +144,10 @@ async def _of_postgresql(where: str) -> dict[str, Any]:
     return {key: times for key, *times in rows}
 
 
+async def _of_dynamodb(where: str) -> dict[str, Any]:
+    return {key: item.get("ttl") for key, item in dynamodb_server.items(where).items()}
+
+
 async def _of_mongodb(where: str) -> dict[str, Any]:
     url, _, name = where.partition(DATABASE)
     with MongoClient[dict[str, Any]](url) as client:
@@ -157,6 +168,7 @@ _NATIVE_TIMES = {
     "disk": _of_disk,
     "redis": _of_redis,
     "postgresql": _of_postgresql,
+    "dynamodb": _of_dynamodb,
     "mongodb": _of_mongodb,
     "filetree": _of_files,
     "filetree-v1": _of_files,

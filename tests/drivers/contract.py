@@ -38,7 +38,7 @@ from tests.drivers.entries import (
 )
 
 from kvseal import clock
-from kvseal.drivers import abilities, base, landing_of
+from kvseal.drivers import abilities, base, driver_for, landing_of
 from kvseal.drivers.base import PAGE_SIZE, Count, Entry, Replacement, Times
 from kvseal.drivers.chain import Chain
 from kvseal.errors import Conflict, StoreError, UnsealableValueError, UnsupportedStoreError
@@ -61,6 +61,8 @@ class DriverContract:
     """Whose clock the backend goes by."""
     keeps_expired: ClassVar[bool] = True
     """Whether the backend takes an entry that has expired already, and keeps it until it is removed."""
+    largest_body: ClassVar[int | None] = None
+    """How many bytes the backend holds of one entry at most, if less than tests put into one."""
 
     def same_expiry(self, expected: datetime | None, actual: datetime | None) -> bool:
         """Whether *actual* is what has become of *expected*; where no times are kept, to the minute."""
@@ -168,6 +170,18 @@ class DriverContract:
         (found,) = await scanned(backend.driver)
 
         assert [True, False] == [abilities.proves(backend.driver, found, key) for key in ("key", "other")]
+
+    async def test_leads(self, backend: Backend) -> None:
+        """Names lead to the entry that they are the names of, whatever of them a scan gives back; others do not."""
+        await backend.store.put("key", SMALL, collection="coll")
+        (found,) = await scanned(backend.driver)
+        claims = [("coll", "key"), ("coll", "other"), ("other", "key")]
+
+        assert [True, False, False] == [abilities.leads(backend.driver, found, *names) for names in claims]
+
+    async def test_loses_names(self, backend: Backend) -> None:
+        """The landing of a store and its driver say the same of whether names get lost."""
+        assert landing_of(backend.store).loses_names == abilities.loses_names(driver_for(backend.store))
 
     async def test_default_collection(self, backend: Backend) -> None:
         """What the store puts without a collection is where the wrapper chain says."""
@@ -635,6 +649,8 @@ class DriverContract:
         """What cannot be read is yielded with a problem, never skipped, never changed and never in the way."""
         if backend.write_raw is None:
             pytest.skip("the backend stores no bodies")
+        if self.largest_body is not None and len(body) > self.largest_body:
+            pytest.skip("the backend takes no body as large as this")
         await backend.write_raw("coll", "broken", body, None)
         await backend.driver.put_if_absent(entry())
 

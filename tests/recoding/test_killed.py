@@ -19,6 +19,7 @@ import pytest
 from pymongo import MongoClient
 from redis.asyncio import Redis
 from tests.backends import DATABASE, UNSTABLE, Place, place
+from tests.drivers.dynamodb.server import emptied
 from tests.processes import NEW
 from tests.recoding.mortal import COLLECTION
 from tests.recoding.worlds import damage, old
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings(UNSTABLE)]
 
-KINDS = ("disk", "redis", "postgresql", "filetree", "filetree-v1", "mongodb")
+KINDS = ("disk", "redis", "postgresql", "dynamodb", "mongodb", "filetree", "filetree-v1")
 ROOT = Path(__file__).parents[2]
 DAMAGED = "token:~"
 """The last one in most scans: a run that has met it is gone on with from the start."""
@@ -47,17 +48,19 @@ RECORDS = {
     "disk": 1_100,
     "redis": 1_100,
     "postgresql": 1_100,
+    "dynamodb": 60,
+    "mongodb": 120,
     "filetree": 100,
     "filetree-v1": 100,
-    "mongodb": 120,
 }
 LONG = {
     "disk": 4_000,
     "redis": 4_000,
     "postgresql": 4_000,
+    "dynamodb": 600,
+    "mongodb": 2_000,
     "filetree": 600,
     "filetree-v1": 600,
-    "mongodb": 2_000,
 }
 
 Times = tuple["datetime | None", "datetime | None"]
@@ -75,6 +78,8 @@ async def empty(where: Place) -> None:
         client = Redis.from_url(where.where)
         await client.flushall()
         await client.aclose()
+    elif where.kind == "dynamodb":
+        emptied(where.where)
     elif where.kind == "postgresql":
         con = await asyncpg.connect(where.where)
         await con.execute("DROP TABLE IF EXISTS kv_store")

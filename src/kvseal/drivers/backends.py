@@ -124,6 +124,13 @@ BACKENDS: Final = (
         "postgresql",
     ),
     Backend(
+        "dynamodb.driver",
+        f"{_STORES}.dynamodb.store.DynamoDBStore",
+        ("dynamodb",),
+        "dynamodb",
+        landing="dynamodb.landing",
+    ),
+    Backend(
         "mongodb.driver",
         f"{_STORES}.mongodb.store.MongoDBStore",
         ("mongodb", "mongodb+srv"),

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 from urllib.parse import unquote
 
 from kvseal.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
 SEPARATOR: Final = "::"
 
@@ -28,6 +29,16 @@ class Landing(Protocol):
     @property
     def check_key(self) -> Callable[[str], object] | None:
         """What raises `StoreError` for a key that leaves its collection; `None` where no key can."""
+        ...
+
+    @property
+    def loses_names(self) -> bool:
+        """Whether a name may not come back from where it lands: as the driver's `loses_names` says."""
+        ...
+
+    @property
+    def check_value(self) -> Callable[[str, str, Mapping[str, Any]], object] | None:
+        """What raises `EntryTooLargeError` for collection, key and value; `None` where any size fits."""
         ...
 
     def reaches(self, collection: str, reserved: str) -> bool:
@@ -56,6 +67,8 @@ class ExactNames:
     """Both names are kept apart and as they are, in columns or dictionaries."""
 
     check_key: None = None
+    loses_names: ClassVar[bool] = False
+    check_value: None = None
 
     def reaches(self, collection: str, reserved: str) -> bool:
         """Whether it is the same collection."""
@@ -71,6 +84,8 @@ class JoinedPlaces:
     """One key of both names, `collection::key`: a collection may begin with another one and the separator."""
 
     check_key: None = None
+    loses_names: ClassVar[bool] = False
+    check_value: None = None
 
     def reaches(self, collection: str, reserved: str) -> bool:
         """Whether one collection with the separator begins with the other one."""
@@ -88,6 +103,8 @@ class FolderPlaces:
 
     folder: Callable[[str], str]
     file: Callable[[str], str] | None = None
+    loses_names: bool = False
+    check_value: None = None
 
     @property
     def check_key(self) -> Callable[[str], object] | None:
@@ -106,6 +123,9 @@ class FolderPlaces:
 @dataclass(frozen=True, slots=True)
 class UnknownPlaces:
     """A store that kvseal does not know: it may fold names as file systems, HTTP and S3-like servers do."""
+
+    loses_names: ClassVar[bool] = False
+    check_value: None = None
 
     def check_key(self, key: str) -> None:
         """Raise `StoreError` if *key* climbs out of its collection by dot segments."""

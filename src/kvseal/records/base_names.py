@@ -8,7 +8,7 @@ operation, so that no name reaches an entry of the vault or of another collectio
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kvseal.concurrency import slices_between_turns
 from kvseal.drivers import landing_of
@@ -18,7 +18,7 @@ from kvseal.errors import ReservedNameError, StoreError
 from kvseal.keys.meta import META_COLLECTION, refuse_reserved
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from kvseal.drivers.chain import Chain
 
@@ -28,7 +28,16 @@ _COLLECTIONS: Final = 4096
 class BaseNames:
     """The names of records at the base store of *chain*."""
 
-    __slots__ = ("_chain", "_check_key", "_landing", "collections", "is_plain", "only_dots_lead_out")
+    __slots__ = (
+        "_chain",
+        "_check_key",
+        "_landing",
+        "check_value",
+        "collections",
+        "is_plain",
+        "loses_names",
+        "only_dots_lead_out",
+    )
 
     collections: BoundedCache[str | None, str]
     """The collection at the base store; raises `ReservedNameError` for one that is not a user's."""
@@ -36,14 +45,22 @@ class BaseNames:
     is_plain: bool
     """Whether every key is its own name at the base store, and stays in its collection."""
 
+    loses_names: bool
+    """Whether the base store may not give a name back, so that each record carries its own."""
+
     only_dots_lead_out: bool
     """Whether a key without `.` and `%` is its own name and stays: a store unknown to kvseal."""
+
+    check_value: Callable[[str, str, Mapping[str, Any]], object] | None
+    """What raises `EntryTooLargeError` for a value that the store cannot hold under its names there."""
 
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
         self._landing = landing_of(chain.base)
         self._check_key = self._landing.check_key
+        self.check_value = self._landing.check_value
         self.collections = BoundedCache(self._collection, _COLLECTIONS)
+        self.loses_names = self._landing.loses_names
         self.is_plain = self._check_key is None and not chain.renames_keys
         self.only_dots_lead_out = isinstance(self._landing, UnknownPlaces) and not chain.renames_keys
 

@@ -21,6 +21,7 @@ from kvseal.drivers.chain import Chain
 from kvseal.drivers.wrapper_orders import warn_of_orders
 from kvseal.envelope.stored import VERSION
 from kvseal.errors import RecordError, VaultLockedError
+from kvseal.keys.keyring import codec_key
 from kvseal.records.base_names import BaseNames
 from kvseal.records.capabilities import with_capabilities_of
 from kvseal.records.holding import Holding
@@ -87,7 +88,11 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
     """With `raise_on_decryption_error=False`: records that read as missing, by error class."""
 
     resealed: Counter[str]
-    """Legacy and plaintext records that reads tried to seal, by outcome: see `kvseal.records.resealing`."""
+    """
+    Records that reads tried to seal, by outcome: see `kvseal.records.resealing`.
+
+    Legacy and plaintext ones, and sealed ones without their names on a store that loses names.
+    """
 
     held: Counter[str]
     """Values that were written in the old format that the policy holds: see `kvseal.records.holding`."""
@@ -127,20 +132,21 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         )
         self._kdf = kdf
         self._given = options
-        self._context = context
         self._vault = vault
         self._owns_vault = vault is None
         self._opening: SingleFlight[Vault] = SingleFlight()
+        self._names = BaseNames(chain)
+        self._codec_key = codec_key(context, loses_names=self._names.loses_names)
         self._resealer = Resealer(chain)
         self._holding = Holding()
-        self._reader = Reader(self.vault, context, self._resealer, raises=raise_on_decryption_error)
+        self._reader = Reader(self.vault, self._codec_key, self._resealer, raises=raise_on_decryption_error)
         self.resealed = self._resealer.outcomes
         self.held = self._holding.outcomes
         self.unreadable = self._reader.unreadable
-        self._names = BaseNames(chain)
         self._has_plain_names = self._names.is_plain
         self._only_dots_lead_out = self._names.only_dots_lead_out
         self._collections = self._names.collections
+        self._check_value = self._names.check_value
 
     async def vault(self) -> Vault:
         """Return the open vault, opening or creating it first."""
@@ -162,7 +168,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             base, name = self._names.of(collection, key)
         vault = self._vault or await self.vault()
         try:
-            codec = vault.codecs[self._context]
+            codec = vault.codecs[self._codec_key]
         except VaultLockedError:
             codec = await self._reader.codec()
         stored = await self.key_value.get(key, collection=collection)
@@ -197,7 +203,8 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         Seal *value* and store it.
 
         Raises:
-            UnsealableValueError: `get` could not return *value* exactly; nothing was written.
+            UnsealableValueError: `get` could not return *value* exactly, or the store cannot hold one as
+                large as this (`EntryTooLargeError`); nothing was written.
             InvalidTTLError: *ttl* is not a positive number of seconds.
             StaleKeyringError: the vault meta could not be read for too long.
             HoldNotPermittedError: the policy holds an old format that this process may not write.
@@ -214,12 +221,14 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
                 await self._put_held(key, value, collection, ttl, vault)
                 return
         try:
-            codec = vault.codecs[self._context]
+            codec = vault.codecs[self._codec_key]
         except VaultLockedError:
             codec = await self._reader.codec()
         # Computed after the vault is open, so that a key derivation does not shorten the time to live.
         expires_at = None if ttl is None else expiry.expiry_of(ttl)
         sealed = codec.sealing[base](value, name, expires_at)
+        if self._check_value is not None:
+            self._check_value(base, name, sealed)
         await self.key_value.put(key, sealed, collection=collection, ttl=ttl)
 
     @override
@@ -283,6 +292,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         async for part in slices_between_turns(len(names)):
             few = zip(values[part], names[part], strict=True)
             sealed += [sealing[base](value, name, expires_at) for value, (base, name) in few]
+        self._check_sizes(names, sealed)
         await self.key_value.put_many(keys=keys, values=sealed, collection=collection, ttl=ttl)
 
     @override
@@ -323,6 +333,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         vault: Vault,
     ) -> None:
         stored = self._holding.stored(value, vault)
+        self._check_sizes([self._names.of(collection, key)], [stored])
         if ttl is not None:
             expiry.expiry_of(ttl)
         await self.key_value.put(key, stored, collection=collection, ttl=ttl)
@@ -340,7 +351,14 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         stored: list[dict[str, Any]] = []
         async for part in slices_between_turns(len(values)):
             stored += [self._holding.stored(value, vault) for value in values[part]]
+        self._check_sizes(await self._names.of_many(collection, keys), stored)
         await self.key_value.put_many(keys=keys, values=stored, collection=collection, ttl=ttl)
+
+    def _check_sizes(self, names: Sequence[tuple[str, str]], stored: Sequence[Mapping[str, Any]]) -> None:
+        """Raise if the store cannot hold one of *stored*, before it is given any of them."""
+        if self._check_value is not None:
+            for (base, name), one in zip(names, stored, strict=True):
+                self._check_value(base, name, one)
 
     def _base_collection(self, collection: str | None) -> str:
         return self._collections[collection]

@@ -13,6 +13,7 @@ from bson.raw_bson import RawBSONDocument
 from tests.drivers.entries import CREATED, FUTURE, SMALL, entry, fetched, scanned
 from tests.drivers.mongodb.documents import MOMENT, document
 
+from kvseal import EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.drivers import abilities, driver_from_url
 from kvseal.drivers.base import Replacement
 from kvseal.drivers.mongodb import collections
@@ -244,6 +245,20 @@ async def test_a_value_beyond_the_limit(driver: MongoDBDriver) -> None:
     assert [EntryTooLargeError, bool] == [type(put) for put in puts]
     assert ["a", "b", "d"] == sorted(one.key or "" for one in await scanned(driver))
     assert [a, b] == [await fetched(driver, "a"), await fetched(driver, "b")]
+
+
+async def test_the_wrapper_refuses_it_too(store: MongoDBStore, driver: MongoDBDriver, cheap: Any) -> None:
+    """A value whose record has no room is refused by `put` before the store is asked; one that has is stored."""
+    vault = await Vault.create(driver, secret=Secret(b"a secret"), kdf=cheap)
+    kv = EnvelopeEncryptionWrapper(store, vault=vault)
+
+    with pytest.raises(EntryTooLargeError):
+        await kv.put("key", {"v": "\u2028" * (13 * 2**20)}, collection="coll")
+    await kv.put("other", {"v": "x" * 2**20}, collection="coll")
+
+    assert ["other"] == [one.key for one in await scanned(driver) if one.collection == "coll"]
+    await kv.release()
+    await vault.close()
 
 
 @pytest.mark.parametrize(

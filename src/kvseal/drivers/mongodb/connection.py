@@ -87,7 +87,7 @@ class Connection:
             database.command("ping")
             before = clock.monotonic()
             at: datetime = database.command("hello")["localTime"]
-            return StoreTime(at.replace(tzinfo=timezone.utc), before, clock.monotonic())
+            return StoreTime(at.replace(tzinfo=timezone.utc), before, clock.monotonic(), step=0.001)
 
     def close(self) -> None:
         """Close the client, if this process has one."""

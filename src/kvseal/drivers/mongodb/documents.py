@@ -47,6 +47,8 @@ _PLAIN: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
 
 MOST_BYTES: Final = 16 * 2**20
 """Of one document: the server's limit, the same in every release."""
+_SURELY_FITS: Final = MOST_BYTES // 5
+"""Characters of text for which there is room, with four bytes each, beside all else in a sealed value."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _JSON_TYPES: Final = (str, int, float, bool, type(None))
@@ -130,6 +132,13 @@ def new_document(entry: Entry) -> RawBSONDocument:
     document = RawBSONDocument(bson.encode(fields, codec_options=_PLAIN), RAW)
     _check_size(len(document.raw))
     return document
+
+
+def check_value(collection: str, key: str, value: Mapping[str, Any]) -> None:
+    """Raise `EntryTooLargeError` if the document of *value* is too large; most are not made for that."""
+    characters = sum(len(part) for part in value.values() if isinstance(part, str))
+    if characters > _SURELY_FITS:
+        new_document(Entry(collection, key, value))
 
 
 def content_of(document: RawBSONDocument) -> dict[str, Any]:
