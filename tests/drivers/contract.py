@@ -38,7 +38,7 @@ from tests.drivers.entries import (
 )
 
 from kvseal import clock
-from kvseal.drivers import abilities, base, driver_for, landing_of
+from kvseal.drivers import abilities, base, landing_of
 from kvseal.drivers.base import PAGE_SIZE, Count, Entry, Replacement
 from kvseal.drivers.chain import Chain
 from kvseal.errors import Conflict, StoreError, UnsealableValueError, UnsupportedStoreError
