@@ -181,7 +181,7 @@ async def migrate(
             _refuse_blindness(places.source)
         async with _prepared(places, request) as prepared:
             report = await _recode(places, request, prepared, context)
-            return await _ended(request, prepared, report, finalize=finalize and not dry_run)
+            return await _ended(places, request, prepared, report, finalize=finalize and not dry_run)
 
 
 async def prepare(
@@ -341,7 +341,7 @@ def _plan(
 async def _recode(places: Places, request: _Request, prepared: _Prepared, context: str) -> Report:
     vault = prepared.vault
     target = _throwaway_target() if vault is None else SealedTarget.of(vault, context)
-    return await recode(
+    report = await recode(
         places.source,
         _plan(request, prepared.codecs, target, vault),
         to=None if places.in_place else places.destination,
@@ -350,16 +350,20 @@ async def _recode(places: Places, request: _Request, prepared: _Prepared, contex
         total=prepared.total,
         listener=request.listener,
     )
+    return report.after_survey()
 
 
-async def _ended(request: _Request, prepared: _Prepared, report: Report, *, finalize: bool) -> Migration:
+async def _ended(
+    places: Places, request: _Request, prepared: _Prepared, report: Report, *, finalize: bool
+) -> Migration:
     """With *finalize*, end legacy reads if no record needs them any more, and a grace later drop the keys."""
     vault = prepared.vault
     if vault is None:
         return Migration(report, None)
     finalized = finalize and _is_complete(report, request, vault)
     if finalized:
-        await end_legacy(vault, prepared.ended, at_once=not request.settles_in)
+        lag = places.source.capabilities.reads_lag
+        await end_legacy(vault, prepared.ended, at_once=not request.settles_in, reads_lag=lag)
     return Migration(report, vault.status(), finalized)
 
 
