@@ -23,8 +23,9 @@ from kvseal.recoding.census import none, take_census
 from kvseal.recoding.decision import is_pending
 from kvseal.recoding.formats import UNDECODABLE
 from kvseal.recoding.pace import LoopShare, Pace
-from kvseal.recoding.progress.checkpoint import MAX_PARTS, open_recode, plan_id
+from kvseal.recoding.progress.checkpoint import MAX_PARTS, CheckpointStore, plan_id
 from kvseal.recoding.progress.lease import Lease, leased
+from kvseal.recoding.progress.marks import Marks
 from kvseal.recoding.report import FAILURES_KEPT, Report, Tally, followed_by
 from kvseal.recoding.walk import Walk
 from kvseal.recoding.writing import Copies, InPlace
@@ -78,17 +79,22 @@ async def recode(
     async with reached(store, to, writes=not plan.dry_run) as places:
         _check_partition(partition)
         await check_clocks(places.source, plan.command)
+        lease = _lease(plan, places, partition)
+        marks = Marks(plan.target.mark_of, lease)
         writing: Writing
         if places.in_place:
-            writing = InPlace(places.source, plan, listener)
+            writing = InPlace(places.source, plan, marks, listener)
         else:
-            writing = Copies(places.source, places.destination, plan, listener)
-        run = _Run(plan, places.source, writing, partition, rate, total, listener)
+            writing = Copies(places.source, places.destination, plan, marks, listener)
+        run = _Run(plan, places.source, writing, lease, marks, partition, rate, total, listener)
         with _audited(plan, partition) as ended:
-            tally, census = await run.to_the_end(_lease(plan, places, partition))
-            await _attest(plan)
-            seconds = clock.monotonic() - started
-            report = _report(plan, tally, census, in_place=places.in_place, seconds=seconds)
+            async with leased(lease):
+                tally, census = await run.to_the_end()
+                await _attest(plan)
+                seconds = clock.monotonic() - started
+                report = _report(plan, tally, census, in_place=places.in_place, seconds=seconds)
+                if lease is not None:
+                    lease.note(None, report.tally)
             ended(report.as_dict())
     return report
 
@@ -98,44 +104,51 @@ class _Run:
     plan: Plan
     driver: Driver
     writing: Writing
+    lease: Lease | None
+    marks: Marks
     partition: tuple[int, int]
     rate: float | None
     total: int | None
     listener: Listener
 
-    async def to_the_end(self, lease: Lease | None) -> tuple[Tally, Census | None]:
-        """Walk and verify, and repeat while the verify pass finds entries to convert."""
+    async def to_the_end(self) -> tuple[Tally, Census | None]:
+        """Walk and verify, and repeat while the verify pass finds entries to convert; the lease is held."""
         pace, share = Pace(self.rate), LoopShare()
-        async with leased(lease):
-            cursor, tally = self._beginning(lease)
-            tally = await self._walk(lease, share).run(cursor, tally, pace)
+        self.marks.begin()
+        cursor, tally = self._beginning()
+        tally = await self._walk(share, self.lease).run(cursor, tally, pace)
+        self.marks.end()
+        census = await self._verified(pace, share)
+        for _ in range(_MORE_PASSES):
+            if census is None or not _left_over(census, tally):
+                break
+            if self.lease is not None:
+                # Killed from here on, the part starts again from its beginning.
+                self.lease.note(None, Tally())
+            tally = followed_by(tally, await self._walk(share, None).run(None, Tally(), pace))
             census = await self._verified(pace, share)
-            for _ in range(_MORE_PASSES):
-                if census is None or not _left_over(census, tally):
-                    break
-                tally = followed_by(tally, await self._walk(lease, share).run(None, Tally(), pace))
-                census = await self._verified(pace, share)
         return tally, census
 
-    def _beginning(self, lease: Lease | None) -> tuple[str | None, Tally]:
-        """Return where to start: where an earlier run stopped, if that skips nothing."""
+    def _beginning(self) -> tuple[str | None, Tally]:
+        """Return where to start: where an earlier attempt stopped, if that skips nothing."""
         # A verify pass finds neither entries that a copy lacks nor entries changed since they were copied.
-        if lease is None or not self._in_place:
+        if self.lease is None or not self._in_place or self.lease.part.cursor is None:
             return None, Tally()
-        tally = lease.part.tally
-        # This run may have the key for entries that an earlier run failed on or skipped.
-        return (None, Tally()) if tally.failed or tally.skipped else (lease.part.cursor, tally.copy())
+        tally = self.lease.part.tally
+        # This attempt may have the key for entries that an earlier one failed on or skipped.
+        return (None, Tally()) if tally.failed or tally.skipped else (self.lease.part.cursor, tally.copy())
 
     @property
     def _in_place(self) -> bool:
         return self.writing.written is self.driver
 
-    def _walk(self, lease: Lease | None, share: LoopShare) -> Walk:
+    def _walk(self, share: LoopShare, notes: Lease | None) -> Walk:
         return Walk(
             self.driver,
             self.writing,
             partition=self.partition,
-            lease=lease,
+            lease=self.lease,
+            notes=notes,
             refresh=self.plan.refresh,
             confirm=self.plan.confirm,
             total=self.total,
@@ -194,9 +207,9 @@ async def is_prepared(
     if plan.vault is None:
         return False
     async with reached(store, to, writes=False) as places:
-        opened = await open_recode(plan.vault)
+        _, head = await CheckpointStore(plan.vault).head()
         name = plan_name(plan.command, places, plan.target)
-    return opened is not None and opened.prepared and opened.plan == name
+    return head is not None and head.prepared and not head.done and head.plan == name
 
 
 def _left_over(census: Census, tally: Tally) -> int:

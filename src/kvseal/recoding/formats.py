@@ -8,11 +8,14 @@ are the same keyring; a rollback exchanges the source and target of a migration.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from pybase64 import b64decode
+
 from kvseal import expiry
-from kvseal.envelope.record import Header
-from kvseal.envelope.stored import from_stored, is_sealed
+from kvseal.envelope.record import DERIVATION_END, FIXED_SIZE, Header
+from kvseal.envelope.stored import DATA_FIELD, QUANTUM, from_stored, is_sealed
 from kvseal.errors import RecordError, SealedTwiceError
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 KVSEAL: Final = "kvseal"
 UNDECODABLE: Final = "undecodable"
+_START_LENGTH: Final = QUANTUM * (DERIVATION_END // 3 + 1)
+"""Characters of base64 that hold the first bytes of a record, up to what its sealer drew for many."""
 
 
 class Source(Protocol):
@@ -64,6 +69,10 @@ class Target(Source, Protocol):
 
     def seal(self, value: Mapping[str, Any], entry: Entry, expires_at: int | None) -> dict[str, Any]:
         """Return what to store for *value* under the names of *entry*."""
+        ...
+
+    def mark_of(self, stored: Mapping[str, Any]) -> str:
+        """Return what the records of one sealer share and those of no other have; "" if nothing."""
         ...
 
 
@@ -140,6 +149,10 @@ class LegacyTarget(LegacySource):
         """Encrypt under the first key; only the backend keeps the expiry."""
         return self._sealing.seal(value, entry.collection, entry.key)
 
+    def mark_of(self, _: Mapping[str, Any]) -> str:
+        """Return nothing: the formats of others do not show who sealed a record."""
+        return ""
+
 
 class SealedTarget:
     """
@@ -181,6 +194,15 @@ class SealedTarget:
     def seal(self, value: Mapping[str, Any], entry: Entry, expires_at: int | None) -> dict[str, Any]:
         """Seal under the active DEK."""
         return self._codec().seal(value, *_names(entry), expires_at=expires_at)
+
+    def mark_of(self, stored: Mapping[str, Any]) -> str:
+        """Return the first half of the nonce, which a sealer draws once for many records."""
+        text = stored.get(DATA_FIELD)
+        if not isinstance(text, str):
+            return ""
+        with suppress(ValueError):
+            return b64decode(text[:_START_LENGTH])[FIXED_SIZE:DERIVATION_END].hex()
+        return ""
 
     def key_candidates(self, _: str | None, __: Mapping[str, Any]) -> Iterable[str]:
         """Return nothing: a record does not open without its key."""

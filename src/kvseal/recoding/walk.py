@@ -63,7 +63,7 @@ class Frontier:
 
 
 class Walk:
-    """One pass over *partition* of a store, under *lease*."""
+    """One pass over *partition* of a store under *lease*; *notes*, the same or none, keeps its progress."""
 
     def __init__(
         self,
@@ -72,6 +72,7 @@ class Walk:
         *,
         partition: tuple[int, int],
         lease: Lease | None,
+        notes: Lease | None,
         refresh: Refresh | None,
         confirm: Callable[[], Awaitable[None]],
         total: int | None,
@@ -82,6 +83,7 @@ class Walk:
         self._writing = writing
         self._partition = partition
         self._lease = lease
+        self._notes = notes
         self._refresh = refresh
         self._confirm = confirm
         self._total = total
@@ -171,8 +173,8 @@ class Walk:
         return [self._writing.decide(entry) for entry in entries]
 
     def _note(self, frontier: Frontier) -> None:
-        if self._lease is not None:
-            self._lease.note(frontier.cursor, frontier.tally)
+        if self._notes is not None:
+            self._notes.note(frontier.cursor, frontier.tally)
 
     def _tell(self, frontier: Frontier) -> None:
         so_far = frontier.tally.copy()

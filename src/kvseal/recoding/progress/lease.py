@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Final
 from kvseal import clock
 from kvseal.concurrency import within
 from kvseal.errors import LeaseHeldError, StoreError
-from kvseal.recoding.progress.checkpoint import Checkpoint, CheckpointStore, Part
+from kvseal.recoding.progress.checkpoint import CheckpointStore, Head
 from kvseal.recoding.progress.lease_holder import LeaseHolder
+from kvseal.recoding.progress.part import MARKS_KEPT, Part
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from kvseal.recoding.report import Tally
     from kvseal.vault.vault import Vault
@@ -30,13 +31,13 @@ SECONDS: Final = 30
 SECONDS_BETWEEN_RENEWALS: Final = 5
 SECONDS_TO_RELEASE: Final = 5
 _ATTEMPTS: Final = 256
-"""Each of 1,024 parts renews its lease in the same entry; a run that loses a swap tries again."""
+"""Up to 1,024 parts may begin at once, and one writes the head; a process that loses a swap tries again."""
 
 _log = logging.getLogger("kvseal")
 
 
 class Lease:
-    """One part of one plan, held by this run."""
+    """One part of one plan, held by this process."""
 
     def __init__(
         self,
@@ -48,29 +49,24 @@ class Lease:
         prepared: bool = False,
         clock: Callable[[], float] = clock.wall,
     ) -> None:
-        self._prepared = prepared
         self._store = CheckpointStore(vault)
-        self._plan = plan
-        self._command = command
         self._index, self._count = partition
         self._clock = clock
         self._me = LeaseHolder.new()
         self._lost: LeaseHeldError | None = None
-        self.part = Part()
-        """The progress of this part; at first, that of an earlier run."""
+        self._head = Head.new(plan, command, self._count, started_at=self._now(), prepared=prepared)
+        self.part = Part(self._head.run)
+        """The progress of this part; at first, that of an earlier attempt."""
 
     async def acquire(self) -> None:
         """
-        Acquire the part, and load the progress of an earlier run of this plan.
+        Acquire the part, and load the progress of an earlier attempt at it.
 
         Raises:
-            LeaseHeldError: another run works on it, or on another plan for this vault.
+            LeaseHeldError: another process works on it, or on another plan for this vault.
         """
         for _ in range(_ATTEMPTS):
-            entry, found = await self._store.load()
-            taken, left = self._taken(found)
-            if await self._store.swap(entry, taken):
-                self.part = left
+            if await self._join() and await self._take() and await self._is_joined():
                 return
         raise _contended()
 
@@ -78,9 +74,17 @@ class Lease:
         """Note the progress of the part; the next renewal, or the release, stores it."""
         self.part = replace(self.part, cursor=cursor, tally=tally.copy())
 
+    async def mark(self, marks: Iterable[str]) -> None:
+        """Store at once that this attempt seals records with *marks*."""
+        kept = (*self.part.marks, *sorted({*marks}.difference(self.part.marks)))[-MARKS_KEPT:]
+        self.part = replace(self.part, marks=kept)
+        await self._update(self._held)
+
     async def finish(self) -> None:
         """Release the part as done; if all parts are done, delete the checkpoint."""
-        await self._update(lambda: Part(done=True, tally=self.part.tally), is_last=True)
+        await self._update(lambda: replace(self.part, holder=None, until=0, cursor=None, done=True))
+        if await self._is_last():
+            await self._store.end(self._head.run)
 
     async def release(self) -> None:
         """Release the part with its progress."""
@@ -92,64 +96,89 @@ class Lease:
         while self._lost is None:
             await asyncio.sleep(seconds)
             try:
-                await self._update(self._held)
+                await self.renew()
             except LeaseHeldError as exc:
                 self._lost = exc
             except StoreError as exc:
                 _log.warning("the lease of the recode could not be renewed: %s", exc)
 
+    async def renew(self) -> None:
+        """Store the progress and a later end of the lease; raises `LeaseHeldError` if it was lost."""
+        await self._update(self._held)
+
     def check(self) -> None:
-        """Raise `LeaseHeldError` if another run has acquired the part because this lease expired."""
+        """Raise `LeaseHeldError` if another process has acquired the part because this lease expired."""
         if self._lost is not None:
             raise self._lost
 
     def _held(self) -> Part:
         return replace(self.part, holder=self._me, until=self._now() + SECONDS * 1000)
 
-    def _taken(self, found: Checkpoint | None) -> tuple[Checkpoint, Part]:
-        """Return the checkpoint with this part held, and the part as it was before."""
-        now = self._now()
-        if found is None or (found.plan, len(found.parts)) != (self._plan, self._count):
-            if found is not None and (holders := found.holders(now)):
-                raise _held_by(holders[0], found.command)
-            # No run works on the other plan any more; the headers show which of its records are done.
-            found = self._new()
-        left = found.parts[self._index]
-        if left.holder is not None and not left.is_free(now):
-            raise _held_by(left.holder, found.command)
-        # A part that is done starts again from its beginning.
-        left = Part() if left.done else replace(left, holder=None, until=0)
-        self.part = left
-        taken = replace(found, prepared=found.prepared or self._prepared)
-        return taken.with_part(self._index, self._held()), left
+    async def _join(self) -> bool:
+        """Join the run in the checkpoint, or begin a new one; `False` if another process was faster."""
+        entry, found = await self._store.head()
+        if found is not None and found.goes_on_with(self._head.plan, self._count):
+            joined = replace(found, prepared=found.prepared or self._head.prepared)
+            self._head, was_there = joined, joined == found
+            return was_there or await self._store.put_head(entry, joined)
+        if found is not None and not found.done:
+            now = self._now()
+            for part in await self._store.parts(found):
+                if not part.is_free(now):
+                    raise _held_by(part.holder, found.command)
+        # No process works on the other plan any more; the headers show which of its records are done.
+        mine = self._head
+        self._head = Head.new(
+            mine.plan, mine.command, mine.count, started_at=self._now(), prepared=mine.prepared
+        )
+        return await self._store.put_head(entry, self._head)
 
-    async def _update(self, part: Callable[[], Part], *, is_last: bool = False) -> None:
+    async def _take(self) -> bool:
+        """Hold the part, and load what is left of it; `False` if another process was faster."""
+        entry, left = await self._store.part(self._head.run, self._index)
+        if left is None:
+            left = Part(self._head.run)
+        if not left.is_free(self._now()):
+            raise _held_by(left.holder, self._head.command)
+        # A part that is done starts again from its beginning, and counts again what this run has sealed.
+        self.part = Part(left.run, marks=left.marks) if left.done else replace(left, holder=None, until=0)
+        return await self._store.put_part(entry, self._index, self._held())
+
+    async def _is_joined(self) -> bool:
+        """Whether the run is still the one in the checkpoint, now that the part shows that it is held."""
+        _, found = await self._store.head()
+        return found is None or found.run == self._head.run
+
+    async def _update(self, part: Callable[[], Part]) -> None:
         for _ in range(_ATTEMPTS):
-            entry, found = await self._store.load()
-            mine = self._mine(found)
-            changed = mine.with_part(self._index, part())
-            if is_last and changed.is_done:
-                if entry is None or await self._store.drop(entry):
-                    return
-            elif await self._store.swap(entry, changed):
+            await self._keep_head()
+            entry, found = await self._store.part(self._head.run, self._index)
+            if found is not None and found.holder != self._me:
+                raise _held_by(found.holder, self._head.command)
+            # Where there is none, an evicting store dropped it, or a writer without the keys overwrote it.
+            if await self._store.put_part(entry, self._index, part()):
                 return
         raise _contended()
 
-    def _mine(self, found: Checkpoint | None) -> Checkpoint:
-        """Return *found* if this run still holds the part there, or a new checkpoint if there is none."""
-        if found is None:
-            # An evicting store dropped it, or a writer without the keys overwrote it.
-            return self._new()
-        holder = None
-        if (found.plan, len(found.parts)) == (self._plan, self._count):
-            holder = found.parts[self._index].holder
-        if holder != self._me:
-            raise _held_by(holder, found.command)
-        return found
+    async def _keep_head(self) -> None:
+        """Put the head back if it was dropped; raise `LeaseHeldError` if there is that of another run."""
+        for _ in range(_ATTEMPTS):
+            entry, found = await self._store.head()
+            if found is not None:
+                if found.run != self._head.run:
+                    raise _held_by(None, found.command)
+                return
+            if await self._store.put_head(entry, self._head):
+                return
+        raise _contended()
 
-    def _new(self) -> Checkpoint:
-        parts = (Part(),) * self._count
-        return Checkpoint(self._plan, self._command, self._now(), parts, self._prepared)
+    async def _is_last(self) -> bool:
+        """Whether every other part is done; the first that is not ends the search."""
+        for step in range(1, self._count):
+            _, part = await self._store.part(self._head.run, (self._index + step) % self._count)
+            if part is None or not part.done:
+                return False
+        return True
 
     def _now(self) -> int:
         return int(self._clock() * 1000)
