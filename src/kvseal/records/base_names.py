@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from kvseal.concurrency import slices_between_turns
 from kvseal.drivers import landing_of
 from kvseal.drivers.landing import UnknownPlaces
 from kvseal.envelope.bounded_cache import BoundedCache
@@ -65,10 +66,16 @@ class BaseNames:
                 raise ReservedNameError(exc.message or "", hint=exc.hint) from None
         return names
 
-    def of_many(self, collection: str | None, keys: Sequence[str]) -> list[tuple[str, str]]:
-        """Return what `of` does for each key."""
+    async def of_many(self, collection: str | None, keys: Sequence[str]) -> list[tuple[str, str]]:
+        """Return what `of` does for each key; of many keys, others on the event loop have their turn."""
         base = self.collections[collection]  # Refuses a reserved one, even without any keys.
-        return [(base, key) for key in keys] if self.is_plain else [self.of(collection, key) for key in keys]
+        names: list[tuple[str, str]] = []
+        async for part in slices_between_turns(len(keys)):
+            few = keys[part]
+            names += (
+                [(base, key) for key in few] if self.is_plain else [self.of(collection, key) for key in few]
+            )
+        return names
 
     def _collection(self, collection: str | None) -> str:
         name = self._chain.physical_collection(collection)

@@ -238,7 +238,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         Raises:
             UnreadableRecordsError: after every record was tried; it names all that failed.
         """
-        names = self._names.of_many(collection, keys)
+        names = await self._names.of_many(collection, keys)
         await self.vault()
         stored = await self.key_value.get_many(keys=keys, collection=collection)
         opened = await self._reader.read_many(stored, names)
@@ -252,7 +252,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         self, keys: Sequence[str], *, collection: str | None = None
     ) -> list[tuple[dict[str, Any] | None, float | None]]:
         """Return what `ttl` would for each key; raises like `get_many`."""
-        names = self._names.of_many(collection, keys)
+        names = await self._names.of_many(collection, keys)
         await self.vault()
         entries = await self.key_value.ttl_many(keys=keys, collection=collection)
         opened = await self._reader.read_many([stored for stored, _ in entries], names)
@@ -271,7 +271,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         if len(keys) != len(values):
             msg = f"put_many was given {len(keys)} keys and {len(values)} values"
             raise ValueError(msg)
-        names = self._names.of_many(collection, keys)
+        names = await self._names.of_many(collection, keys)
         vault = await self.vault()
         await vault.confirm()
         if vault.holds:
@@ -288,7 +288,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
     @override
     async def delete_many(self, keys: Sequence[str], *, collection: str | None = None) -> int:
         """Delete the entries, readable or not; return how many there were."""
-        self._names.of_many(collection, keys)
+        await self._names.of_many(collection, keys)
         return await self.key_value.delete_many(keys=keys, collection=collection)
 
     def health(self, *, max_dek_age: timedelta | None = None) -> Health:
