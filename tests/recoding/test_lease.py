@@ -550,6 +550,8 @@ async def test_cancelled_while_it_is_taken(store: MemoryStore, effect: bool) -> 
         (CHECKPOINT, {"count": 0}),
         (CHECKPOINT, {"count": 1025}),
         (CHECKPOINT, {"run": 7}),
+        (CHECKPOINT, {"splits": [7]}),
+        (CHECKPOINT, {"splits": ["one", "too many"]}),
         (part_key(0), {"until": float("inf")}),
         (part_key(0), {"marks": [7]}),
         (part_key(0), {"tally": {**Tally().as_json(), "scanned": float("-inf")}}),

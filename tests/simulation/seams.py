@@ -319,6 +319,7 @@ def forged_checkpoint() -> dict[str, bytes]:
         "started_at": 0,
         "count": 1,
         "prepared": False,
+        "splits": None,
         "done": False,
     }
     part = {

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from kvseal import clock
+from kvseal.drivers.abilities import scan_part
 from kvseal.drivers.base import PAGE_SIZE, has_expired
 from kvseal.drivers.reach import recodable_driver
 from kvseal.errors import LegacyRecordError, PlaintextRecordError, RecordError, UnknownDEKError
@@ -124,13 +125,14 @@ async def take_census(
     opens: Callable[[Entry], bool] = every,
     pends: Callable[[Entry], bool] = none,
     partition: tuple[int, int] = (0, 1),
+    bounds: str | None = None,
     refresh: Refresh | None = None,
     pace: Pace | None = None,
     share: LoopShare | None = None,
     listener: Listener = ignore,
 ) -> Census:
     """
-    Count every entry of *partition*; the first of *readers* that recognises an entry opens it.
+    Count every entry of *partition*, or within *bounds*; the first of *readers* that recognises one opens it.
 
     Entries that have expired by this host's clock are counted apart: that clock may be wrong, and then they
     are read again.  Only entries that *opens* selects are opened.  Entries that *pends* selects count as
@@ -140,7 +142,7 @@ async def take_census(
     census, started = Census(), clock.monotonic()
     share = share or LoopShare()
     count = partial(_census_of, readers=readers, opens=opens, pends=pends)
-    async for page in share.pages(driver.scan(partition=partition, expired=True)):
+    async for page in share.pages(scan_part(driver, partition, bounds, expired=True)):
         if pace is not None:
             await pace.take(len(page.entries))
         for few in share.slices(page.entries, most=PAGE_SIZE):

@@ -139,6 +139,10 @@ class _Run:
         return (None, Tally()) if tally.failed or tally.skipped else (self.lease.part.cursor, tally.copy())
 
     @property
+    def _bounds(self) -> str | None:
+        return None if self.lease is None else self.lease.bounds
+
+    @property
     def _in_place(self) -> bool:
         return self.writing.written is self.driver
 
@@ -147,6 +151,7 @@ class _Run:
             self.driver,
             self.writing,
             partition=self.partition,
+            bounds=self._bounds,
             lease=self.lease,
             notes=notes,
             refresh=self.plan.refresh,
@@ -166,6 +171,7 @@ class _Run:
             pends=partial(is_pending, plan=self.plan) if self._in_place else none,
             # Another store is split into other parts than this one.
             partition=self.partition if self._in_place else WHOLE,
+            bounds=self._bounds if self._in_place else None,
             refresh=self.plan.refresh,
             pace=pace,
             share=share,
@@ -191,7 +197,7 @@ def _lease(plan: Plan, places: Places, partition: tuple[int, int]) -> Lease | No
     if plan.vault is None or plan.dry_run:
         return None
     name = plan_name(plan.command, places, plan.target)
-    return Lease(plan.vault, name, plan.command, partition, prepared=plan.prepared)
+    return Lease(plan.vault, name, plan.command, partition, prepared=plan.prepared, splitter=places.source)
 
 
 def plan_name(command: str, places: Places, target: Target) -> str:

@@ -12,6 +12,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from kvseal import clock
+from kvseal.drivers.abilities import scan_part
 from kvseal.keys.meta import META_COLLECTION
 from kvseal.observe.events import Failure, Progress
 from kvseal.recoding.report import Tally
@@ -71,6 +72,7 @@ class Walk:
         writing: Writing,
         *,
         partition: tuple[int, int],
+        bounds: str | None,
         lease: Lease | None,
         notes: Lease | None,
         refresh: Refresh | None,
@@ -82,6 +84,7 @@ class Walk:
         self._driver = driver
         self._writing = writing
         self._partition = partition
+        self._bounds = bounds
         self._lease = lease
         self._notes = notes
         self._refresh = refresh
@@ -104,7 +107,8 @@ class Walk:
         running: set[asyncio.Task[None]] = set()
         done: set[asyncio.Task[None]] = set()
         try:
-            async for page in self._share.pages(self._driver.scan(after=cursor, partition=self._partition)):
+            scan = scan_part(self._driver, self._partition, self._bounds, after=cursor)
+            async for page in self._share.pages(scan):
                 work = self._page(page, frontier.begin(), frontier, pace)
                 running.add(asyncio.create_task(self._share.run(work)))
                 if len(running) >= PAGES_IN_FLIGHT:

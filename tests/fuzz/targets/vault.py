@@ -63,6 +63,7 @@ def _checkpoints() -> list[bytes]:
         "started_at": MOMENT,
         "count": 2,
         "prepared": True,
+        "splits": ["a", "b"],
         "done": False,
     }
     part = {

@@ -9,7 +9,7 @@ The head says what is done and in how many parts, and changes seldom.  Each part
 which its holder alone writes: renewing a lease costs one small write, however many parts there are.
 
     __recode__      {"run": hex, "plan": hex, "command": "…", "started_at": ms, "count": n,
-                     "prepared": false, "done": false}
+                     "prepared": false, "splits": ["…", …] | null, "done": false}
     __recode__0007  {"run": hex, "holder": {…} | null, "until": ms, "cursor": "…" | null, "done": false,
                      "marks": [hex, …], "tally": {"scanned": n, …}}
 
@@ -32,7 +32,7 @@ from kvseal.keys.meta import META_COLLECTION
 from kvseal.recoding.progress.part import Part, milliseconds, text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from kvseal.drivers.base import Driver
     from kvseal.recoding.progress.lease_holder import LeaseHolder
@@ -59,13 +59,25 @@ class Head:
     count: int
     prepared: bool = False
     """Whether the steps before the first write, such as a backup, are done."""
+    splits: tuple[str, ...] | None = None
+    """What bounds the scan of each part; without, each reads all names and takes its own."""
     done: bool = False
     """Whether every part is done, so that the run is over."""
 
     @classmethod
-    def new(cls, plan: str, command: str, count: int, *, started_at: int, prepared: bool) -> Head:
+    def new(
+        cls,
+        plan: str,
+        command: str,
+        count: int,
+        *,
+        started_at: int,
+        prepared: bool,
+        splits: Sequence[str] | None = None,
+    ) -> Head:
         """Return the head of a run that begins."""
-        return cls(os.urandom(_RUN_SIZE).hex(), plan, command, started_at, count, prepared)
+        bounds = None if splits is None else tuple(splits)
+        return cls(os.urandom(_RUN_SIZE).hex(), plan, command, started_at, count, prepared, bounds)
 
     def goes_on_with(self, plan: str, count: int) -> bool:
         """Whether a run of *plan* in *count* parts is this one, rather than a new one."""
@@ -80,6 +92,7 @@ class Head:
             "started_at": self.started_at,
             "count": self.count,
             "prepared": self.prepared,
+            "splits": None if self.splits is None else list(self.splits),
             "done": self.done,
         }
 
@@ -90,6 +103,10 @@ class Head:
         if type(count) is not int or not 1 <= count <= MAX_PARTS:
             msg = "not a number of parts"
             raise TypeError(msg)
+        splits = None if value["splits"] is None else tuple(map(text, value["splits"]))
+        if splits is not None and len(splits) != count:
+            msg = "not the bounds of each part"
+            raise TypeError(msg)
         return cls(
             text(value["run"]),
             text(value["plan"]),
@@ -97,6 +114,7 @@ class Head:
             milliseconds(value["started_at"]),
             count,
             value["prepared"] is True,
+            splits,
             value["done"] is True,
         )
 

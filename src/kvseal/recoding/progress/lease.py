@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from kvseal import clock
 from kvseal.concurrency import within
+from kvseal.drivers.abilities import is_split_so, split
 from kvseal.errors import LeaseHeldError, StoreError
 from kvseal.recoding.progress.checkpoint import CheckpointStore, Head
 from kvseal.recoding.progress.lease_holder import LeaseHolder
@@ -23,6 +24,7 @@ from kvseal.recoding.progress.part import MARKS_KEPT, Part
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
+    from kvseal.drivers.base import Driver
     from kvseal.recoding.report import Tally
     from kvseal.vault.vault import Vault
 
@@ -37,7 +39,7 @@ _log = logging.getLogger("kvseal")
 
 
 class Lease:
-    """One part of one plan, held by this process."""
+    """One part of one plan, held by this process; *splitter* is the driver of the store that is scanned."""
 
     def __init__(
         self,
@@ -47,8 +49,10 @@ class Lease:
         partition: tuple[int, int],
         *,
         prepared: bool = False,
+        splitter: Driver | None = None,
         clock: Callable[[], float] = clock.wall,
     ) -> None:
+        self._splitter = splitter
         self._store = CheckpointStore(vault)
         self._index, self._count = partition
         self._clock = clock
@@ -57,6 +61,11 @@ class Lease:
         self._head = Head.new(plan, command, self._count, started_at=self._now(), prepared=prepared)
         self.part = Part(self._head.run)
         """The progress of this part; at first, that of an earlier attempt."""
+
+    @property
+    def bounds(self) -> str | None:
+        """What bounds the scan of this part; `None` before the lease is held, and where nothing does."""
+        return None if self._head.splits is None else self._head.splits[self._index]
 
     async def acquire(self) -> None:
         """
@@ -117,7 +126,7 @@ class Lease:
     async def _join(self) -> bool:
         """Join the run in the checkpoint, or begin a new one; `False` if another process was faster."""
         entry, found = await self._store.head()
-        if found is not None and found.goes_on_with(self._head.plan, self._count):
+        if found is not None and await self._goes_on(found):
             joined = replace(found, prepared=found.prepared or self._head.prepared)
             self._head, was_there = joined, joined == found
             return was_there or await self._store.put_head(entry, joined)
@@ -126,12 +135,32 @@ class Lease:
             for part in await self._store.parts(found):
                 if not part.is_free(now):
                     raise _held_by(part.holder, found.command)
-        # No process works on the other plan any more; the headers show which of its records are done.
-        mine = self._head
-        self._head = Head.new(
-            mine.plan, mine.command, mine.count, started_at=self._now(), prepared=mine.prepared
-        )
+        # No process works on the other run any more; the headers show which of its records are done.
+        self._head = await self._begun()
         return await self._store.put_head(entry, self._head)
+
+    async def _goes_on(self, found: Head) -> bool:
+        """Whether *found* is a run of this plan, of which no bounds have become void."""
+        if not found.goes_on_with(self._head.plan, self._count):
+            return False
+        return (
+            found.splits is None
+            or self._splitter is None
+            or await is_split_so(self._splitter, found.splits[self._index])
+        )
+
+    async def _begun(self) -> Head:
+        """Return the head of a new run, with the bounds of its parts."""
+        mine = self._head
+        splits = None if self._splitter is None else await split(self._splitter, self._count)
+        return Head.new(
+            mine.plan,
+            mine.command,
+            mine.count,
+            started_at=self._now(),
+            prepared=mine.prepared,
+            splits=splits,
+        )
 
     async def _take(self) -> bool:
         """Hold the part, and load what is left of it; `False` if another process was faster."""
