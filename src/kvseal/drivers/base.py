@@ -277,6 +277,12 @@ def closed(location: str) -> StoreError:
     return StoreError(f"the driver of {location} is closed", hint="ask for a new one")
 
 
+def void_bounds(location: str) -> StoreUnreachableError:
+    """Return the error of a scan within bounds that do not hold for this store."""
+    msg = f"{location}: the bounds of this part do not hold there"
+    return StoreUnreachableError(msg, hint="run the same command again, for every part")
+
+
 async def on_disk(location: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Call *function*, which works on files, in a thread; what the operating system raises is translated."""
     try:

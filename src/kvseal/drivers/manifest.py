@@ -117,10 +117,19 @@ class NamedDriver(DelegatingDriver):
     ) -> AsyncIterator[Page]:
         """Yield the pages of the driver's own scan, with names."""
         async for page in self._driver.scan(after=after, partition=partition, expired=expired):
-            if all(_has_names(entry) for entry in page.entries):
-                yield page
-            else:
-                yield await in_thread(self._named_page, page)
+            yield await self._with_names(page)
+
+    async def scan_within(
+        self, bounds: str, *, after: str | None = None, expired: bool = False
+    ) -> AsyncIterator[Page]:
+        """Yield the pages of the driver's own scan within *bounds*, with names."""
+        async for page in super().scan_within(bounds, after=after, expired=expired):
+            yield await self._with_names(page)
+
+    async def _with_names(self, page: Page) -> Page:
+        if all(_has_names(entry) for entry in page.entries):
+            return page
+        return await in_thread(self._named_page, page)
 
     def _named_page(self, page: Page) -> Page:
         if self._claims is None:

@@ -26,7 +26,6 @@ import json
 import warnings
 from datetime import datetime
 from functools import partial
-from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
@@ -46,9 +45,11 @@ from kvseal.drivers.base import (
     prepared,
     refuse_problem,
     refuse_problems,
+    void_bounds,
 )
 from kvseal.drivers.postgresql.pools import (
     ANSWER_SECONDS,
+    LONGEST,
     RETRIABLE,
     BorrowedPool,
     OwnPools,
@@ -58,7 +59,9 @@ from kvseal.drivers.postgresql.pools import (
     translated,
 )
 from kvseal.drivers.postgresql.purge import NO_TABLE, plan, purge_table
+from kvseal.drivers.postgresql.ranges import range_of, ranges
 from kvseal.drivers.postgresql.rows import checked_names, entry_of, is_text, written
+from kvseal.drivers.postgresql.scanning import pages
 from kvseal.drivers.postgresql.table import Table
 from kvseal.drivers.urls import strip_password
 from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
@@ -71,11 +74,9 @@ if TYPE_CHECKING:
     from kvseal.drivers.urls import StoreUrl
 
 _DEFAULT_TABLE: Final = "kv_store"
-_PAGES_BEFORE_BOUND: Final = 32
-"""Pages that a scan reads before it looks at the whole table for the latest creation time."""
 _ATTEMPTS: Final = 10
-_LONGEST: Final = 600
-"""Seconds for a statement about many rows."""
+_SAMPLED_FOR_EACH: Final = 256
+"""Blocks whose names a split looks at for each part."""
 _CREATED_BY_ANOTHER: Final = (
     asyncpg.UniqueViolationError,
     asyncpg.DuplicateTableError,
@@ -115,20 +116,45 @@ class PostgreSQLDriver:
     ) -> AsyncIterator[Page]:
         """Yield the entries in the order of names, each page by one statement; the cursor is names."""
         position: tuple[str, ...] = () if after is None else tuple(json.loads(after))
-        newest: datetime | None = None
-        last = await self._query(self._table.last)
-        for number in count() if last else ():
-            if number == _PAGES_BEFORE_BOUND:
-                newest = (await self._query(self._table.newest, seconds=_LONGEST))[0]["newest"]
-            rows = await self._query(
-                self._table.page(is_first=not position, expired=expired),
-                *(*last[0].values(), newest, *partition, *position),
-                seconds=_LONGEST,
-            )
-            if not rows:
-                return
-            position = (rows[-1]["collection"], rows[-1]["key"])
-            yield Page([entry_of(row) for row in rows], json.dumps(position))
+        async for page in self._pages(position, None, partition, expired=expired):
+            yield page
+
+    async def split(self, parts: int) -> Sequence[str] | None:
+        """Return ranges of names that a sample of the table's blocks has about as many rows in."""
+        rows = await self._query(self._table.sampled_tiles, parts, _SAMPLED_FOR_EACH, seconds=LONGEST)
+        if len(rows) != parts - 1:
+            return None
+        return ranges([(row["collection"], row["key"]) for row in rows])
+
+    async def is_split_so(self, bounds: str) -> bool:
+        """Whether *bounds* are ranges of names; these hold for ever."""
+        return range_of(bounds) is not None
+
+    async def scan_within(
+        self, bounds: str, *, after: str | None = None, expired: bool = False
+    ) -> AsyncIterator[Page]:
+        """Yield the entries behind the lower and up to the upper names, in the order of names."""
+        found = range_of(bounds)
+        if found is None:
+            raise void_bounds(self.location)
+        lower, upper = found
+        position = lower if after is None else tuple(json.loads(after))
+        async for page in self._pages(position, upper or None, (0, 1), expired=expired):
+            yield page
+
+    async def _pages(
+        self,
+        position: tuple[str, ...],
+        upper: tuple[str, ...] | None,
+        partition: tuple[int, int],
+        *,
+        expired: bool,
+    ) -> AsyncIterator[Page]:
+        last = await self._query(self._table.last) if upper is None else ()
+        end = tuple(last[0].values()) if last else upper
+        if end:
+            async for page in pages(self._query, self._table, position, end, partition, expired=expired):
+                yield page
 
     async def get(self, collection: str, key: str) -> Entry | None:
         """Return the entry as it is stored, with a `problem` where it cannot be read."""
@@ -145,7 +171,7 @@ class PostgreSQLDriver:
         for numbers in _without_repeats({number: row[:2] for number, row in new.items()}):
             columns = [list(column) for column in zip(*(new[number] for number in numbers), strict=True)]
             for stored in await self._put(
-                self._table.put_many, list(range(len(numbers))), *columns, seconds=_LONGEST
+                self._table.put_many, list(range(len(numbers))), *columns, seconds=LONGEST
             ):
                 puts[numbers[stored["number"]]] = True
         return puts
@@ -159,7 +185,7 @@ class PostgreSQLDriver:
         for numbers in _without_repeats({n: (place.collection, place.key) for n, place in enumerate(places)}):
             rows = [_replacement_row(number, replacements[number], texts[number]) for number in numbers]
             columns = [list(column) for column in zip(*rows, strict=True)]
-            seconds = ANSWER_SECONDS if len(numbers) == 1 else _LONGEST
+            seconds = ANSWER_SECONDS if len(numbers) == 1 else LONGEST
             for swapped in await self._query(self._table.replace, *columns, seconds=seconds):
                 done[swapped["number"]] = True
         return done
@@ -173,7 +199,7 @@ class PostgreSQLDriver:
 
     async def count(self) -> Count:
         """Count the live rows, which reads the whole table."""
-        rows = await self._query(self._table.count, seconds=_LONGEST)
+        rows = await self._query(self._table.count, seconds=LONGEST)
         return Count(rows[0]["count"] if rows else 0, exact=True)
 
     async def store_time(self) -> StoreTime:

@@ -65,6 +65,24 @@ class Table:
         return f"SELECT collection, key FROM {self.name} ORDER BY collection DESC, key DESC LIMIT 1"
 
     @property
+    def sampled_tiles(self) -> str:
+        """
+        $1 is a number of parts, $2 how many rows to sample for each: the lowest names of all parts but one.
+
+        Whole blocks are sampled, as many as have that many rows where each has one, or all there are.
+        """
+        return f"""
+            WITH sampled AS (
+                SELECT collection, key, ntile($1::int) OVER (ORDER BY collection, key) AS part
+                FROM {self.name} TABLESAMPLE SYSTEM ((
+                    SELECT least(100, 100.0 * $1::int * $2::int * current_setting('block_size')::int
+                                      / greatest(1, pg_relation_size(to_regclass('{self.name}'))))
+                ))
+            )
+            SELECT DISTINCT ON (part) collection, key FROM sampled WHERE part > 1
+            ORDER BY part, collection, key"""
+
+    @property
     def newest(self) -> str:
         """The latest creation time of any row."""
         return f"""
