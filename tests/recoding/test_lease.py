@@ -391,7 +391,7 @@ class TestResuming:
         at = Part("", cursor=last, tally=Tally(scanned=2 * PAGE_SIZE, changed=2 * PAGE_SIZE))
         lease = _lease(plan, in_place(store), (0, 1))
         assert lease is not None
-        await leave_checkpoint(vault, lease._head.plan, at)
+        await leave_checkpoint(vault, lease._run.head.plan, at)
 
         report = await recode(store, plan)
 
@@ -407,7 +407,7 @@ class TestResuming:
         lease = _lease(plan, in_place(store), (0, 1))
         assert lease is not None
         at = Part("", cursor=last, tally=Tally(scanned=1, failed=1))
-        await leave_checkpoint(vault, lease._head.plan, at)
+        await leave_checkpoint(vault, lease._run.head.plan, at)
 
         report = await recode(store, plan)
 
@@ -551,6 +551,8 @@ async def test_cancelled_while_it_is_taken(store: MemoryStore, effect: bool) -> 
         (CHECKPOINT, {"count": 1025}),
         (CHECKPOINT, {"run": 7}),
         (CHECKPOINT, {"splits": [7]}),
+        (CHECKPOINT, {"surveyed": -1}),
+        (CHECKPOINT, {"surveyed": 1.5}),
         (CHECKPOINT, {"splits": ["one", "too many"]}),
         (part_key(0), {"until": float("inf")}),
         (part_key(0), {"marks": [7]}),

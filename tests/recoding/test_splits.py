@@ -13,8 +13,17 @@ from tests.recoding.worlds import counts, fernet, fill, formats_of
 from kvseal import Argon2idParams, Secret, Vault
 from kvseal.drivers import driver_for
 from kvseal.drivers.delegate import DelegatingDriver
-from kvseal.errors import LeaseHeldError
-from kvseal.recoding import PlaintextRule, SealedTarget, open_recode, plan_migration, recode
+from kvseal.errors import LeaseHeldError, RecodeError
+from kvseal.recoding import (
+    PlaintextRule,
+    Progress,
+    SealedTarget,
+    migrate,
+    open_recode,
+    plan_migration,
+    prepare,
+    recode,
+)
 from kvseal.recoding.progress.lease import Lease
 from kvseal.recoding.progress.lease_holder import LeaseHolder
 
@@ -25,7 +34,7 @@ if TYPE_CHECKING:
     from tests.servers import RedisServer
 
     from kvseal.drivers.base import Driver, Page
-    from kvseal.recoding import Report
+    from kvseal.recoding import Event, Report
     from kvseal.recoding.progress.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.filterwarnings(UNSTABLE)
@@ -151,6 +160,92 @@ async def test_void_bounds_beside_a_part_that_is_worked_on(
 
     with pytest.raises(LeaseHeldError):
         await part(driver, 1)
+    await vault.close()
+
+
+async def migrated(driver: Driver, partition: tuple[int, int], phases: list[str]) -> Report:
+    """Migrate one part as a command does, and note the phases of its progress."""
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Progress):
+            phases.append(event.phase)
+
+    done = await migrate(driver, [fernet()], secret=SECRET, partition=partition, listener=listen)
+    assert done.report is not None
+    return done.report
+
+
+async def prepared(driver: Driver, taken: list[str], parts: int = PARTS) -> None:
+    """Prepare a migration in parts."""
+
+    async def before(_: Any) -> None:
+        taken.append("backup")
+
+    await prepare(driver, [fernet()], secret=SECRET, parts=parts, before_writes=before)
+
+
+async def test_parts_of_a_run_that_is_prepared(driver: Watched, disk: DiskStore) -> None:
+    """The store is surveyed, backed up and split once, and each part is a recode and its verify pass alone."""
+    taken: list[str] = []
+    phases: list[str] = []
+    await prepared(driver, taken)
+    head = (await opened(driver)).head
+    assert (PARTS, RECORDS, True, {1}) == (
+        len(head.splits or ()),
+        head.surveyed,
+        head.prepared,
+        await formats_of(disk) - {2, None},
+    )
+
+    reports = [await migrated(driver, (index, PARTS), phases) for index in range(PARTS)]
+
+    assert ({"recode", "verify"}, ["backup"]) == (set(phases), taken)
+    assert RECORDS == sum(report.scanned for report in reports)
+    assert {2} == await formats_of(disk)
+
+
+async def test_preparing_twice(driver: Watched) -> None:
+    """To prepare again takes no second backup, and changes nothing of what parts have done."""
+    taken: list[str] = []
+    await prepared(driver, taken)
+    first = (await opened(driver)).head
+    await migrated(driver, (0, PARTS), [])
+    await prepared(driver, taken)
+    again = await opened(driver)
+
+    assert (first.run, ["backup"]) == (again.head.run, taken)
+    assert [True, False, False, False] == [each.done for each in again.parts]
+
+
+@pytest.mark.parametrize(("index", "count"), [(0, 2), (0, 1)])
+async def test_parts_of_another_number(driver: Watched, index: int, count: int) -> None:
+    """A part of another number of parts, and the whole, is surveyed: for it nothing was prepared."""
+    phases: list[str] = []
+    await prepared(driver, [])
+    await migrated(driver, (index, count), phases)
+
+    assert "survey" in phases
+
+
+async def test_a_part_without_a_key_surveys(driver: Watched) -> None:
+    """A part that was started without the old key is refused as any migration is, and changes nothing."""
+    await prepared(driver, [])
+
+    with pytest.raises(RecodeError, match="no key for old records"):
+        await migrate(driver, [], secret=SECRET, partition=(0, PARTS))
+
+
+async def test_another_run_cannot_be_prepared_beside_one(
+    driver: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a process works on a part of another number of parts, no run is begun."""
+    monkeypatch.setattr(LeaseHolder, "is_gone", lambda _: False)
+    await prepared(driver, [])
+    vault = await Vault.open(driver, secret=SECRET)
+    await Lease(vault, (await opened(driver)).head.plan, "migrate", (2, PARTS)).acquire()
+
+    with pytest.raises(LeaseHeldError):
+        await prepared(driver, [], parts=2)
     await vault.close()
 
 

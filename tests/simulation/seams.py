@@ -320,6 +320,7 @@ def forged_checkpoint() -> dict[str, bytes]:
         "count": 1,
         "prepared": False,
         "splits": None,
+        "surveyed": None,
         "done": False,
     }
     part = {

@@ -23,9 +23,10 @@ from kvseal.recoding.census import none, take_census
 from kvseal.recoding.decision import is_pending
 from kvseal.recoding.formats import UNDECODABLE
 from kvseal.recoding.pace import LoopShare, Pace
-from kvseal.recoding.progress.checkpoint import MAX_PARTS, CheckpointStore, plan_id
+from kvseal.recoding.progress.checkpoint import MAX_PARTS, CheckpointStore, Head, plan_id
 from kvseal.recoding.progress.lease import Lease, leased
 from kvseal.recoding.progress.marks import Marks
+from kvseal.recoding.progress.run import Run
 from kvseal.recoding.report import FAILURES_KEPT, Report, Tally, followed_by
 from kvseal.recoding.walk import Walk
 from kvseal.recoding.writing import Copies, InPlace
@@ -86,7 +87,7 @@ async def recode(
             writing = InPlace(places.source, plan, marks, listener)
         else:
             writing = Copies(places.source, places.destination, plan, marks, listener)
-        run = _Run(plan, places.source, writing, lease, marks, partition, rate, total, listener)
+        run = _Recode(plan, places.source, writing, lease, marks, partition, rate, total, listener)
         with _audited(plan, partition) as ended:
             async with leased(lease):
                 tally, census = await run.to_the_end()
@@ -100,7 +101,7 @@ async def recode(
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _Recode:
     plan: Plan
     driver: Driver
     writing: Writing
@@ -206,6 +207,39 @@ def plan_name(command: str, places: Places, target: Target) -> str:
     return plan_id(command, places.source.location, there, target.format)
 
 
+async def begin(plan: Plan, places: Places, parts: int, surveyed: int) -> None:
+    """
+    Begin a run of *plan* in *parts* parts, of a store in which a survey has counted *surveyed* entries.
+
+    Processes that do a part of it join this run, with the bounds that it gives them.
+
+    Raises:
+        LeaseHeldError: another run works on this vault's records.
+    """
+    _check_partition((0, parts))
+    if plan.vault is None:
+        msg = "without a vault there is nothing that processes could join by"
+        raise RecodeError(msg)
+    head = Head.new(
+        plan_name(plan.command, places, plan.target),
+        plan.command,
+        parts,
+        started_at=clock.wall_ms(),
+        prepared=plan.prepared,
+        surveyed=surveyed,
+    )
+    await Run(CheckpointStore(plan.vault), head, places.source, clock.wall_ms).begin()
+
+
+async def begun(plan: Plan, places: Places) -> Head | None:
+    """Return the head of the unfinished run of *plan*; `None` if there is none."""
+    if plan.vault is None:
+        return None
+    _, head = await CheckpointStore(plan.vault).head()
+    name = plan_name(plan.command, places, plan.target)
+    return head if head is not None and not head.done and head.plan == name else None
+
+
 async def is_prepared(
     plan: Plan, store: AsyncKeyValue | Driver, to: AsyncKeyValue | Driver | None = None
 ) -> bool:
@@ -213,9 +247,8 @@ async def is_prepared(
     if plan.vault is None:
         return False
     async with reached(store, to, writes=False) as places:
-        _, head = await CheckpointStore(plan.vault).head()
-        name = plan_name(plan.command, places, plan.target)
-    return head is not None and head.prepared and not head.done and head.plan == name
+        head = await begun(plan, places)
+    return head is not None and head.prepared
 
 
 def _left_over(census: Census, tally: Tally) -> int:

@@ -25,7 +25,7 @@ from kvseal.keys.policy import PLAINTEXT
 from kvseal.legacy import PlaintextCodec, codecs_for
 from kvseal.legacy.base import merged
 from kvseal.observe.events import ignore
-from kvseal.recoding.engine import WHOLE, is_prepared, recode
+from kvseal.recoding.engine import WHOLE, begin, begun, recode
 from kvseal.recoding.formats import KVSEAL, SealedTarget
 from kvseal.recoding.plan import PlaintextRule, Plan, plan_migration
 from kvseal.recoding.settling import SETTLED_AFTER, check_settled
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from kvseal.keys.keyring import LegacyKey
     from kvseal.legacy import LegacyCodec
     from kvseal.observe.events import Listener
+    from kvseal.recoding.progress.checkpoint import Head
     from kvseal.recoding.report import Report
     from kvseal.secrets.sources import Unlocker
     from kvseal.vault.creation import Adoption
@@ -182,6 +183,7 @@ async def prepare(
     legacy: Sequence[LegacyCodec] = (),
     *,
     to: AsyncKeyValue | Driver | None = None,
+    parts: int | None = None,
     before_writes: Callable[[Driver], Awaitable[None]] | None = None,
     command: str = "migrate",
     listener: Listener = ignore,
@@ -190,7 +192,8 @@ async def prepare(
     """
     Prepare a migration that several processes share: survey, *before_writes*, vault.
 
-    Raises like `migrate`.
+    With *parts* the run is begun: the store is split for that many, and the processes that do a part, at
+    any time and on any machine, survey nothing again.  Raises like `migrate`.
     """
     request = _Request(
         legacy=legacy, options=options, command=command, listener=listener, before_writes=before_writes
@@ -198,6 +201,8 @@ async def prepare(
     async with reached(store, to) as places, _prepared(places, request) as prepared:
         if prepared.vault is None:
             raise AssertionError
+        if parts is not None:
+            await begin(_plan_of(request, prepared.codecs, prepared.vault), places, parts, prepared.total)
         return prepared.vault.status()
 
 
@@ -254,7 +259,13 @@ async def _prepared(places: Places, request: _Request) -> AsyncIterator[_Prepare
         codecs = merged([*request.legacy, *_held(vault)])
         look = options.get("before_survey")
         prepares = not request.dry_run and (look is not None or request.before_writes is not None)
-        begins = prepares and await _begins(places, request, codecs, vault)
+        run = None
+        if vault is not None and (prepares or request.partition != WHOLE):
+            run = await begun(_plan_of(request, codecs, vault), places)
+        if run is not None and _is_surveyed(run, request, codecs):
+            yield _Prepared(vault, codecs, (run.surveyed or 0) // run.count)
+            return
+        begins = prepares and (run is None or not run.prepared)
         if begins and look is not None:
             await look(places.source)
         found = await _surveyed(places.source, request, codecs, vault)
@@ -307,14 +318,15 @@ async def _refuse_keyless(source: Driver, request: _Request, codecs: Sequence[Le
         raise RecodeError(msg, hint=hint or "name the old key, for example with --fernet-key REF")
 
 
-async def _begins(
-    places: Places, request: _Request, codecs: Sequence[LegacyCodec], vault: Vault | None
-) -> bool:
-    """Whether no earlier run has prepared what this one is to do."""
-    if vault is None:
-        return True
-    plan = _plan(request, codecs, SealedTarget.of(vault), vault)
-    return not await is_prepared(plan, places.source, None if places.in_place else places.destination)
+def _is_surveyed(run: Head, request: _Request, codecs: Sequence[LegacyCodec]) -> bool:
+    """Whether *request* is a part of *run*, for all parts of which a survey was made."""
+    opens = bool(codecs) or request.plaintext is PlaintextRule.SEAL
+    is_part = request.partition != WHOLE and request.partition[1] == run.count
+    return request.seals and opens and is_part and run.surveyed is not None
+
+
+def _plan_of(request: _Request, codecs: Sequence[LegacyCodec], vault: Vault) -> Plan:
+    return _plan(request, codecs, SealedTarget.of(vault), vault)
 
 
 def _plan(

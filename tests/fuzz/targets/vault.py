@@ -64,6 +64,7 @@ def _checkpoints() -> list[bytes]:
         "count": 2,
         "prepared": True,
         "splits": ["a", "b"],
+        "surveyed": 3,
         "done": False,
     }
     part = {

@@ -51,7 +51,7 @@ def codec_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @codec_options
 @recode_options(
     *("recipe", "to", "create_store", "plaintext", "backup", "no_backup", "finalize", "grace"),
-    *("partition", "workers", "worker", "rate", "dry_run", "check"),
+    *("prepare", "partition", "workers", "worker", "rate", "dry_run", "check"),
 )
 @argon2_option
 @command_options

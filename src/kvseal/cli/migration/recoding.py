@@ -79,6 +79,7 @@ class Recoding:
     hold: bool | None = None
     grace: float | None = None
     finalize: bool | None = None
+    prepare: int | None = None
     partition: tuple[int, int] | None = None
     workers: int | None = None
     worker: tuple[int, int] | None = None
@@ -188,6 +189,12 @@ _CONTRADICTIONS: Final = (
     (("to", "import_keys"), "wrappers read old records in the store that has them"),
     (("partition", "workers"), "workers are the parts of one command"),
     (("partition", "finalize"), "to finalize, all of the store has to be seen"),
+    (("prepare", "partition"), "the parts come after it"),
+    (("prepare", "workers"), "workers are prepared by the command that starts them"),
+    (("prepare", "finalize"), "the parts come between"),
+    (("prepare", "import_keys"), "the keys are imported first"),
+    (("prepare", "dry_run"), "to prepare is to write"),
+    (("prepare", "check"), "to prepare is to write"),
     (("import_keys", "finalize"), "the one begins what the other ends"),
     (("import_keys", "partition"), "the keys are imported once"),
     (("import_keys", "workers"), "the keys are imported once"),
@@ -248,6 +255,12 @@ _OPTIONS: Final[dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]]] =
         metavar="DURATION",
         help="With --finalize: how long ago the vault must have been flipped, if it ever held an old format;"
         " 0 if every process was restarted since.  [default: 1h]",
+    ),
+    "prepare": click.option(
+        "--prepare",
+        type=click.IntRange(1, MAX_PARTS),
+        metavar="N",
+        help="Survey, back up, and split the store for N commands with --partition; change no record yet.",
     ),
     "partition": click.option("--partition", type=Partition(), help="Do one of n parts: 1/n, 2/n … n/n."),
     "workers": click.option(

@@ -9,7 +9,7 @@ The head says what is done and in how many parts, and changes seldom.  Each part
 which its holder alone writes: renewing a lease costs one small write, however many parts there are.
 
     __recode__      {"run": hex, "plan": hex, "command": "…", "started_at": ms, "count": n,
-                     "prepared": false, "splits": ["…", …] | null, "done": false}
+                     "prepared": false, "splits": ["…", …] | null, "surveyed": n | null, "done": false}
     __recode__0007  {"run": hex, "holder": {…} | null, "until": ms, "cursor": "…" | null, "done": false,
                      "marks": [hex, …], "tally": {"scanned": n, …}}
 
@@ -61,6 +61,8 @@ class Head:
     """Whether the steps before the first write, such as a backup, are done."""
     splits: tuple[str, ...] | None = None
     """What bounds the scan of each part; without, each reads all names and takes its own."""
+    surveyed: int | None = None
+    """How many entries the survey of this run has counted; `None` where none was made for all parts."""
     done: bool = False
     """Whether every part is done, so that the run is over."""
 
@@ -73,11 +75,16 @@ class Head:
         *,
         started_at: int,
         prepared: bool,
-        splits: Sequence[str] | None = None,
+        surveyed: int | None = None,
     ) -> Head:
-        """Return the head of a run that begins."""
-        bounds = None if splits is None else tuple(splits)
-        return cls(os.urandom(_RUN_SIZE).hex(), plan, command, started_at, count, prepared, bounds)
+        """Return the head of a run that begins, of a store that is not split."""
+        run = os.urandom(_RUN_SIZE).hex()
+        return cls(run, plan, command, started_at, count, prepared, surveyed=surveyed)
+
+    def anew(self, *, started_at: int, splits: Sequence[str] | None) -> Head:
+        """Return the head of another run that does the same."""
+        run, bounds = os.urandom(_RUN_SIZE).hex(), None if splits is None else tuple(splits)
+        return replace(self, run=run, started_at=started_at, splits=bounds, done=False)
 
     def goes_on_with(self, plan: str, count: int) -> bool:
         """Whether a run of *plan* in *count* parts is this one, rather than a new one."""
@@ -93,13 +100,17 @@ class Head:
             "count": self.count,
             "prepared": self.prepared,
             "splits": None if self.splits is None else list(self.splits),
+            "surveyed": self.surveyed,
             "done": self.done,
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Head:
         """Read what `as_json` wrote; raises `KeyError` or `TypeError` for anything else."""
-        count = value["count"]
+        count, surveyed = value["count"], value["surveyed"]
+        if surveyed is not None and (type(surveyed) is not int or surveyed < 0):
+            msg = "not a number of entries"
+            raise TypeError(msg)
         if type(count) is not int or not 1 <= count <= MAX_PARTS:
             msg = "not a number of parts"
             raise TypeError(msg)
@@ -115,6 +126,7 @@ class Head:
             count,
             value["prepared"] is True,
             splits,
+            surveyed,
             value["done"] is True,
         )
 

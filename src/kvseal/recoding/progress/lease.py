@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 from kvseal import clock
 from kvseal.concurrency import within
-from kvseal.drivers.abilities import is_split_so, split
 from kvseal.errors import LeaseHeldError, StoreError
 from kvseal.recoding.progress.checkpoint import CheckpointStore, Head
 from kvseal.recoding.progress.lease_holder import LeaseHolder
 from kvseal.recoding.progress.part import MARKS_KEPT, Part
+from kvseal.recoding.progress.run import ATTEMPTS, SECONDS, Run, contended, held_by
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -28,12 +28,8 @@ if TYPE_CHECKING:
     from kvseal.recoding.report import Tally
     from kvseal.vault.vault import Vault
 
-SECONDS: Final = 30
-"""How long a lease lasts after its last renewal."""
 SECONDS_BETWEEN_RENEWALS: Final = 5
 SECONDS_TO_RELEASE: Final = 5
-_ATTEMPTS: Final = 256
-"""Up to 1,024 parts may begin at once, and one writes the head; a process that loses a swap tries again."""
 
 _log = logging.getLogger("kvseal")
 
@@ -52,20 +48,20 @@ class Lease:
         splitter: Driver | None = None,
         clock: Callable[[], float] = clock.wall,
     ) -> None:
-        self._splitter = splitter
         self._store = CheckpointStore(vault)
         self._index, self._count = partition
         self._clock = clock
         self._me = LeaseHolder.new()
         self._lost: LeaseHeldError | None = None
-        self._head = Head.new(plan, command, self._count, started_at=self._now(), prepared=prepared)
-        self.part = Part(self._head.run)
+        head = Head.new(plan, command, self._count, started_at=self._now(), prepared=prepared)
+        self._run = Run(self._store, head, splitter, self._now)
+        self.part = Part(self._run.head.run)
         """The progress of this part; at first, that of an earlier attempt."""
 
     @property
     def bounds(self) -> str | None:
         """What bounds the scan of this part; `None` before the lease is held, and where nothing does."""
-        return None if self._head.splits is None else self._head.splits[self._index]
+        return None if self._run.head.splits is None else self._run.head.splits[self._index]
 
     async def acquire(self) -> None:
         """
@@ -74,10 +70,10 @@ class Lease:
         Raises:
             LeaseHeldError: another process works on it, or on another plan for this vault.
         """
-        for _ in range(_ATTEMPTS):
-            if await self._join() and await self._take() and await self._is_joined():
+        for _ in range(ATTEMPTS):
+            if await self._run.join() and await self._take() and await self._run.is_joined():
                 return
-        raise _contended()
+        raise contended()
 
     def note(self, cursor: str | None, tally: Tally) -> None:
         """Note the progress of the part; the next renewal, or the release, stores it."""
@@ -93,7 +89,7 @@ class Lease:
         """Release the part as done; if all parts are done, delete the checkpoint."""
         await self._update(lambda: replace(self.part, holder=None, until=0, cursor=None, done=True))
         if await self._is_last():
-            await self._store.end(self._head.run)
+            await self._store.end(self._run.head.run)
 
     async def release(self) -> None:
         """Release the part with its progress."""
@@ -123,88 +119,32 @@ class Lease:
     def _held(self) -> Part:
         return replace(self.part, holder=self._me, until=self._now() + SECONDS * 1000)
 
-    async def _join(self) -> bool:
-        """Join the run in the checkpoint, or begin a new one; `False` if another process was faster."""
-        entry, found = await self._store.head()
-        if found is not None and await self._goes_on(found):
-            joined = replace(found, prepared=found.prepared or self._head.prepared)
-            self._head, was_there = joined, joined == found
-            return was_there or await self._store.put_head(entry, joined)
-        if found is not None and not found.done:
-            now = self._now()
-            for part in await self._store.parts(found):
-                if not part.is_free(now):
-                    raise _held_by(part.holder, found.command)
-        # No process works on the other run any more; the headers show which of its records are done.
-        self._head = await self._begun()
-        return await self._store.put_head(entry, self._head)
-
-    async def _goes_on(self, found: Head) -> bool:
-        """Whether *found* is a run of this plan, of which no bounds have become void."""
-        if not found.goes_on_with(self._head.plan, self._count):
-            return False
-        return (
-            found.splits is None
-            or self._splitter is None
-            or await is_split_so(self._splitter, found.splits[self._index])
-        )
-
-    async def _begun(self) -> Head:
-        """Return the head of a new run, with the bounds of its parts."""
-        mine = self._head
-        splits = None if self._splitter is None else await split(self._splitter, self._count)
-        return Head.new(
-            mine.plan,
-            mine.command,
-            mine.count,
-            started_at=self._now(),
-            prepared=mine.prepared,
-            splits=splits,
-        )
-
     async def _take(self) -> bool:
         """Hold the part, and load what is left of it; `False` if another process was faster."""
-        entry, left = await self._store.part(self._head.run, self._index)
+        entry, left = await self._store.part(self._run.head.run, self._index)
         if left is None:
-            left = Part(self._head.run)
+            left = Part(self._run.head.run)
         if not left.is_free(self._now()):
-            raise _held_by(left.holder, self._head.command)
+            raise held_by(left.holder, self._run.head.command)
         # A part that is done starts again from its beginning, and counts again what this run has sealed.
         self.part = Part(left.run, marks=left.marks) if left.done else replace(left, holder=None, until=0)
         return await self._store.put_part(entry, self._index, self._held())
 
-    async def _is_joined(self) -> bool:
-        """Whether the run is still the one in the checkpoint, now that the part shows that it is held."""
-        _, found = await self._store.head()
-        return found is None or found.run == self._head.run
-
     async def _update(self, part: Callable[[], Part]) -> None:
-        for _ in range(_ATTEMPTS):
-            await self._keep_head()
-            entry, found = await self._store.part(self._head.run, self._index)
+        for _ in range(ATTEMPTS):
+            await self._run.keep()
+            entry, found = await self._store.part(self._run.head.run, self._index)
             if found is not None and found.holder != self._me:
-                raise _held_by(found.holder, self._head.command)
+                raise held_by(found.holder, self._run.head.command)
             # Where there is none, an evicting store dropped it, or a writer without the keys overwrote it.
             if await self._store.put_part(entry, self._index, part()):
                 return
-        raise _contended()
-
-    async def _keep_head(self) -> None:
-        """Put the head back if it was dropped; raise `LeaseHeldError` if there is that of another run."""
-        for _ in range(_ATTEMPTS):
-            entry, found = await self._store.head()
-            if found is not None:
-                if found.run != self._head.run:
-                    raise _held_by(None, found.command)
-                return
-            if await self._store.put_head(entry, self._head):
-                return
-        raise _contended()
+        raise contended()
 
     async def _is_last(self) -> bool:
         """Whether every other part is done; the first that is not ends the search."""
         for step in range(1, self._count):
-            _, part = await self._store.part(self._head.run, (self._index + step) % self._count)
+            _, part = await self._store.part(self._run.head.run, (self._index + step) % self._count)
             if part is None or not part.done:
                 return False
         return True
@@ -254,15 +194,3 @@ async def _stop(task: asyncio.Task[None]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-
-
-def _held_by(holder: LeaseHolder | None, command: str) -> LeaseHeldError:
-    who = "another run" if holder is None else str(holder)
-    msg = f"{command} is being run on this vault by {who}"
-    return LeaseHeldError(
-        msg, hint=f"wait for it, or stop it; the lease of a run that has ended expires within {SECONDS} s"
-    )
-
-
-def _contended() -> LeaseHeldError:
-    return LeaseHeldError("too many runs change the checkpoint at once", hint="use fewer partitions")
