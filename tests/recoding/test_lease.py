@@ -35,7 +35,7 @@ from kvseal.recoding import (
 from kvseal.recoding.engine import _lease
 from kvseal.recoding.progress.checkpoint import CONTEXT, Checkpoint, CheckpointStore, Head, part_key
 from kvseal.recoding.progress.checkpoint import KEY as CHECKPOINT
-from kvseal.recoding.progress.lease import SECONDS, Lease, leased
+from kvseal.recoding.progress.lease import SECONDS, SECONDS_BETWEEN_TRIES, Lease, leased
 from kvseal.recoding.progress.lease_holder import LeaseHolder
 from kvseal.recoding.progress.part import Part
 from kvseal.recoding.report import Tally
@@ -252,6 +252,50 @@ class TestLease:
         await second.acquire()
 
         assert ("page 7", Tally(scanned=7, changed=5, already=2)) == (second.part.cursor, second.part.tally)
+
+
+class TestWaiting:
+    """A run that waits for a part which another process holds."""
+
+    @pytest.fixture(autouse=True)
+    def waits(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        """Return how long each wait was; the time goes on by that, and by nothing else."""
+        waits: list[float] = []
+        sleep = asyncio.sleep
+
+        async def passes(seconds: float) -> None:
+            waits.append(seconds)
+            clock.now += seconds
+            await sleep(0)
+
+        monkeypatch.setattr("kvseal.clock.monotonic", clock)
+        monkeypatch.setattr("kvseal.recoding.progress.lease.asyncio.sleep", passes)
+        return waits
+
+    async def test_it_is_taken_once_it_has_expired(
+        self, vault: Vault, clock: Clock, waits: list[float]
+    ) -> None:
+        """The part of a process that has died is looked at again and again until its lease has ended."""
+        await lease_on(vault, clock).acquire()
+        second = lease_on(vault, clock)
+
+        async with leased(second, wait=60):
+            taken = list(waits)
+
+        assert SECONDS == sum(taken)
+        assert {SECONDS_BETWEEN_TRIES} == set(taken)
+
+    async def test_no_longer_than_that(self, vault: Vault, clock: Clock, waits: list[float]) -> None:
+        """A part that is held for longer is refused in the end, and the error says until when it is held."""
+        await lease_on(vault, clock).acquire()
+        ends = clock.now + SECONDS
+        with pytest.raises(LeaseHeldError) as raised:
+            async with leased(lease_on(vault, clock), wait=5):
+                pytest.fail("it is held")
+
+        assert [2, 2, 1] == waits
+        assert raised.value.until is not None
+        assert ends == raised.value.until.timestamp()
 
 
 class TestCheckpoint:

@@ -59,6 +59,7 @@ async def recode(
     partition: tuple[int, int] = WHOLE,
     rate: float | None = None,
     total: int | None = None,
+    wait_for_lease: float = 0.0,
     listener: Listener = ignore,
 ) -> Report:
     """
@@ -66,7 +67,8 @@ async def recode(
 
     Names, creation times and expiries do not change.  With a *partition* `(i, n)` this run converts only
     the i-th of n parts, so n processes can share the work.  *rate* limits the records per second; *total*
-    is for progress events.  A plan that knows its vault holds a lease while it writes, and leaves a
+    is for progress events.  *wait_for_lease* is for how many seconds a part that another process works on
+    is waited for.  A plan that knows its vault holds a lease while it writes, and leaves a
     checkpoint in the vault when it is stopped.  Survey the store first: see `survey`.
 
     Raises:
@@ -89,7 +91,7 @@ async def recode(
             writing = Copies(places.source, places.destination, plan, marks, listener)
         run = _Recode(plan, places.source, writing, lease, marks, partition, rate, total, listener)
         with _audited(plan, partition) as ended:
-            async with leased(lease):
+            async with leased(lease, wait=wait_for_lease):
                 tally, census = await run.to_the_end()
                 await _attest(plan)
                 seconds = clock.monotonic() - started

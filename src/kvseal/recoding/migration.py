@@ -67,6 +67,8 @@ class Options(TypedDict, total=False):
     """To finalize: how long ago the vault was flipped, if it ever held; the default is `SETTLED_AFTER`."""
     leaves: Sequence[LegacyCodec]
     """Records that one of these recognises are not changed."""
+    wait_for_lease: float
+    """Seconds to wait for a part that another process works on: see `recode`."""
     adopts: Adoption | None
     """Another program's keys, for a vault that does not exist yet: see `Vault.create`."""
     before_survey: Callable[[Driver], Awaitable[None]] | None
@@ -353,6 +355,7 @@ async def _recode(places: Places, request: _Request, prepared: _Prepared, contex
         partition=request.partition,
         rate=request.rate,
         total=prepared.total,
+        wait_for_lease=request.options.get("wait_for_lease", 0.0),
         listener=request.listener,
     )
 

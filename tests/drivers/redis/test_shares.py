@@ -170,6 +170,14 @@ def test_bounds_leave_nothing_out(parts: int) -> None:
     assert 0 == shares[0].first
 
 
+@given(st.text() | st.from_regex(r"[0-9a-f]*:[0-9a-fx_ -]*:[0-9a-f]*"))
+def test_any_text_is_a_share_or_none(text: str) -> None:
+    """Whatever stands in a checkpoint for bounds, it is a share of some of the order, or none."""
+    share = KeyShare.parse(text)
+
+    assert share is None or 0 <= share.lower < share.upper <= 2**64
+
+
 @pytest.mark.parametrize(
     ("server", "cluster", "run"),
     [

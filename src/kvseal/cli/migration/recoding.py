@@ -6,7 +6,6 @@ Each command says what its old or new records are of; everything else means the 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from functools import wraps
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kvseal.cli import connect
+from kvseal.cli.migration.partition import Partition
 from kvseal.cli.migration.recipe import read_recipe
 from kvseal.cli.values import Duration
 from kvseal.errors import UsageError
@@ -35,35 +35,9 @@ if TYPE_CHECKING:
     from kvseal.envelope.kdf import Argon2idParams
     from kvseal.recoding import Report
 
-if TYPE_CHECKING:
-    _PartitionType = click.ParamType[tuple[int, int]]
-else:
-    # Older releases of click have no generic ParamType.
-    _PartitionType = click.ParamType
-
 LEFT_OVER: Final = (
     "other processes wrote more old records meanwhile: stop them, and run the same command again"
 )
-
-
-class Partition(_PartitionType):
-    """`i/n`, from 1/n to n/n."""
-
-    name = "i/n"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        """Return the index from 0, and how many parts there are; or fail."""
-        if isinstance(value, tuple):
-            return value
-        match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", value)
-        index, count = (int(match[1]), int(match[2])) if match else (0, 0)
-        if not 1 <= index <= count <= MAX_PARTS:
-            self.fail(
-                f"{value!r} is not a part such as 1/4, 2/4, 3/4 or 4/4 (at most {MAX_PARTS})", param, ctx
-            )
-        return index - 1, count
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +58,7 @@ class Recoding:
     workers: int | None = None
     worker: tuple[int, int] | None = None
     rate: float | None = None
+    wait_for_lease: float | None = None
     dry_run: bool = False
     check: bool = False
     kdf: Argon2idParams | None = None
@@ -262,13 +237,23 @@ _OPTIONS: Final[dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]]] =
         metavar="N",
         help="Survey, back up, and split the store for N commands with --partition; change no record yet.",
     ),
-    "partition": click.option("--partition", type=Partition(), help="Do one of n parts: 1/n, 2/n … n/n."),
+    "partition": click.option(
+        "--partition",
+        type=Partition(),
+        help="Do one of n parts: 1/n, 2/n … n/n, or auto: the one of this task of an array job.",
+    ),
     "workers": click.option(
         "--workers", type=click.IntRange(1, 64), metavar="N", help="Share the work among N processes."
     ),
     "worker": click.option("--worker", type=Partition(), hidden=True),
     "rate": click.option(
         "--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most N records a second."
+    ),
+    "wait_for_lease": click.option(
+        "--wait-for-lease",
+        type=Duration(zero=True),
+        metavar="DURATION",
+        help="Wait so long for a part that another process works on.  [default: 0s]",
     ),
     "dry_run": click.option("--dry-run", is_flag=True, help="Do everything but write."),
     "check": click.option(

@@ -68,6 +68,7 @@ class Run:
             "secret": secret,
             "meta_store": self.found.meta,
             "pin": self.settings.pin,
+            "wait_for_lease": self.options.wait_for_lease or 0.0,
         }
         if self.options.kdf is not None:
             named["kdf"] = self.options.kdf

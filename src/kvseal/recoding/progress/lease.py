@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_RENEWALS: Final = 5
 SECONDS_TO_RELEASE: Final = 5
+SECONDS_BETWEEN_TRIES: Final = 2
+"""Between two looks at a lease that is waited for."""
 
 _log = logging.getLogger("kvseal")
 
@@ -125,7 +127,7 @@ class Lease:
         if left is None:
             left = Part(self._run.head.run)
         if not left.is_free(self._now()):
-            raise held_by(left.holder, self._run.head.command)
+            raise held_by(left, self._run.head.command)
         # A part that is done starts again from its beginning, and counts again what this run has sealed.
         self.part = Part(left.run, marks=left.marks) if left.done else replace(left, holder=None, until=0)
         return await self._store.put_part(entry, self._index, self._held())
@@ -135,7 +137,7 @@ class Lease:
             await self._run.keep()
             entry, found = await self._store.part(self._run.head.run, self._index)
             if found is not None and found.holder != self._me:
-                raise held_by(found.holder, self._run.head.command)
+                raise held_by(found, self._run.head.command)
             # Where there is none, an evicting store dropped it, or a writer without the keys overwrote it.
             if await self._store.put_part(entry, self._index, part()):
                 return
@@ -154,12 +156,16 @@ class Lease:
 
 
 @asynccontextmanager
-async def leased(lease: Lease | None) -> AsyncIterator[Lease | None]:
-    """Hold *lease* while the block runs; mark it done at the end, or release it if the block ends early."""
+async def leased(lease: Lease | None, *, wait: float = 0.0) -> AsyncIterator[Lease | None]:
+    """
+    Hold *lease* while the block runs; mark it done at the end, or release it if the block ends early.
+
+    While another process holds it, wait at most *wait* seconds for it.
+    """
     if lease is None:
         yield None
         return
-    await _acquired(lease)
+    await _acquired_within(lease, wait)
     renewing = asyncio.create_task(lease.renew_for_ever())
     try:
         yield lease
@@ -171,6 +177,21 @@ async def leased(lease: Lease | None) -> AsyncIterator[Lease | None]:
         raise
     await _stop(renewing)
     await lease.finish()
+
+
+async def _acquired_within(lease: Lease, seconds: float) -> None:
+    """Acquire *lease*, if need be after it was released or has expired, within *seconds*."""
+    ends = clock.monotonic() + seconds
+    while True:
+        try:
+            await _acquired(lease)
+        except LeaseHeldError:
+            left = ends - clock.monotonic()
+            if left <= 0:
+                raise
+            await asyncio.sleep(min(left, SECONDS_BETWEEN_TRIES))
+        else:
+            return
 
 
 async def _acquired(lease: Lease) -> None:

@@ -8,6 +8,7 @@ and a process that finds another run in the head stops.
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Final
 
 from kvseal.drivers.abilities import is_split_so, split
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from kvseal.drivers.base import Driver
     from kvseal.recoding.progress.checkpoint import CheckpointStore, Head
-    from kvseal.recoding.progress.lease_holder import LeaseHolder
+    from kvseal.recoding.progress.part import Part
 
 SECONDS: Final = 30
 """How long a lease lasts after its last renewal."""
@@ -63,7 +64,7 @@ class Run:
             now = self._now()
             for part in await self._store.parts(found):
                 if not part.is_free(now):
-                    raise held_by(part.holder, found.command)
+                    raise held_by(part, found.command)
         # No process works on the other run any more; the headers show which of its records are done.
         self.head = await self._begun()
         return await self._store.put_head(entry, self.head)
@@ -99,13 +100,14 @@ class Run:
         return self.head.anew(started_at=self._now(), splits=splits)
 
 
-def held_by(holder: LeaseHolder | None, command: str) -> LeaseHeldError:
-    """Return the error of a process that meets another one's lease."""
-    who = "another run" if holder is None else str(holder)
+def held_by(part: Part | None, command: str) -> LeaseHeldError:
+    """Return the error of a process that meets another one's lease, on *part* or on a part of another run."""
+    who, until = "another run", None
+    if part is not None and part.holder is not None:
+        who, until = str(part.holder), datetime.fromtimestamp(part.until / 1000, timezone.utc)
     msg = f"{command} is being run on this vault by {who}"
-    return LeaseHeldError(
-        msg, hint=f"wait for it, or stop it; the lease of a run that has ended expires within {SECONDS} s"
-    )
+    hint = f"wait for it (--wait-for-lease 1m), or stop it; a lease ends within {SECONDS} s of its run's end"
+    return LeaseHeldError(msg, hint=hint, until=until)
 
 
 def contended() -> LeaseHeldError:
