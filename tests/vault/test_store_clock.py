@@ -15,8 +15,10 @@ from kvseal.drivers import driver_for
 from kvseal.drivers.base import Capabilities, StoreTime
 from kvseal.drivers.delegate import DelegatingDriver
 from kvseal.errors import ClocksApartError, DEKNeededError
+from kvseal.keys.keyring import LegacyKey
 from kvseal.recoding import plan_reencryption, retire
 from kvseal.recoding.retirement import KEPT
+from kvseal.recoding.settling import ended_before
 from kvseal.vault.store_clock import TOLERANCE, read_clocks
 
 if TYPE_CHECKING:
@@ -155,6 +157,31 @@ async def test_a_retired_dek_is_kept_by_both_clocks(world: World) -> None:
 
     world.times.pass_by(timedelta(seconds=3))
     assert (await retire(world.driver, vault, 1)).dropped
+
+
+async def test_an_old_key_is_kept_by_both_clocks(world: World) -> None:
+    """The grace of a key with which reads have ended is over when the later clock says so; a wrong one says nothing."""
+    vault = await world.vault()
+    await vault.read_legacy_with([LegacyKey("fernet", bytes(32))])
+    await vault.end_legacy_reads()
+
+    async def dropped() -> frozenset[str]:
+        return await ended_before(vault, HOUR)
+
+    world.times.own = 24 * HOUR
+    with pytest.raises(ClocksApartError, match="when an old key may be dropped"):
+        await dropped()
+    assert await ended_before(vault, NONE)
+    for behind in ("own", "store"):
+        world.times.own = world.times.store = NONE
+        world.times.pass_by(HOUR / 2)
+        setattr(world.times, behind, timedelta(seconds=-3))
+        assert not await dropped()
+    world.times.pass_by(timedelta(seconds=2))
+    assert not await dropped()
+
+    world.times.pass_by(timedelta(seconds=3))
+    assert 1 == len(await dropped())
 
 
 @pytest.mark.parametrize("off", [HOUR, -HOUR], ids=["ahead", "behind"])

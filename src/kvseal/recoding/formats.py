@@ -8,13 +8,17 @@ are the same keyring; a rollback exchanges the source and target of a migration.
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pybase64 import b64decode
 
 from kvseal import expiry
-from kvseal.envelope.record import DERIVATION_END, FIXED_SIZE, Header
+from kvseal.envelope.aead import KEY_SIZE
+from kvseal.envelope.codec import RecordCodec
+from kvseal.envelope.record import DERIVATION_END, FIXED_SIZE, VAULT_ID_SIZE, Header
+from kvseal.envelope.sealing import Associations, Opener, Sealer
 from kvseal.envelope.stored import DATA_FIELD, QUANTUM, from_stored, is_sealed
 from kvseal.errors import RecordError, SealedTwiceError
 
@@ -24,7 +28,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from kvseal.drivers.base import Entry
-    from kvseal.envelope.codec import RecordCodec
     from kvseal.legacy import LegacyCodec, SealingCodec
     from kvseal.vault.vault import Vault
 
@@ -173,6 +176,13 @@ class SealedTarget:
     def of(cls, vault: Vault, context: str = "") -> Self:
         """Return the target that seals as a wrapper with *vault* and *context* does."""
         return cls(lambda: vault.codecs[context])
+
+    @classmethod
+    def throwaway(cls) -> Self:
+        """Return a target with temporary keys, so that a dry run without a vault seals like a real run."""
+        associations = Associations(os.urandom(VAULT_ID_SIZE))
+        codec = RecordCodec(Sealer(os.urandom(KEY_SIZE), 1, associations), Opener({}, associations))
+        return cls(lambda: codec)
 
     def recognises(self, stored: Mapping[str, Any]) -> bool:
         """Whether *stored* claims to be a kvseal record."""

@@ -9,16 +9,11 @@ verify pass finds no record that needs them.
 
 from __future__ import annotations
 
-import os
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypedDict
 
 from kvseal.drivers.reach import reached
-from kvseal.envelope.aead import KEY_SIZE
-from kvseal.envelope.codec import RecordCodec
-from kvseal.envelope.record import VAULT_ID_SIZE
-from kvseal.envelope.sealing import Associations, Opener, Sealer
 from kvseal.errors import RecodeError, VaultHeldError
 from kvseal.keys.changes import check_written
 from kvseal.keys.policy import PLAINTEXT
@@ -28,8 +23,8 @@ from kvseal.observe.events import ignore
 from kvseal.recoding.engine import WHOLE, begin, begun, recode
 from kvseal.recoding.formats import KVSEAL, SealedTarget
 from kvseal.recoding.plan import PlaintextRule, Plan, plan_migration
-from kvseal.recoding.settling import SETTLED_AFTER, check_settled
-from kvseal.recoding.surveying import Survey, likeness_of, survey
+from kvseal.recoding.settling import SETTLED_AFTER, check_settled, end_legacy, ended_before
+from kvseal.recoding.surveying import Survey, keyless, survey
 from kvseal.vault.vault import Vault
 
 if TYPE_CHECKING:
@@ -111,6 +106,11 @@ class _Request:
         return not (self.dry_run or self.only_imports)
 
     @property
+    def resumes(self) -> bool:
+        """Whether keys are imported and none is given: then those that have ended are meant."""
+        return self.only_imports and not self.legacy
+
+    @property
     def plaintext(self) -> PlaintextRule:
         return self.options.get("plaintext", PlaintextRule.REFUSE)
 
@@ -126,6 +126,8 @@ class _Prepared:
     vault: Vault | None
     codecs: Sequence[LegacyCodec]
     total: int
+    ended: frozenset[str]
+    """To finalize: the legacy keys that this run's census may show to be needed by nothing any more."""
 
 
 async def migrate(
@@ -148,9 +150,9 @@ async def migrate(
 
     Legacy keys in the vault are tried too.  `migrate` surveys the whole store before its first write,
     which may be the vault meta.  Then it awaits *before_writes*, unless this run resumes an earlier
-    one or finds nothing to do.  With *finalize* legacy reads end, and the legacy keys are dropped,
-    once every record is re-sealed and the verify pass has found no other; where an old format was held,
-    not before *grace* has passed since the flip.
+    one or finds nothing to do.  With *finalize* legacy reads end once every record is re-sealed and the
+    verify pass has found no other; where an old format was held, not before *grace* has passed since the
+    flip.  The legacy keys stay wrapped until such a run has begun *grace* after that end: see `end_legacy`.
 
     Raises:
         WrongLegacyKeyError, PlaintextFoundError: found by the survey; nothing was written.
@@ -221,8 +223,9 @@ async def import_keys(
     Hold *keys* in the vault, so that its wrappers read old records from now on.
 
     As in `migrate`, a survey checks first that the keys open records, and the vault is created if
-    needed.  With the rule to seal plaintext, wrappers read plaintext too.  With *hold*, they go on writing
-    the old format, in the same change: that of the first of *keys*, or plaintext.  Raises like `migrate`.
+    needed.  Without *keys*, those are meant that the vault has kept since reads with them ended.  With the
+    rule to seal plaintext, wrappers read plaintext too.  With *hold*, they go on writing the old format, in
+    the same change: that of the first of *keys*, or plaintext.  Raises like `migrate`.
     """
     write = (keys[0].kind if keys else PLAINTEXT) if hold else None
     if write is not None:
@@ -241,6 +244,8 @@ async def import_keys(
         if prepared.vault is None:
             return Migration(None, None)
         if not dry_run:
+            if request.resumes and prepared.vault.keyring.ended:
+                await prepared.vault.resume_legacy_reads()
             plaintext = request.plaintext is PlaintextRule.SEAL
             await prepared.vault.read_legacy_with(keys, plaintext=plaintext, write=write)
         return Migration(None, prepared.vault.status())
@@ -252,20 +257,22 @@ async def _prepared(places: Places, request: _Request) -> AsyncIterator[_Prepare
     options = request.options
     adopts, reaches = options.get("adopts"), _opening(options)
     vault = await Vault.open_if_any(places.destination, adopts=adopts, **reaches)
+    ended: frozenset[str] = frozenset()
     try:
         if vault is not None and vault.holds and request.seals:
             msg = "the vault's policy holds new values in the old format, and a migration would seal them"
             raise VaultHeldError(msg, hint="vaultctl policy seal first; nothing was changed")
         if vault is not None and request.settles_in is not None:
             await check_settled(vault, request.settles_in)
-        codecs = merged([*request.legacy, *_held(vault)])
+            ended = await ended_before(vault, request.settles_in)
+        codecs = merged([*request.legacy, *_held(vault, ended=request.resumes)])
         look = options.get("before_survey")
         prepares = not request.dry_run and (look is not None or request.before_writes is not None)
         run = None
         if vault is not None and (prepares or request.partition != WHOLE):
             run = await begun(_plan_of(request, codecs, vault), places)
         if run is not None and _is_surveyed(run, request, codecs):
-            yield _Prepared(vault, codecs, (run.surveyed or 0) // run.count)
+            yield _Prepared(vault, codecs, (run.surveyed or 0) // run.count, ended)
             return
         begins = prepares and (run is None or not run.prepared)
         if begins and look is not None:
@@ -277,7 +284,7 @@ async def _prepared(places: Places, request: _Request) -> AsyncIterator[_Prepare
         if vault is None and not request.dry_run:
             kdf = options.get("kdf")
             vault = await Vault.open_or_create(places.destination, kdf=kdf, adopts=adopts, **reaches)
-        yield _Prepared(vault, codecs, found.total)
+        yield _Prepared(vault, codecs, found.total, ended)
     finally:
         if vault is not None:
             await vault.close()
@@ -296,8 +303,9 @@ async def _surveyed(
     source: Driver, request: _Request, codecs: Sequence[LegacyCodec], vault: Vault | None
 ) -> Survey:
     """Survey every entry, and raise if the keys open no legacy record."""
-    if vault is None:
-        await _refuse_keyless(source, request, codecs)
+    is_keyless = not codecs and request.plaintext is not PlaintextRule.SEAL
+    if is_keyless and vault is None:
+        raise await keyless(source)
     found = await survey(
         source,
         codecs,
@@ -308,16 +316,10 @@ async def _surveyed(
         listener=request.listener,
     )
     # If everything is sealed, an earlier run may have finalized, and dropped the keys, before it was killed.
-    if set(found.formats) - {KVSEAL, PlaintextCodec.format, *(one.format for one in request.leaves)}:
-        await _refuse_keyless(source, request, codecs)
+    known = {KVSEAL, PlaintextCodec.format, *(one.format for one in request.leaves)}
+    if is_keyless and not known.issuperset(found.formats):
+        raise await keyless(source, has_ended=vault is not None and bool(vault.keyring.ended))
     return found
-
-
-async def _refuse_keyless(source: Driver, request: _Request, codecs: Sequence[LegacyCodec]) -> None:
-    if not codecs and request.plaintext is not PlaintextRule.SEAL:
-        msg = "no key for old records was given, and the vault holds none"
-        hint = await likeness_of(source)
-        raise RecodeError(msg, hint=hint or "name the old key, for example with --fernet-key REF")
 
 
 def _is_surveyed(run: Head, request: _Request, codecs: Sequence[LegacyCodec]) -> bool:
@@ -347,7 +349,7 @@ def _plan(
 
 async def _recode(places: Places, request: _Request, prepared: _Prepared, context: str) -> Report:
     vault = prepared.vault
-    target = _throwaway_target() if vault is None else SealedTarget.of(vault, context)
+    target = SealedTarget.throwaway() if vault is None else SealedTarget.of(vault, context)
     return await recode(
         places.source,
         _plan(request, prepared.codecs, target, vault),
@@ -361,20 +363,21 @@ async def _recode(places: Places, request: _Request, prepared: _Prepared, contex
 
 
 async def _ended(request: _Request, prepared: _Prepared, report: Report, *, finalize: bool) -> Migration:
-    """With *finalize*, end legacy reads if no record needs them any more."""
+    """With *finalize*, end legacy reads if no record needs them any more, and a grace later drop the keys."""
     vault = prepared.vault
     if vault is None:
         return Migration(report, None)
     finalized = finalize and _is_complete(report, request, vault)
-    if finalized and (vault.keyring.policy.read_legacy or vault.keyring.policy.read_plaintext):
-        await vault.end_legacy_reads()
+    if finalized:
+        await end_legacy(vault, prepared.ended, at_once=not request.settles_in)
     return Migration(report, vault.status(), finalized)
 
 
-def _held(vault: Vault | None) -> Sequence[LegacyCodec]:
+def _held(vault: Vault | None, *, ended: bool) -> Sequence[LegacyCodec]:
     if vault is None:
         return ()
-    return codecs_for((key.kind, key.key) for key in vault.keyring.legacy)
+    keys = (*vault.keyring.legacy, *(vault.keyring.ended if ended else ()))
+    return codecs_for((key.kind, key.key) for key in keys)
 
 
 def _refuse_blindness(driver: Driver) -> None:
@@ -392,10 +395,3 @@ def _is_complete(report: Report, request: _Request, vault: Vault) -> bool:
         left.add("plaintext")
     stored = {*(report.formats or {}), *(report.expired or {})}
     return not report.failed and stored <= {KVSEAL, *left}
-
-
-def _throwaway_target() -> SealedTarget:
-    """Return a target with temporary keys, so that a dry run without a vault seals like a real run."""
-    associations = Associations(os.urandom(VAULT_ID_SIZE))
-    codec = RecordCodec(Sealer(os.urandom(KEY_SIZE), 1, associations), Opener({}, associations))
-    return SealedTarget(lambda: codec)

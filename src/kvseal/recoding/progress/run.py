@@ -106,7 +106,7 @@ def held_by(part: Part | None, command: str) -> LeaseHeldError:
     if part is not None and part.holder is not None:
         who, until = str(part.holder), datetime.fromtimestamp(part.until / 1000, timezone.utc)
     msg = f"{command} is being run on this vault by {who}"
-    hint = f"wait for it (--wait-for-lease 1m), or stop it; a lease ends within {SECONDS} s of its run's end"
+    hint = f"wait for it, or stop it; a lease ends at most {SECONDS} s after its run: --wait-for-lease 1m"
     return LeaseHeldError(msg, hint=hint, until=until)
 
 
