@@ -575,6 +575,7 @@ def test_parts_that_are_prepared(old: Terminalless, tmp_path: Path) -> None:
     } - {"recode", "verify"}
     assert (2, 1) == (status["recode"]["parts"], status["recode"]["done"])
     assert len(VALUES) == sum(done.lines[-1]["changed"] for done in (first, second))
+    assert first.lines[-1]["changed"] == status["recode"]["changed"]
     assert {"kvseal": len(VALUES)} == final.lines[-1]["formats"]
 
 

@@ -51,7 +51,7 @@ class _Shown:
             "started_at": _begun(opened),
             "parts": len(opened.parts),
             "done": sum(part.done for part in opened.parts),
-            "scanned": sum(part.tally.scanned for part in opened.parts),
+            **opened.tally.as_json(),
             "holders": [str(holder) for holder in opened.holders(clock.wall_ms())],
         }
 

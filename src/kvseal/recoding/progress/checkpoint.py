@@ -30,6 +30,7 @@ from kvseal.drivers.base import Entry, Replacement
 from kvseal.errors import RecordError, UnknownDEKError
 from kvseal.keys.meta import META_COLLECTION
 from kvseal.recoding.progress.part import Part, milliseconds, text
+from kvseal.recoding.report import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -147,6 +148,14 @@ class Checkpoint:
     def started_at(self) -> int:
         """When it began, in Unix milliseconds."""
         return self.head.started_at
+
+    @property
+    def tally(self) -> Tally:
+        """What all attempts at all parts have counted so far."""
+        total = Tally()
+        for part in self.parts:
+            total.add(part.tally)
+        return total
 
     def holders(self, now: int) -> tuple[LeaseHolder, ...]:
         """Return the holders of its current leases."""

@@ -6,6 +6,9 @@ done, and has to count them as changed by this run, rather than as sealed before
 They are known by their sealer: it draws the first half of the nonce once for many records, and no other
 sealer draws the same.  A process notes that mark in the part before it writes the first record with it.
 
+An application that recodes in its own process, through the vault of its wrapper, shares the sealer with it:
+where such a process is killed, what it had put by then counts as changed, too.
+
 A format without such a mark, the target of a rollback, counts what an attempt wrote after its last renewal
 as done before.
 """
