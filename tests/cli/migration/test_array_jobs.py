@@ -19,7 +19,7 @@ from kvseal.recoding.progress.lease_holder import LeaseHolder
 
 VALUES = {f"{number}": {"v": number} for number in range(20)}
 MIGRATE = "migrate-from-fernet --fernet-key env:OLD --yes --argon2 1,8,1 --no-backup"
-OPERATIONS = Path(__file__).parents[3] / "docs/operations.md"
+PAGE = Path(__file__).parents[3] / "docs/scale.md"
 
 KUBERNETES = {"JOB_COMPLETION_INDEX": "3"}
 BATCH = {"AWS_BATCH_JOB_ARRAY_INDEX": "0", "AWS_BATCH_JOB_ARRAY_SIZE": "4"}
@@ -130,7 +130,7 @@ def test_until_when_a_lease_is_held() -> None:
 
 def test_the_manifest(old: Terminalless) -> None:
     """The Job in the documentation has as many tasks as parts, options that there are, and exit codes of vaultctl."""
-    (text,) = re.findall(r"```yaml\n(apiVersion: batch/v1.*?)```", OPERATIONS.read_text(), re.DOTALL)
+    (text,) = re.findall(r"```yaml\n(apiVersion: batch/v1.*?)```", PAGE.read_text(), re.DOTALL)
     (completions,) = re.findall(r"completions: (\d+)", text)
     (parts,) = re.findall(r'name: VAULTCTL_PARTS, value: "(\d+)"', text)
     (arguments,) = re.findall(r"args: \[(.*?)\]", text, re.DOTALL)
