@@ -23,7 +23,7 @@ from kvseal.legacy import FERNET, FernetCodec, PlaintextCodec, codecs_for
 from kvseal.observe.events import Failure, Progress, ignore
 from kvseal.recoding.decision import classify, format_of
 from kvseal.recoding.formats import KVSEAL, LegacySource, RefusedSource, StrictSource, dek_of, opened
-from kvseal.recoding.pace import LoopShare
+from kvseal.recoding.pace import LoopShare, Pace
 from kvseal.recoding.report import FAILURES_KEPT, Report
 from kvseal.vault.store_clock import check_clocks
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from kvseal.drivers.base import Driver, Entry
     from kvseal.observe.events import Listener
     from kvseal.recoding.formats import Source
-    from kvseal.recoding.pace import Pace
     from kvseal.vault.vault import Vault
 
     Refresh: TypeAlias = Callable[[], Awaitable[bool]]
@@ -73,10 +72,17 @@ class Census:
 
 
 async def verify(
-    store: AsyncKeyValue | Driver, vault: Vault, *, context: str = "", listener: Listener = ignore
+    store: AsyncKeyValue | Driver,
+    vault: Vault,
+    *,
+    context: str = "",
+    rate: float | None = None,
+    listener: Listener = ignore,
 ) -> Report:
     """
     Open every record of *store* as a wrapper with *vault* and *context* would, and report failures.
+
+    *rate* limits the entries per second.
 
     Raises:
         ClocksApartError: this host's clock is not the store's, so what has expired cannot be known.
@@ -87,7 +93,7 @@ async def verify(
     try:
         await check_clocks(driver, "verify")
         readers = readers_of(vault, context=context)
-        census = await take_census(driver, readers, refresh=vault.refresh, listener=listener)
+        census = await take_census(driver, readers, refresh=vault.refresh, pace=Pace(rate), listener=listener)
         await vault.attest()
     finally:
         if driver is not store:

@@ -17,7 +17,7 @@ import click
 from kvseal.cli import connect
 from kvseal.cli.migration.partition import Partition
 from kvseal.cli.migration.recipe import read_recipe
-from kvseal.cli.values import Duration
+from kvseal.cli.values import Duration, rate_option
 from kvseal.errors import UsageError
 from kvseal.recoding import PlaintextRule
 from kvseal.recoding.engine import WHOLE
@@ -246,9 +246,7 @@ _OPTIONS: Final[dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]]] =
         "--workers", type=click.IntRange(1, 64), metavar="N", help="Share the work among N processes."
     ),
     "worker": click.option("--worker", type=Partition(), hidden=True),
-    "rate": click.option(
-        "--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most N records a second."
-    ),
+    "rate": rate_option,
     "wait_for_lease": click.option(
         "--wait-for-lease",
         type=Duration(zero=True),

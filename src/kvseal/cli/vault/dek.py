@@ -11,7 +11,7 @@ import click
 from kvseal.cli import connect
 from kvseal.cli.options import command_options, global_options
 from kvseal.cli.output import Table
-from kvseal.cli.values import Duration
+from kvseal.cli.values import Duration, rate_option
 from kvseal.cli.vault.tables import state_of
 from kvseal.drivers import abilities
 from kvseal.keys.stamps import time_text
@@ -100,6 +100,7 @@ async def list_deks(output: Output, settings: Settings, *, count: bool) -> None:
     metavar="TEXT",
     help="A context that the application gives a wrapper; repeatable. Its records are looked into.",
 )
+@rate_option
 @click.option("--dry-run", is_flag=True, help="Check whether a record needs it, and drop nothing.")
 @command_options
 @connect.synchronous
@@ -110,6 +111,7 @@ async def retire_dek(
     number: int,
     grace: float,
     contexts: tuple[str, ...],
+    rate: float | None,
     dry_run: bool,
 ) -> None:
     """
@@ -147,6 +149,7 @@ async def retire_dek(
             grace=time,
             contexts=("", *contexts),
             dry_run=dry_run,
+            rate=rate,
             listener=output.event,
         )
     output.ended(done, _retired(done))
