@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +14,18 @@ from tests.recoding.worlds import counts, damage, fernet, fill, formats_of, plan
 
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.drivers import driver_for, memory
+from kvseal.drivers.delegate import DelegatingDriver
 from kvseal.recoding import SealedTarget, engine, open_recode, plan_migration, plan_reencryption, recode
 from kvseal.recoding.progress.checkpoint import CheckpointStore
 from kvseal.recoding.progress.lease import Lease
 from kvseal.recoding.progress.lease_holder import LeaseHolder
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from key_value.aio.stores.memory import MemoryStore
 
-    from kvseal.drivers.base import Driver
+    from kvseal.drivers.base import Driver, Page
     from kvseal.recoding import Report
 
 SECRET = Secret(b"the secret of the new vault")
@@ -266,3 +268,35 @@ async def test_a_part_that_is_done_keeps_its_report(store: MemoryStore) -> None:
     assert left is not None
     assert 1 == report.failed
     assert (True, report.tally) == (left.parts[part[0]].done, left.parts[part[0]].tally)
+
+
+class Batched(DelegatingDriver):
+    """Has no cursor within a batch of two pages, as a Redis server has none within what one SCAN found."""
+
+    async def scan(self, *, after: str | None = None, **options: Any) -> AsyncIterator[Page]:
+        """Scan; of two pages the first one is read again by a scan that goes on at its cursor."""
+        start = after or ""
+        pages = [page async for page in super().scan(after=after or None, **options)]
+        for number, page in enumerate(pages):
+            if number % 2 == 0 and number + 1 < len(pages):
+                yield replace(page, cursor=start, again=True)
+            else:
+                start = page.cursor
+                yield page
+
+
+async def test_pages_that_are_read_again(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a backend has no cursor behind a page, an attempt that goes on counts none of its records twice."""
+    monkeypatch.setattr(engine, "Lease", BusyLease)
+    driver = Batched(driver_for(store))
+    await begun(store)
+    expected, beginning = await of_part(driver, (0, 2)), await snapshot(driver)
+    deaths = 0
+    while True:
+        await put_back(driver, beginning)
+        if not await dies(driver, Death(deaths + 1), (0, 2)):
+            break
+        deaths += 1
+
+        assert expected == counts(await attempt(driver, (0, 2))), f"it died at operation {deaths}"
+    assert deaths > 20

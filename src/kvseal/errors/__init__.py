@@ -9,6 +9,7 @@ Every error kvseal raises, each a subclass of py-key-value's own.
       · UnknownFlagsError
     - UnknownDEKError
     - TamperedRecordError (CorruptedDataError)
+      · MovedRecordError
     - SealedTwiceError
     - LegacyRecordError
     - PlaintextRecordError
@@ -83,6 +84,7 @@ from kvseal.errors.records import (
     LegacyRecordError,
     MalformedRecordError,
     MissingRecordError,
+    MovedRecordError,
     PlaintextRecordError,
     RecordError,
     ReservedNameError,
@@ -184,6 +186,7 @@ __all__ = [
     "ManifestError",
     "MissingRecordError",
     "MistypedSecretError",
+    "MovedRecordError",
     "PinFileError",
     "PinNotWrittenError",
     "PlaintextFoundError",

@@ -14,15 +14,23 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from kvseal import clock
-from kvseal.drivers.abilities import scan_part
-from kvseal.drivers.base import PAGE_SIZE, has_expired
+from kvseal.drivers import abilities
+from kvseal.drivers.base import PAGE_SIZE, failure_of, has_expired
 from kvseal.drivers.reach import recodable_driver
 from kvseal.errors import LegacyRecordError, PlaintextRecordError, RecordError, UnknownDEKError
 from kvseal.keys.meta import META_COLLECTION
 from kvseal.legacy import FERNET, FernetCodec, PlaintextCodec, codecs_for
 from kvseal.observe.events import Failure, Progress, ignore
 from kvseal.recoding.decision import classify, format_of
-from kvseal.recoding.formats import KVSEAL, LegacySource, RefusedSource, StrictSource, dek_of, opened
+from kvseal.recoding.formats import (
+    KVSEAL,
+    LegacySource,
+    RefusedSource,
+    StrictSource,
+    dek_of,
+    located,
+    opened,
+)
 from kvseal.recoding.pace import LoopShare, Pace
 from kvseal.recoding.report import FAILURES_KEPT, Report
 from kvseal.vault.store_clock import check_clocks
@@ -36,6 +44,7 @@ if TYPE_CHECKING:
     from kvseal.drivers.base import Driver, Entry
     from kvseal.observe.events import Listener
     from kvseal.recoding.formats import Source
+    from kvseal.vault.inside_names import Leads
     from kvseal.vault.vault import Vault
 
     Refresh: TypeAlias = Callable[[], Awaitable[bool]]
@@ -147,8 +156,10 @@ async def take_census(
     """
     census, started = Census(), clock.monotonic()
     share = share or LoopShare()
-    count = partial(_census_of, readers=readers, opens=opens, pends=pends)
-    async for page in share.pages(scan_part(driver, partition, bounds, expired=True)):
+    count = partial(
+        _census_of, readers=readers, leads=partial(abilities.leads, driver), opens=opens, pends=pends
+    )
+    async for page in share.pages(abilities.scan_part(driver, partition, bounds, expired=True)):
         if pace is not None:
             await pace.take(len(page.entries))
         for few in share.slices(page.entries, most=PAGE_SIZE):
@@ -181,6 +192,7 @@ def readers_of(vault: Vault, *, context: str = "") -> tuple[Source, ...]:
 def _census_of(
     entries: Iterable[Entry],
     readers: Sequence[Source],
+    leads: Leads,
     opens: Callable[[Entry], bool],
     pends: Callable[[Entry], bool],
 ) -> Census:
@@ -198,7 +210,7 @@ def _census_of(
         if name == KVSEAL:
             _count_dek(entry, census)
         if opens(entry):
-            _judge(entry, reader, census)
+            _judge(entry, reader, leads, census)
     return census
 
 
@@ -208,12 +220,12 @@ def _count_dek(entry: Entry, census: Census) -> None:
         census.deks[dek_of(entry.value or {})] += 1
 
 
-def _judge(entry: Entry, reader: Source | None, census: Census) -> None:
+def _judge(entry: Entry, reader: Source | None, leads: Leads, census: Census) -> None:
     try:
         if reader is None:
             raise RecordError(entry.problem or "the record has no known format")  # noqa: TRY301
-        opened(reader, entry)
+        opened(reader, located(reader, entry, leads))
     except RecordError as exc:
         census.failed += 1
         census.unknown_dek |= isinstance(exc, UnknownDEKError)
-        census.failures.append(Failure(entry.collection, entry.key, f"{type(exc).__name__}: {exc.message}"))
+        census.failures.append(failure_of(entry, f"{type(exc).__name__}: {exc.message}"))

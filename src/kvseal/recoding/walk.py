@@ -42,25 +42,41 @@ class Frontier:
         self.cursor = cursor
         self.tally = tally
         self._begun = self._finished = 0
-        self._ahead: dict[int, tuple[str, Tally]] = {}
+        self._ahead: dict[int, tuple[str | None, Tally]] = {}
+        self._read_again = Tally()
+        """Of the finished pages that a scan from the cursor reads again."""
 
     def begin(self) -> int:
         """Return the number of the next page."""
         self._begun += 1
         return self._begun - 1
 
-    def finish(self, number: int, cursor: str, tally: Tally) -> None:
-        """Note that page *number* has finished; a scan continues after it at *cursor*."""
-        self._ahead[number] = cursor, tally
+    def finish(self, number: int, cursor: str, tally: Tally, *, again: bool = False) -> None:
+        """
+        Note that page *number* has finished; a scan continues after it at *cursor*.
+
+        If that reads the page *again*, the cursor stays where it is until it is behind the page.
+        """
+        self._ahead[number] = None if again else cursor, tally
         while (page := self._ahead.pop(self._finished, None)) is not None:
-            self.cursor, finished = page
-            self.tally.add(finished)
+            behind, finished = page
+            self._read_again.add(finished)
+            if behind is not None:
+                self.cursor = behind
+                self.tally.add(self._read_again)
+                self._read_again = Tally()
             self._finished += 1
 
     @property
     def ahead(self) -> tuple[Tally, ...]:
-        """The tallies of finished pages after the first unfinished one."""
-        return tuple(tally for _, tally in self._ahead.values())
+        """The tallies of finished pages that the cursor does not cover."""
+        return (self._read_again, *(tally for _, tally in self._ahead.values()))
+
+    def ended(self) -> Tally:
+        """Return what all pages have counted, once all have finished."""
+        self.tally.add(self._read_again)
+        self._read_again = Tally()
+        return self.tally
 
 
 class Walk:
@@ -123,7 +139,7 @@ class Walk:
         except BaseException:
             await self._stop(running, done)
             raise
-        return frontier.tally
+        return frontier.ended()
 
     async def _stop(self, running: set[asyncio.Task[None]], done: set[asyncio.Task[None]]) -> None:
         """Let the batches in flight finish, but do not wait for a backend that hangs."""
@@ -152,7 +168,7 @@ class Walk:
                 tally.scanned += len(few)
                 changes = book(await self._decided(few), tally, self._listener)
                 await self._writing.write(changes, tally)
-        frontier.finish(number, page.cursor, tally)
+        frontier.finish(number, page.cursor, tally, again=page.again)
         self._note(frontier)
         self._tell(frontier)
 

@@ -28,13 +28,24 @@ _COLLECTIONS: Final = 4096
 class BaseNames:
     """The names of records at the base store of *chain*."""
 
-    __slots__ = ("_chain", "_check_key", "_landing", "collections", "is_plain", "only_dots_lead_out")
+    __slots__ = (
+        "_chain",
+        "_check_key",
+        "_landing",
+        "collections",
+        "is_plain",
+        "loses_names",
+        "only_dots_lead_out",
+    )
 
     collections: BoundedCache[str | None, str]
     """The collection at the base store; raises `ReservedNameError` for one that is not a user's."""
 
     is_plain: bool
     """Whether every key is its own name at the base store, and stays in its collection."""
+
+    loses_names: bool
+    """Whether the base store may not give a name back, so that each record carries its own."""
 
     only_dots_lead_out: bool
     """Whether a key without `.` and `%` is its own name and stays: a store unknown to kvseal."""
@@ -44,6 +55,7 @@ class BaseNames:
         self._landing = landing_of(chain.base)
         self._check_key = self._landing.check_key
         self.collections = BoundedCache(self._collection, _COLLECTIONS)
+        self.loses_names = self._landing.loses_names
         self.is_plain = self._check_key is None and not chain.renames_keys
         self.only_dots_lead_out = isinstance(self._landing, UnknownPlaces) and not chain.renames_keys
 

@@ -147,8 +147,6 @@ TARGETS: tuple[Target, ...] = (
         "checkpoint",
         (
             "recoding.progress.checkpoint.Head.from_json",
-            "recoding.progress.checkpoint.CheckpointStore.head",
-            "recoding.progress.checkpoint.CheckpointStore.part",
             "recoding.progress.lease_holder.LeaseHolder.from_json",
             "recoding.progress.part.Part.from_json",
             "recoding.report.Tally.from_json",

@@ -60,14 +60,14 @@ from kvseal.drivers.postgresql.pools import (
 )
 from kvseal.drivers.postgresql.purge import NO_TABLE, plan, purge_table
 from kvseal.drivers.postgresql.ranges import range_of, ranges
-from kvseal.drivers.postgresql.rows import checked_names, entry_of, is_text, written
+from kvseal.drivers.postgresql.rows import checked_names, entry_of, is_text, without_repeats, written
 from kvseal.drivers.postgresql.scanning import pages
 from kvseal.drivers.postgresql.table import Table
 from kvseal.drivers.urls import strip_password
 from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from kvseal.drivers.base import Purged, Put
     from kvseal.drivers.postgresql.pools import Pools
@@ -75,8 +75,6 @@ if TYPE_CHECKING:
 
 _DEFAULT_TABLE: Final = "kv_store"
 _ATTEMPTS: Final = 10
-_SAMPLED_FOR_EACH: Final = 256
-"""Blocks whose names a split looks at for each part."""
 _CREATED_BY_ANOTHER: Final = (
     asyncpg.UniqueViolationError,
     asyncpg.DuplicateTableError,
@@ -121,7 +119,7 @@ class PostgreSQLDriver:
 
     async def split(self, parts: int) -> Sequence[str] | None:
         """Return ranges of names that a sample of the table's blocks has about as many rows in."""
-        rows = await self._query(self._table.sampled_tiles, parts, _SAMPLED_FOR_EACH, seconds=LONGEST)
+        rows = await self._query(self._table.sampled_tiles, parts, seconds=LONGEST)
         if len(rows) != parts - 1:
             return None
         return ranges([(row["collection"], row["key"]) for row in rows])
@@ -168,7 +166,7 @@ class PostgreSQLDriver:
     async def put_many_if_absent(self, entries: Sequence[Entry]) -> Sequence[Put]:
         """Insert the rows in one statement, all or none of which happens; one more for each repeated name."""
         puts, new = prepared(entries, partial(_new_row, as_text=await self._reads_text()))
-        for numbers in _without_repeats({number: row[:2] for number, row in new.items()}):
+        for numbers in without_repeats({number: row[:2] for number, row in new.items()}):
             columns = [list(column) for column in zip(*(new[number] for number in numbers), strict=True)]
             for stored in await self._put(
                 self._table.put_many, list(range(len(numbers))), *columns, seconds=LONGEST
@@ -182,7 +180,7 @@ class PostgreSQLDriver:
         texts = [written(r.value, as_text=is_text(r.entry.stored)) for r in replacements]
         done = [False] * len(replacements)
         places = (replacement.entry.locator for replacement in replacements)
-        for numbers in _without_repeats({n: (place.collection, place.key) for n, place in enumerate(places)}):
+        for numbers in without_repeats({n: (place.collection, place.key) for n, place in enumerate(places)}):
             rows = [_replacement_row(number, replacements[number], texts[number]) for number in numbers]
             columns = [list(column) for column in zip(*rows, strict=True)]
             seconds = ANSWER_SECONDS if len(numbers) == 1 else LONGEST
@@ -399,20 +397,3 @@ def _replacement_row(number: int, replacement: Replacement, text: str) -> tuple[
     if expires_at is None or isinstance(expires_at, datetime):
         return (number, *read, text, False, _ttl(expires_at), expires_at)
     return (number, *read, text, expires_at is KEEP, None, None)
-
-
-def _without_repeats(names: Mapping[int, tuple[str, str]]) -> list[list[int]]:
-    """
-    Return the numbers of *names* in rounds in which no name comes twice, each in the order of names.
-
-    A statement changes a row once, by an arbitrary one of those that fit.  In the order of names two
-    batches that share rows seldom wait for each other in a circle.
-    """
-    rounds: list[list[int]] = []
-    seen: dict[tuple[str, str], int] = {}
-    for number, name in names.items():
-        turn = seen[name] = seen.get(name, -1) + 1
-        if turn == len(rounds):
-            rounds.append([])
-        rounds[turn].append(number)
-    return [sorted(numbers, key=names.__getitem__) for numbers in rounds]

@@ -15,6 +15,8 @@ from typing import Final
 
 from kvseal.drivers.base import PAGE_BYTES, PAGE_SIZE
 
+_SAMPLED_FOR_EACH: Final = 256
+"""Blocks whose names a split looks at for each part."""
 _LIVE: Final = "(held.expires_at IS NULL OR held.expires_at > now())"
 # What Python's datetime can hold; PostgreSQL goes from 4713 BC to the year 294276, and to infinity.
 _FIRST: Final = "'0001-01-01 00:00:00+00'::timestamptz"
@@ -67,15 +69,13 @@ class Table:
     @property
     def sampled_tiles(self) -> str:
         """
-        $1 is a number of parts, $2 how many rows to sample for each: the lowest names of all parts but one.
-
-        Whole blocks are sampled, as many as have that many rows where each has one, or all there are.
+        $1 is a number of parts: the lowest names of all parts but one, as a sample of whole blocks has them.
         """
         return f"""
             WITH sampled AS (
                 SELECT collection, key, ntile($1::int) OVER (ORDER BY collection, key) AS part
                 FROM {self.name} TABLESAMPLE SYSTEM ((
-                    SELECT least(100, 100.0 * $1::int * $2::int * current_setting('block_size')::int
+                    SELECT least(100, 100.0 * $1::int * {_SAMPLED_FOR_EACH} * current_setting('block_size')::int
                                       / greatest(1, pg_relation_size(to_regclass('{self.name}'))))
                 ))
             )

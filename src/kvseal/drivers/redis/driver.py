@@ -243,7 +243,7 @@ class RespDriver:
             # Until a batch is done, a scan that resumes has to see all of it again.
             position = start if keys else (batch.cursor or _END)
             if entries:
-                yield Page(entries, f"{batch.run}:{position}")
+                yield Page(entries, f"{batch.run}:{position}", again=bool(keys))
 
     def _entries(self, keys: Sequence[bytes], *, expired: bool) -> tuple[int, list[Entry]]:
         """Return how many of *keys* were read, and their entries: the live ones, or also those *expired*."""
