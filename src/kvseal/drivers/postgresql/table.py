@@ -68,14 +68,13 @@ class Table:
 
     @property
     def sampled_tiles(self) -> str:
-        """
-        $1 is a number of parts: the lowest names of all parts but one, as a sample of whole blocks has them.
-        """
+        """$1 is a number of parts: the lowest names of all parts but one, by a sample of whole blocks."""
         return f"""
             WITH sampled AS (
                 SELECT collection, key, ntile($1::int) OVER (ORDER BY collection, key) AS part
                 FROM {self.name} TABLESAMPLE SYSTEM ((
-                    SELECT least(100, 100.0 * $1::int * {_SAMPLED_FOR_EACH} * current_setting('block_size')::int
+                    SELECT least(100, 100.0 * {_SAMPLED_FOR_EACH} * $1::int
+                                      * current_setting('block_size')::int
                                       / greatest(1, pg_relation_size(to_regclass('{self.name}'))))
                 ))
             )
