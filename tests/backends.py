@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from key_value.aio.stores.disk import DiskStore
+from key_value.aio.stores.dynamodb import DynamoDBStore
 from key_value.aio.stores.filetree import (
     FileTreeStore,
     FileTreeV1CollectionSanitizationStrategy,
@@ -19,6 +20,7 @@ from key_value.aio.stores.memory import MemoryStore
 from key_value.aio.stores.postgresql import PostgreSQLStore
 from key_value.aio.stores.redis import RedisStore
 from redis.asyncio import Redis
+from tests.drivers.dynamodb import server as dynamodb_server
 from tests.servers import database
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ _OPEN: dict[str, Callable[[str], Any]] = {
     "disk": lambda where: DiskStore(directory=where),
     "redis": lambda where: RedisStore(url=where),
     "postgresql": lambda where: PostgreSQLStore(url=where),
+    "dynamodb": lambda where: DynamoDBStore(**dynamodb_server.settings_of(where)),
     "filetree": lambda where: FileTreeStore(data_directory=where),
     # As FastMCP makes it: names that a path cannot hold are hashed.
     "filetree-v1": lambda where: FileTreeStore(
@@ -83,6 +86,10 @@ def place(kind: str, request: pytest.FixtureRequest, directory: Path) -> Iterato
     elif kind == "postgresql":
         with database(request.getfixturevalue("shared_postgresql")) as url:
             yield Place(kind, url)
+    elif kind == "dynamodb":
+        server: dynamodb_server.Server = request.getfixturevalue("shared_dynamodb")
+        with dynamodb_server.local(), server.table() as name:
+            yield Place(kind, server.url(name))
     else:
         (directory / "store").mkdir()
         yield Place(kind, str(directory / "store"))
@@ -122,6 +129,10 @@ async def _of_postgresql(where: str) -> dict[str, Any]:
     return {key: times for key, *times in rows}
 
 
+async def _of_dynamodb(where: str) -> dict[str, Any]:
+    return {key: item.get("ttl") for key, item in dynamodb_server.items(where).items()}
+
+
 async def _of_files(_: str) -> dict[str, Any]:
     return {}
 
@@ -131,6 +142,7 @@ _NATIVE_TIMES = {
     "disk": _of_disk,
     "redis": _of_redis,
     "postgresql": _of_postgresql,
+    "dynamodb": _of_dynamodb,
     "filetree": _of_files,
     "filetree-v1": _of_files,
 }

@@ -31,13 +31,14 @@ NEEDS = {
     "own_redis": "servers",
     "quick_vaultctl": "processes",
     "server": "servers",
+    "shared_dynamodb": "servers",
     "shared_postgresql": "servers",
     "shared_redis": "servers",
     "transit": "servers",
 }
 """What a test needs that uses a fixture, by the fixture's name."""
 
-SERVERS = frozenset({"redis", "postgresql", "valkey"})
+SERVERS = frozenset({"dynamodb", "redis", "postgresql", "valkey"})
 """Parameters that name a server: a test of every backend needs one where the backend is one of these."""
 
 

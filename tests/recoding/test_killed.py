@@ -18,6 +18,7 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 from tests.backends import UNSTABLE, Place, place
+from tests.drivers.dynamodb.server import emptied
 from tests.processes import NEW
 from tests.recoding.mortal import COLLECTION
 from tests.recoding.worlds import damage, old
@@ -36,14 +37,28 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings(UNSTABLE)]
 
-KINDS = ("disk", "redis", "postgresql", "filetree", "filetree-v1")
+KINDS = ("disk", "redis", "postgresql", "dynamodb", "filetree", "filetree-v1")
 ROOT = Path(__file__).parents[2]
 DAMAGED = "token:~"
 """The last one in most scans: a run that has met it is gone on with from the start."""
 NEVER = 1 << 30
 """More lines than any migration prints."""
-RECORDS = {"disk": 1_100, "redis": 1_100, "postgresql": 1_100, "filetree": 100, "filetree-v1": 100}
-LONG = {"disk": 4_000, "redis": 4_000, "postgresql": 4_000, "filetree": 600, "filetree-v1": 600}
+RECORDS = {
+    "disk": 1_100,
+    "redis": 1_100,
+    "postgresql": 1_100,
+    "dynamodb": 60,
+    "filetree": 100,
+    "filetree-v1": 100,
+}
+LONG = {
+    "disk": 4_000,
+    "redis": 4_000,
+    "postgresql": 4_000,
+    "dynamodb": 600,
+    "filetree": 600,
+    "filetree-v1": 600,
+}
 
 Times = tuple["datetime | None", "datetime | None"]
 
@@ -60,6 +75,8 @@ async def empty(where: Place) -> None:
         client = Redis.from_url(where.where)
         await client.flushall()
         await client.aclose()
+    elif where.kind == "dynamodb":
+        emptied(where.where)
     elif where.kind == "postgresql":
         con = await asyncpg.connect(where.where)
         await con.execute("DROP TABLE IF EXISTS kv_store")

@@ -40,6 +40,8 @@ class Times:
     store: timedelta = NONE
     answer: timedelta = NONE
     awake: timedelta = NONE
+    step: timedelta = NONE
+    """By which the store's clock rounds down when it answers."""
 
     def boottime(self) -> float:
         """Return the seconds of a clock that only goes on."""
@@ -70,8 +72,9 @@ class World:
 
             async def store_time(self) -> StoreTime:
                 answered = times.now + times.store
+                beyond = timedelta(microseconds=answered.microsecond) if times.step else NONE
                 times.pass_by(times.answer)
-                return StoreTime(answered, 0.0, 0.0)
+                return StoreTime(answered - beyond, 0.0, 0.0, times.step.total_seconds())
 
         return Clocked(driver_for(self.memory))
 
@@ -114,6 +117,21 @@ async def test_a_stamp_is_not_before_the_answer_could_be_given(world: World) -> 
 
     created = (await world.vault()).meta.deks[1].created_at
     assert world.times.now <= created <= world.times.now + timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("beyond", [1, 999])
+async def test_a_clock_in_whole_seconds(world: World, beyond: int) -> None:
+    """Where the answer leaves out what is beyond a second, a stamp is not before the store's time either."""
+    world.times.step = timedelta(seconds=1)
+    world.times.pass_by(timedelta(milliseconds=beyond))
+
+    clocks = await read_clocks(world.driver)
+
+    assert clocks.store <= world.times.now <= clocks.stamp
+    assert NONE == clocks.apart
+    await (await world.vault()).rotate_dek()
+    created = (await world.vault()).meta.deks[1].created_at
+    assert world.times.now <= created <= world.times.now + timedelta(seconds=2)
 
 
 async def test_stamps_never_fall(world: World) -> None:

@@ -86,6 +86,8 @@ class Capabilities:
     """One process writes at a time, or has the store open: several that share a recode would only wait."""
     keeps_time: bool = False
     """The backend has a clock of its own, which its processes share; otherwise it has that of this host."""
+    reads_lag: float = 0.0
+    """Seconds for which the store's own reads may still return what was replaced; a driver's do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,8 @@ class StoreTime:
     at: datetime
     before: float
     after: float
+    step: float = 0.0
+    """That clock rounds down: it was ahead of `at` by less than so many seconds."""
 
 
 class OnThisMachine:

@@ -17,7 +17,8 @@ from urllib.parse import unquote
 from kvseal.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
 SEPARATOR: Final = "::"
 
@@ -33,6 +34,11 @@ class Landing(Protocol):
     @property
     def loses_names(self) -> bool:
         """Whether a name may not come back from where it lands: as the driver's `loses_names` says."""
+        ...
+
+    @property
+    def check_value(self) -> Callable[[str, str, Mapping[str, Any]], object] | None:
+        """What raises `EntryTooLargeError` for collection, key and value; `None` where any size fits."""
         ...
 
     def reaches(self, collection: str, reserved: str) -> bool:
@@ -62,6 +68,7 @@ class ExactNames:
 
     check_key: None = None
     loses_names: ClassVar[bool] = False
+    check_value: None = None
 
     def reaches(self, collection: str, reserved: str) -> bool:
         """Whether it is the same collection."""
@@ -78,6 +85,7 @@ class JoinedPlaces:
 
     check_key: None = None
     loses_names: ClassVar[bool] = False
+    check_value: None = None
 
     def reaches(self, collection: str, reserved: str) -> bool:
         """Whether one collection with the separator begins with the other one."""
@@ -96,6 +104,7 @@ class FolderPlaces:
     folder: Callable[[str], str]
     file: Callable[[str], str] | None = None
     loses_names: bool = False
+    check_value: None = None
 
     @property
     def check_key(self) -> Callable[[str], object] | None:
@@ -116,6 +125,7 @@ class UnknownPlaces:
     """A store that kvseal does not know: it may fold names as file systems, HTTP and S3-like servers do."""
 
     loses_names: ClassVar[bool] = False
+    check_value: None = None
 
     def check_key(self, key: str) -> None:
         """Raise `StoreError` if *key* climbs out of its collection by dot segments."""

@@ -179,7 +179,7 @@ async def migrate(
             _refuse_blindness(places.source)
         async with _prepared(places, request) as prepared:
             report = await _recode(places, request, prepared, context)
-            return await _ended(request, prepared, report, finalize=finalize and not dry_run)
+            return await _ended(places, request, prepared, report, finalize=finalize and not dry_run)
 
 
 async def prepare(
@@ -194,10 +194,9 @@ async def prepare(
     **options: Unpack[Options],
 ) -> VaultStatus:
     """
-    Prepare a migration that several processes share: survey, *before_writes*, vault.
+    Prepare a migration that several processes share: survey, *before_writes*, vault; raises like `migrate`.
 
-    With *parts* the run is begun: the store is split for that many, and the processes that do a part, at
-    any time and on any machine, survey nothing again.  Raises like `migrate`.
+    With *parts* it is begun: the store is split for so many, and processes that do a part survey nothing.
     """
     request = _Request(
         legacy=legacy, options=options, command=command, listener=listener, before_writes=before_writes
@@ -206,7 +205,12 @@ async def prepare(
         if prepared.vault is None:
             raise AssertionError
         if parts is not None:
-            await begin(_plan_of(request, prepared.codecs, prepared.vault), places, parts, prepared.total)
+            await begin(
+                _plan(request, prepared.codecs, SealedTarget.of(prepared.vault), prepared.vault),
+                places,
+                parts,
+                prepared.total,
+            )
         return prepared.vault.status()
 
 
@@ -270,7 +274,7 @@ async def _prepared(places: Places, request: _Request) -> AsyncIterator[_Prepare
         prepares = not request.dry_run and (look is not None or request.before_writes is not None)
         run = None
         if vault is not None and (prepares or request.partition != WHOLE):
-            run = await begun(_plan_of(request, codecs, vault), places)
+            run = await begun(_plan(request, codecs, SealedTarget.of(vault), vault), places)
         if run is not None and _is_surveyed(run, request, codecs):
             yield _Prepared(vault, codecs, (run.surveyed or 0) // run.count, ended)
             return
@@ -324,13 +328,8 @@ async def _surveyed(
 
 def _is_surveyed(run: Head, request: _Request, codecs: Sequence[LegacyCodec]) -> bool:
     """Whether *request* is a part of *run*, for all parts of which a survey was made."""
-    opens = bool(codecs) or request.plaintext is PlaintextRule.SEAL
-    is_part = request.partition != WHOLE and request.partition[1] == run.count
-    return request.seals and opens and is_part and run.surveyed is not None
-
-
-def _plan_of(request: _Request, codecs: Sequence[LegacyCodec], vault: Vault) -> Plan:
-    return _plan(request, codecs, SealedTarget.of(vault), vault)
+    is_part = request.seals and request.partition != WHOLE and request.partition[1] == run.count
+    return is_part and run.surveyed is not None and bool(codecs or request.plaintext is PlaintextRule.SEAL)
 
 
 def _plan(
@@ -350,7 +349,7 @@ def _plan(
 async def _recode(places: Places, request: _Request, prepared: _Prepared, context: str) -> Report:
     vault = prepared.vault
     target = SealedTarget.throwaway() if vault is None else SealedTarget.of(vault, context)
-    return await recode(
+    report = await recode(
         places.source,
         _plan(request, prepared.codecs, target, vault),
         to=None if places.in_place else places.destination,
@@ -360,16 +359,20 @@ async def _recode(places: Places, request: _Request, prepared: _Prepared, contex
         wait_for_lease=request.options.get("wait_for_lease", 0.0),
         listener=request.listener,
     )
+    return report.after_survey()
 
 
-async def _ended(request: _Request, prepared: _Prepared, report: Report, *, finalize: bool) -> Migration:
+async def _ended(
+    places: Places, request: _Request, prepared: _Prepared, report: Report, *, finalize: bool
+) -> Migration:
     """With *finalize*, end legacy reads if no record needs them any more, and a grace later drop the keys."""
     vault = prepared.vault
     if vault is None:
         return Migration(report, None)
     finalized = finalize and _is_complete(report, request, vault)
     if finalized:
-        await end_legacy(vault, prepared.ended, at_once=not request.settles_in)
+        lag = places.source.capabilities.reads_lag
+        await end_legacy(vault, prepared.ended, at_once=not request.settles_in, reads_lag=lag)
     return Migration(report, vault.status(), finalized)
 
 

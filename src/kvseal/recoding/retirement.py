@@ -38,6 +38,7 @@ from kvseal.recoding.formats import SealedTarget, anywhere, dek_of, located, ope
 from kvseal.recoding.pace import LoopShare, Pace
 from kvseal.recoding.progress.checkpoint import open_recode
 from kvseal.recoding.report import FAILURES_KEPT
+from kvseal.recoding.settling import await_reads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -175,11 +176,13 @@ async def retire(
         _check_sight(driver)
         readers = [SealedTarget.of(vault, context) for context in contexts]
         needs = await take_needs(driver, readers, pace=Pace(rate), listener=listener)
+        reads_lag = driver.capabilities.reads_lag
     finally:
         if driver is not store:
             await driver.close()
     _check_needs(needs, number, driver.location)
     if not dry_run:
+        await await_reads(reads_lag)
         await (vault.drop_dek(number) if will_drop(dek, grace) else vault.retire_dek(number))
     result = _result(vault, number, changed=not dry_run)
     seconds = clock.monotonic() - started

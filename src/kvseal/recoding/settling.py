@@ -8,6 +8,7 @@ or a sealed one after the last was brought back.
 
 from __future__ import annotations
 
+from asyncio import sleep
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -62,17 +63,18 @@ async def ended_before(vault: Vault, grace: timedelta) -> frozenset[str]:
     return frozenset(key for key, ended_at in ended.items() if ended_at + grace <= clocks.reached)
 
 
-async def end_legacy(vault: Vault, ended: AbstractSet[str], *, at_once: bool) -> None:
+async def end_legacy(vault: Vault, ended: AbstractSet[str], *, at_once: bool, reads_lag: float = 0.0) -> None:
     """
     End legacy reads after a census that found nothing old, and drop the *ended* legacy keys.
 
     A key is dropped by a run that began a grace after the end of reads with it: then its census has met what
     a process wrote that followed late.  *at_once* drops all of them, by the word of an operator that no
-    process writes an old format any more.
+    process writes an old format any more.  *reads_lag* is that of the store: see `await_reads`.
 
     Raises:
         VaultError, StoreError: see `Vault`.
     """
+    await await_reads(reads_lag)
     policy = vault.keyring.policy
     if policy.read_legacy or policy.read_plaintext:
         await vault.end_legacy_reads()
@@ -91,3 +93,13 @@ async def check_settled(vault: Vault, grace: timedelta) -> None:
             msg.format(time_text(ends_at)),
             hint="run this again then, or with --grace 0 if every process was restarted since",
         )
+
+
+async def await_reads(reads_lag: float) -> None:
+    """
+    Wait until the store's own reads return what was written last.
+
+    Those of some backends lag: an application would read an old record for which there is no key any more.
+    """
+    if reads_lag:
+        await sleep(reads_lag)

@@ -23,6 +23,7 @@ from kvseal.errors import (
 )
 from kvseal.observe.events import Failure
 from kvseal.recoding.decision import Change, Leave, decide, decide_copy, is_done
+from kvseal.recoding.units import Meter
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -60,12 +61,18 @@ class Writing(Protocol):
         """Whether the verify pass has to open *entry*: not if this run has failed to open it already."""
         ...
 
+    @property
+    def meter(self) -> Meter | None:
+        """What adds up the units that a run would take, in a dry run of a recode in place."""
+        ...
+
 
 class InPlace:
     """Each entry is replaced in place, if the store still holds what was read."""
 
     def __init__(self, driver: Driver, plan: Plan, marks: Marks, listener: Listener) -> None:
         self.written = driver
+        self.meter = Meter(driver) if plan.dry_run else None
         self._plan = plan
         self._marks = marks
         self._listener = listener
@@ -79,8 +86,9 @@ class InPlace:
 
     async def write(self, changes: Sequence[Change], tally: Tally) -> None:
         """Swap; an entry that a live writer changed meanwhile is read and decided again."""
-        if self._plan.dry_run:
-            tally.changed += len(changes)
+        if self.meter is not None:
+            for change in changes:
+                self._weigh(change, self.meter, tally)
             return
         for _ in range(_ATTEMPTS):
             if not changes:
@@ -102,21 +110,28 @@ class InPlace:
         """Swap as one batch; if the store cannot hold one of the values, only that entry fails."""
         await self._marks.note(change.value for change in changes)
         try:
-            swapped = await self.written.replace_many(
-                [
-                    Replacement(c.entry, c.value, c.expires_at, names_inside=has_names_inside(c.value))
-                    for c in changes
-                ]
-            )
+            swapped = await self.written.replace_many([_replacement(change) for change in changes])
         except UnsealableValueError as exc:
             if len(changes) == 1:
-                reason = f"{type(exc).__name__}: {exc.message}"
-                fail(failure_of(changes[0].entry, reason), tally, self._listener)
+                self._refused(changes[0].entry, exc, tally)
                 return []
             half = len(changes) // 2
             first = await self._replace(changes[:half], tally)
             return [*first, *await self._replace(changes[half:], tally)]
         return list(zip(changes, swapped, strict=True))
+
+    def _weigh(self, change: Change, meter: Meter, tally: Tally) -> None:
+        """Count *change*, which is not made, and what it would take; or that the store cannot hold it."""
+        try:
+            meter.would_write([_replacement(change)])
+        except UnsealableValueError as exc:
+            self._refused(change.entry, exc, tally)
+        else:
+            tally.changed += 1
+
+    def _refused(self, entry: Entry, exc: UnsealableValueError, tally: Tally) -> None:
+        reason = f"{type(exc).__name__}: {exc.message}"
+        fail(failure_of(entry, reason), tally, self._listener)
 
     async def _again(self, lost: Sequence[Change], tally: Tally) -> list[Change]:
         decisions: list[Decision] = []
@@ -133,6 +148,8 @@ class InPlace:
 
 class Copies:
     """Each entry is put into another store with its own times, unless an earlier run has done so."""
+
+    meter: Meter | None = None
 
     def __init__(
         self, driver: Driver, destination: Driver, plan: Plan, marks: Marks, listener: Listener
@@ -218,6 +235,11 @@ def _place_of(driver: Driver, entry: Entry) -> Hashable:
     names = (entry.collection, entry.key)
     found = place(driver, *names)
     return names if found is None else found
+
+
+def _replacement(change: Change) -> Replacement:
+    inside = has_names_inside(change.value)
+    return Replacement(change.entry, change.value, change.expires_at, names_inside=inside)
 
 
 def _copy_of(change: Change) -> Entry:

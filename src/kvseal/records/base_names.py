@@ -8,7 +8,7 @@ operation, so that no name reaches an entry of the vault or of another collectio
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kvseal.concurrency import slices_between_turns
 from kvseal.drivers import landing_of
@@ -18,7 +18,7 @@ from kvseal.errors import ReservedNameError, StoreError
 from kvseal.keys.meta import META_COLLECTION, refuse_reserved
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from kvseal.drivers.chain import Chain
 
@@ -32,6 +32,7 @@ class BaseNames:
         "_chain",
         "_check_key",
         "_landing",
+        "check_value",
         "collections",
         "is_plain",
         "loses_names",
@@ -50,10 +51,14 @@ class BaseNames:
     only_dots_lead_out: bool
     """Whether a key without `.` and `%` is its own name and stays: a store unknown to kvseal."""
 
+    check_value: Callable[[str, str, Mapping[str, Any]], object] | None
+    """What raises `EntryTooLargeError` for a value that the store cannot hold under its names there."""
+
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
         self._landing = landing_of(chain.base)
         self._check_key = self._landing.check_key
+        self.check_value = self._landing.check_value
         self.collections = BoundedCache(self._collection, _COLLECTIONS)
         self.loses_names = self._landing.loses_names
         self.is_plain = self._check_key is None and not chain.renames_keys

@@ -68,7 +68,7 @@ async def read_clocks(driver: Driver) -> Clocks:
         own = clock.utc_seconds()
         return Clocks(driver.location, own, own, own)
     own = clock.utc_now()
-    latest = found.at + timedelta(seconds=clock.awake_or_asleep() - asked)
+    latest = found.at + timedelta(seconds=found.step + clock.awake_or_asleep() - asked)
     apart = max(own - latest, _LEAST) + min(own - found.at, _LEAST)
     return Clocks(driver.location, _floor(own), _floor(found.at), _floor(latest + _SECOND), apart)
 

@@ -15,6 +15,7 @@ as done before.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Marks:
         self._lease = lease
         self._earlier: frozenset[str] = frozenset()
         self._noted: set[str] = set()
+        self._noting = asyncio.Lock()
 
     def begin(self) -> None:
         """From now on, know the records of earlier attempts; the lease is held."""
@@ -49,8 +51,11 @@ class Marks:
         """Have the marks of *values* in the checkpoint before these are written."""
         if self._lease is None:
             return
-        new = {self._mark_of(value) for value in values} - self._noted - {""}
-        if new:
-            await self._lease.mark(new)
-            # Not before: a page that is written at the same time has to wait for it, too.
-            self._noted |= new
+        found = {self._mark_of(value) for value in values} - {""}
+        if found <= self._noted:
+            return
+        # One at a time: a page that is written at the same time waits until the mark is stored.
+        async with self._noting:
+            if not found <= self._noted:
+                await self._lease.mark(found)
+                self._noted |= found
