@@ -111,13 +111,20 @@ _ROTATION = "get " + 2 * "replace_many get "
 _PAGES = 4 * "page "
 """A scan of six entries or five, two to a page; the last one finds the end."""
 
-_LEASE = "get put_if_absent "
+_LEASE = 2 * "get put_if_absent " + "get "
+"""The head and the part are put, and the head is read once more."""
 
-_WALKS = 10 * "page "
-"""A scan of records and a verify pass: two entries more, the vault meta and the checkpoint."""
+_MARK = 2 * "get " + "replace_many "
+"""Before the first record is written, the part says what its sealer leaves in each."""
 
-_END = "get delete get "
-"""The checkpoint goes, and the vault meta is read once more: it has to hold the DEK that sealed."""
+_END = 3 * "get " + "replace_many get replace_many " + 2 * "get delete "
+"""The vault meta has to hold the DEK that sealed; the part is done, the run is over, and both entries go."""
+
+
+def _recode(*, pages: int = 5, swaps: int) -> str:
+    """Return a scan and a verify pass, each over the vault meta, head and part too, and what is swapped."""
+    return _LEASE + 2 * pages * "page " + _MARK + swaps * "replace_many " + _END
+
 
 COMMANDS = {
     "create": Command(
@@ -265,7 +272,7 @@ COMMANDS = {
         check=reads_sealed_alone,
     ),
     "re-encrypt": Command(
-        steps=_OPEN + _LEASE + _WALKS + "replace_many " + _END,
+        steps=_OPEN + _recode(swaps=2),
         begin=two_deks,
         run=reencrypted,
         vaultctl="reencrypt --no-backup --yes --secret env:OLD",
@@ -307,22 +314,14 @@ COMMANDS = {
         by_the_old=by_fernet,
     ),
     "finalize": Command(
-        steps=_OPEN + _PAGES + _LEASE + _WALKS + 3 * "replace_many " + _END + _CHANGE,
+        steps=_OPEN + _PAGES + _recode(swaps=2) + _CHANGE,
         begin=imported,
         run=finalized,
         vaultctl="migrate-from-fernet --finalize --no-backup --yes --secret env:OLD",
         check=reads_sealed_alone,
     ),
     "migrate": Command(
-        steps=_OPEN
-        + _PAGES
-        + "get "
-        + _PAGES
-        + "put_if_absent get "
-        + _LEASE
-        + _WALKS
-        + 3 * "replace_many "
-        + _END,
+        steps=_OPEN + _PAGES + "get " + _PAGES + "put_if_absent get " + _recode(pages=6, swaps=3),
         begin=damaged_records,
         run=migrated,
         vaultctl=f"{MIGRATE} --no-backup",
@@ -338,10 +337,7 @@ COMMANDS = {
         + 2 * "get "
         + _PAGES
         + "put_if_absent get "
-        + _LEASE
-        + _WALKS
-        + 3 * "replace_many "
-        + _END,
+        + _recode(swaps=3),
         begin=fernet_records,
         run=migrated_after_a_backup,
         vaultctl=MIGRATE,
@@ -349,7 +345,7 @@ COMMANDS = {
         by_the_old=by_fernet,
     ),
     "migrate from authsome": Command(
-        steps=17 * "page " + 3 * "replace_many " + 7 * "get " + "put_if_absent delete",
+        steps=9 * "page " + 3 * "get " + "replace_many get " + _recode(pages=4, swaps=1),
         begin=authsome,
         run=migrated_from_authsome,
         check=is_migrated_from_authsome,

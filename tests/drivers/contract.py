@@ -39,9 +39,21 @@ from tests.drivers.entries import (
 
 from kvseal import clock
 from kvseal.drivers import abilities, base, landing_of
-from kvseal.drivers.base import PAGE_SIZE, Count, Entry, Replacement, Times
+from kvseal.drivers.base import PAGE_SIZE, Count, Driver, Entry, Replacement, Times
 from kvseal.drivers.chain import Chain
-from kvseal.errors import Conflict, StoreError, UnsealableValueError, UnsupportedStoreError
+from kvseal.errors import (
+    Conflict,
+    StoreError,
+    StoreUnreachableError,
+    UnsealableValueError,
+    UnsupportedStoreError,
+)
+
+
+async def _rest(driver: Driver, bounds: str, after: str | None) -> list[Entry]:
+    """Return what a scan within *bounds* has behind *after*."""
+    pages = abilities.scan_part(driver, (0, 1), bounds, after=after)
+    return [found async for page in pages for found in page.entries]
 
 
 class DriverContract:
@@ -59,6 +71,8 @@ class DriverContract:
     """Whether a count is exact, and no estimate."""
     store_clock: ClassVar[Literal["host's", "server's", "unknown"]] = "host's"
     """Whose clock the backend goes by."""
+    splits: ClassVar[bool] = False
+    """Whether a few pages of entries are split, rather than read whole for each part."""
     keeps_expired: ClassVar[bool] = True
     """Whether the backend takes an entry that has expired already, and keeps it until it is removed."""
     largest_body: ClassVar[int | None] = None
@@ -299,6 +313,32 @@ class DriverContract:
             assert first.entries
 
         assert dict.fromkeys(range(count), 1) == numbers(entries)
+
+    async def test_split(self, backend: Backend) -> None:
+        """
+        Within the bounds of all parts is the whole, each part is resumable, and what is written later is in one.
+
+        Where names bound the parts, an entry is in one part alone.  Bounds are text, and no text but those.
+        """
+        driver, count = backend.driver, 3 * PAGE_SIZE
+        await fill(backend.store, count)
+        bounds = await abilities.split(driver, 5)
+        assert self.splits == (bounds is not None)
+        if bounds is None:
+            return
+        await backend.store.put_many(["0", "zzz"], [{"n": count}, {"n": count + 1}], collection="coll-z")
+
+        entries: list[Entry] = []
+        for each in bounds:
+            assert await abilities.is_split_so(driver, each)
+            first = await anext(abilities.scan_part(driver, (0, 1), each))
+            entries += first.entries
+            entries += await _rest(driver, each, first.cursor)
+
+        assert dict.fromkeys(range(count + 2), 1) == numbers(entries)
+        assert not await abilities.is_split_so(driver, "no bounds")
+        with pytest.raises(StoreUnreachableError, match=r"bounds"):
+            await _rest(driver, "no bounds", None)
 
     async def test_scan_of_nothing(self, backend: Backend) -> None:
         """An empty store has no pages and counts nothing."""

@@ -133,6 +133,10 @@ class Watched:
         self.threads.add(threading.get_ident())
         return self._inner.seal(*arguments)
 
+    def mark_of(self, stored: Mapping[str, Any]) -> str:
+        """Return what the codec does."""
+        return str(self._inner.mark_of(stored))
+
 
 async def test_opening_and_sealing_leave_the_event_loop_alone(store: MemoryStore) -> None:
     """Neither the survey nor the recode nor the verify pass opens or seals in the event loop's thread."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.fakes import HookedDriver
-from tests.recoding.worlds import adds_up, fernet, fill, formats_of
+from tests.recoding.worlds import adds_up, fernet, fill, formats_of, leave_checkpoint, take_over
 
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.drivers import driver_for
@@ -33,10 +33,11 @@ from kvseal.recoding import (
     recode,
 )
 from kvseal.recoding.engine import _lease
-from kvseal.recoding.progress.checkpoint import CONTEXT, Checkpoint, CheckpointStore, Part
+from kvseal.recoding.progress.checkpoint import CONTEXT, Checkpoint, CheckpointStore, Head, part_key
 from kvseal.recoding.progress.checkpoint import KEY as CHECKPOINT
-from kvseal.recoding.progress.lease import SECONDS, Lease, leased
+from kvseal.recoding.progress.lease import SECONDS, SECONDS_BETWEEN_TRIES, Lease, leased
 from kvseal.recoding.progress.lease_holder import LeaseHolder
+from kvseal.recoding.progress.part import Part
 from kvseal.recoding.report import Tally
 
 if TYPE_CHECKING:
@@ -143,10 +144,7 @@ class TestLease:
             await lease_on(vault, clock).acquire()
         first.check()
 
-        other = replace((await stored(vault)).parts[0], holder=replace(LeaseHolder.new(), machine="a third"))
-        entry, checkpoint = await CheckpointStore(vault).load()
-        assert checkpoint is not None
-        assert await CheckpointStore(vault).swap(entry, checkpoint.with_part(0, other))
+        await take_over(vault, holder=replace(LeaseHolder.new(), machine="a third"))
         await renewing
 
         with pytest.raises(LeaseHeldError):
@@ -193,8 +191,8 @@ class TestLease:
         )
         assert process.stdout is not None
         holder = LeaseHolder.from_json(json.loads(process.stdout.readline()))
-        part = Part(holder, int(clock.now * 1000) + 1000, cursor="here")
-        await CheckpointStore(vault).swap(None, Checkpoint("p", "migrate", 0, (part,)))
+        part = Part("", holder, int(clock.now * 1000) + 1000, cursor="here")
+        await leave_checkpoint(vault, "p", part)
         with pytest.raises(LeaseHeldError, match=str(process.pid)):
             await lease_on(vault, clock).acquire()
 
@@ -225,7 +223,7 @@ class TestLease:
         await second.acquire()
 
         assert (None, Tally()) == (second.part.cursor, second.part.tally)
-        assert "second" == (await stored(vault)).plan
+        assert "second" == (await stored(vault)).head.plan
 
     async def test_parts(self, vault: Vault, clock: Clock) -> None:
         """Every part has a lease of its own; the last one to finish removes the checkpoint."""
@@ -256,6 +254,50 @@ class TestLease:
         assert ("page 7", Tally(scanned=7, changed=5, already=2)) == (second.part.cursor, second.part.tally)
 
 
+class TestWaiting:
+    """A run that waits for a part which another process holds."""
+
+    @pytest.fixture(autouse=True)
+    def waits(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        """Return how long each wait was; the time goes on by that, and by nothing else."""
+        waits: list[float] = []
+        sleep = asyncio.sleep
+
+        async def passes(seconds: float) -> None:
+            waits.append(seconds)
+            clock.now += seconds
+            await sleep(0)
+
+        monkeypatch.setattr("kvseal.clock.monotonic", clock)
+        monkeypatch.setattr("kvseal.recoding.progress.lease.asyncio.sleep", passes)
+        return waits
+
+    async def test_it_is_taken_once_it_has_expired(
+        self, vault: Vault, clock: Clock, waits: list[float]
+    ) -> None:
+        """The part of a process that has died is looked at again and again until its lease has ended."""
+        await lease_on(vault, clock).acquire()
+        second = lease_on(vault, clock)
+
+        async with leased(second, wait=60):
+            taken = list(waits)
+
+        assert SECONDS == sum(taken)
+        assert {SECONDS_BETWEEN_TRIES} == set(taken)
+
+    async def test_no_longer_than_that(self, vault: Vault, clock: Clock, waits: list[float]) -> None:
+        """A part that is held for longer is refused in the end, and the error says until when it is held."""
+        await lease_on(vault, clock).acquire()
+        ends = clock.now + SECONDS
+        with pytest.raises(LeaseHeldError) as raised:
+            async with leased(lease_on(vault, clock), wait=5):
+                pytest.fail("it is held")
+
+        assert [2, 2, 1] == waits
+        assert raised.value.until is not None
+        assert ends == raised.value.until.timestamp()
+
+
 class TestCheckpoint:
     """What lies in the store."""
 
@@ -263,15 +305,53 @@ class TestCheckpoint:
         self, vault: Vault, store: MemoryStore, clock: Clock
     ) -> None:
         """A checkpoint that somebody else wrote, or moved here from elsewhere, stops and hides nothing."""
-        forged = Checkpoint("p", "migrate", 0, (Part(LeaseHolder.new(), 2**50, "the end", True),))
-        for value in (forged.as_json(), vault.codecs[CONTEXT].seal(forged.as_json(), "c", "k", None)):
-            await store.put(CHECKPOINT, value, collection=META_COLLECTION)
+        head = Head.new("p", "migrate", 1, started_at=0, prepared=True)
+        part = Part(head.run, LeaseHolder.new(), 2**40, "the end", done=True)
+        values = {CHECKPOINT: head.as_json(), part_key(0): part.as_json()}
+        moved = {key: vault.codecs[CONTEXT].seal(value, "c", "k", None) for key, value in values.items()}
+        for forged in (values, moved):
+            for key, value in forged.items():
+                await store.put(key, value, collection=META_COLLECTION)
             assert await open_recode(vault) is None
 
             lease = lease_on(vault, clock)
             await lease.acquire()
             assert lease.part.cursor is None
             await lease.finish()
+
+    async def test_the_parts_of_another_run(self, vault: Vault, store: MemoryStore, clock: Clock) -> None:
+        """A part that an attacker puts back from another run, or from another part, is none of this run's."""
+        await leave_checkpoint(vault, "p", Part("", cursor="far"), Part("", cursor="near"))
+        keys = [part_key(index) for index in range(2)]
+        far, near = [await store.get(key, collection=META_COLLECTION) or {} for key in keys]
+        await CheckpointStore(vault).end((await stored(vault)).head.run)
+        first = [lease_on(vault, clock, part=(index, 2)) for index in range(2)]
+        await first[0].acquire()
+        await first[0].release()
+        await store.put(keys[0], far, collection=META_COLLECTION)
+        await store.put(keys[1], near, collection=META_COLLECTION)
+        assert [None, None] == [part.cursor for part in (await stored(vault)).parts]
+
+        await first[1].acquire()
+        first[1].note("own", Tally())
+        await first[1].release()
+        own = await store.get(keys[1], collection=META_COLLECTION) or {}
+        await store.put(keys[0], own, collection=META_COLLECTION)
+
+        assert [None, "own"] == [part.cursor for part in (await stored(vault)).parts]
+
+    async def test_a_checkpoint_of_one_entry(self, vault: Vault, store: MemoryStore, clock: Clock) -> None:
+        """The one entry for all parts, which no release has written, is no checkpoint and stops no run."""
+        part = {"holder": None, "until": 0, "cursor": "c", "done": False, "tally": Tally().as_json()}
+        value = {"plan": "p", "command": "migrate", "started_at": 0, "prepared": True, "parts": [part]}
+        sealed = vault.codecs[CONTEXT].seal_json(value, META_COLLECTION, CHECKPOINT)
+        await store.put(CHECKPOINT, sealed, collection=META_COLLECTION)
+        assert await open_recode(vault) is None
+
+        lease = lease_on(vault, clock)
+        await lease.acquire()
+
+        assert (None, False) == (lease.part.cursor, (await stored(vault)).head.prepared)
 
     async def test_it_says_nothing_to_who_reads_the_store(
         self, vault: Vault, store: MemoryStore, clock: Clock
@@ -352,10 +432,10 @@ class TestResuming:
         await many(store, 2)
         plan = plan_migration(SealedTarget.of(vault), [fernet()], vault=vault)
         last = [page.cursor async for page in driver_for(store).scan()][-1]
-        at = Part(cursor=last, tally=Tally(scanned=2 * PAGE_SIZE, changed=2 * PAGE_SIZE))
+        at = Part("", cursor=last, tally=Tally(scanned=2 * PAGE_SIZE, changed=2 * PAGE_SIZE))
         lease = _lease(plan, in_place(store), (0, 1))
         assert lease is not None
-        await CheckpointStore(vault).swap(None, Checkpoint(lease._plan, "migrate", 0, (at,)))
+        await leave_checkpoint(vault, lease._run.head.plan, at)
 
         report = await recode(store, plan)
 
@@ -370,8 +450,8 @@ class TestResuming:
         last = [page.cursor async for page in driver_for(store).scan()][-1]
         lease = _lease(plan, in_place(store), (0, 1))
         assert lease is not None
-        at = Part(cursor=last, tally=Tally(scanned=1, failed=1))
-        await CheckpointStore(vault).swap(None, Checkpoint(lease._plan, "migrate", 0, (at,)))
+        at = Part("", cursor=last, tally=Tally(scanned=1, failed=1))
+        await leave_checkpoint(vault, lease._run.head.plan, at)
 
         report = await recode(store, plan)
 
@@ -398,11 +478,7 @@ class TestResuming:
 
         async def robbed() -> None:
             async with leased(lease):
-                entry, found = await CheckpointStore(vault).load()
-                assert found is not None
-                await CheckpointStore(vault).swap(
-                    entry, found.with_part(0, replace(found.parts[0], holder=other))
-                )
+                await take_over(vault, holder=other)
 
         with pytest.raises(LeaseHeldError):
             await robbed()
@@ -463,14 +539,14 @@ async def one_part(store: MemoryStore, part: tuple[int, int]) -> Report:
 async def test_checkpoint_is_plain_json(store: MemoryStore, vault: Vault) -> None:
     """A checkpoint is sealed in the encoding that every release reads, and an application's value in another."""
     await EnvelopeEncryptionWrapper(store, vault=vault).put("k", {"v": 1}, collection="c")
-    checkpoint = Checkpoint("plan", "migrate", 1, (Part(None, 0, None, done=False, tally=Tally()),))
-    assert await CheckpointStore(vault).swap(None, checkpoint)
+    head = await leave_checkpoint(vault, "plan", Part(""), started_at=1)
 
-    entries = [await driver_for(store).get(*names) for names in (("c", "k"), (META_COLLECTION, CHECKPOINT))]
-    assert [Encoding.MESSAGEPACK, Encoding.JSON] == [
+    names = (("c", "k"), (META_COLLECTION, CHECKPOINT), (META_COLLECTION, part_key(0)))
+    entries = [await driver_for(store).get(*each) for each in names]
+    assert [Encoding.MESSAGEPACK, Encoding.JSON, Encoding.JSON] == [
         Header.parse(from_stored((entry.value if entry else None) or {})).encoding for entry in entries
     ]
-    assert checkpoint == await open_recode(vault)
+    assert Checkpoint(head, (Part(head.run),)) == await open_recode(vault)
 
 
 @pytest.mark.parametrize("effect", [False, True], ids=["before it is written", "once it is written"])
@@ -507,36 +583,41 @@ async def test_cancelled_while_it_is_taken(store: MemoryStore, effect: bool) -> 
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("key", "changes"),
     [
-        {"started_at": float("inf")},
-        {"started_at": float("nan")},
-        {"started_at": 2**62},
-        {"started_at": True},
-        {"started_at": -1},
-        {
-            "parts": [
-                {
-                    "holder": None,
-                    "until": float("inf"),
-                    "cursor": None,
-                    "done": False,
-                    "tally": Tally().as_json(),
-                }
-            ]
-        },
-        {"parts": [{**Part().as_json(), "tally": {**Tally().as_json(), "scanned": float("-inf")}}]},
-        {"parts": [{**Part().as_json(), "tally": {**Tally().as_json(), "scanned": 1.5}}]},
+        (CHECKPOINT, {"started_at": float("inf")}),
+        (CHECKPOINT, {"started_at": float("nan")}),
+        (CHECKPOINT, {"started_at": 2**62}),
+        (CHECKPOINT, {"started_at": True}),
+        (CHECKPOINT, {"started_at": -1}),
+        (CHECKPOINT, {"count": True}),
+        (CHECKPOINT, {"count": 0}),
+        (CHECKPOINT, {"count": 1025}),
+        (CHECKPOINT, {"run": 7}),
+        (CHECKPOINT, {"splits": [7]}),
+        (CHECKPOINT, {"surveyed": -1}),
+        (CHECKPOINT, {"surveyed": 1.5}),
+        (CHECKPOINT, {"splits": ["one", "too many"]}),
+        (part_key(0), {"until": float("inf")}),
+        (part_key(0), {"marks": [7]}),
+        (part_key(0), {"tally": {**Tally().as_json(), "scanned": float("-inf")}}),
+        (part_key(0), {"tally": {**Tally().as_json(), "scanned": 1.5}}),
     ],
     ids=str,
 )
-async def test_numbers_that_are_none(vault: Vault, changes: dict[str, Any]) -> None:
+async def test_numbers_that_are_none(vault: Vault, key: str, changes: dict[str, Any]) -> None:
     """A checkpoint with numbers that no run writes is no checkpoint, and no run fails over it."""
-    await Lease(vault, "p", "migrate", (0, 1)).acquire()
-    value = {**(await stored(vault)).as_json(), **changes}
-    (entry, _), driver = await CheckpointStore(vault).load(), vault.metastore.driver
+    head = await leave_checkpoint(vault, "p", Part("", cursor="c"))
+    part = Part(head.run, cursor="c")
+    value = {**(head.as_json() if key == CHECKPOINT else part.as_json()), **changes}
+    driver = vault.metastore.driver
+    entry = await driver.get(META_COLLECTION, key)
     assert entry is not None
-    sealed = vault.codecs[CONTEXT].seal(value, META_COLLECTION, CHECKPOINT)
+    sealed = vault.codecs[CONTEXT].seal(value, META_COLLECTION, key)
     assert [True] == await driver.replace_many([Replacement(entry, sealed)])
 
-    assert None is await open_recode(vault)
+    if key == CHECKPOINT:
+        assert None is await open_recode(vault)
+    else:
+        assert Part(head.run) == (await stored(vault)).parts[0]
+    await Lease(vault, "p", "migrate", (0, 1)).acquire()

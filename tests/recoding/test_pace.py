@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.recoding.worlds import fernet, fill
 
-from kvseal import Argon2idParams, Secret
+from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.concurrency import owns_loop
-from kvseal.recoding import engine, migrate
+from kvseal.errors import DEKNeededError
+from kvseal.recoding import census, engine, migrate, retire, retirement, verify
 from kvseal.recoding.pace import SLICE, LoopShare, Pace
 
 if TYPE_CHECKING:
@@ -116,8 +118,29 @@ async def test_every_pass_keeps_it(store: MemoryStore, monkeypatch: pytest.Monke
 
     await migrate(store, [fernet()], secret=Secret(b"s"), kdf=CHEAP, rate=20)
 
-    # The verify pass sees the vault meta and the checkpoint, too.
-    assert [20, *[5] * 4, 22] == taken
+    # The verify pass sees the vault meta and the checkpoint's head and part, too.
+    assert [20, *[5] * 4, 23] == taken
+
+
+async def test_proofs_keep_it(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reads the whole store to prove something goes at the rate that it is given."""
+    taken: list[tuple[float | None, int]] = []
+
+    class Counting(Pace):
+        async def take(self, records: int) -> None:
+            taken.append((self._rate, records))
+
+    vault = await Vault.create(store, secret=Secret(b"s"), kdf=CHEAP)
+    await EnvelopeEncryptionWrapper(store, vault=vault).put_many(["a", "b"], [{"v": 1}, {"v": 2}])
+    await vault.rotate_dek()
+    monkeypatch.setattr(census, "Pace", Counting)
+    monkeypatch.setattr(retirement, "Pace", Counting)
+
+    await verify(store, vault, rate=5)
+    with pytest.raises(DEKNeededError):
+        await retire(store, vault, 1, grace=timedelta(), rate=7)
+
+    assert [(5, 3), (7, 3)] == taken
 
 
 class Loop:

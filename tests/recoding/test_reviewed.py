@@ -11,7 +11,7 @@ import pytest
 from key_value.aio.stores.filetree import FileTreeStore
 from key_value.aio.stores.memory import MemoryStore
 from tests.fakes import HookedDriver
-from tests.recoding.worlds import adds_up, entries_of, failed, fernet, fill, old
+from tests.recoding.worlds import adds_up, entries_of, failed, fernet, fill, leave_checkpoint, old
 
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.backup import backup, restore
@@ -23,9 +23,9 @@ from kvseal.keys.meta import META_COLLECTION, META_KEY
 from kvseal.legacy import FERNET
 from kvseal.legacy.fernet import parse_key
 from kvseal.recoding import PlaintextRule, import_keys, migrate, plan_rollback, recode
-from kvseal.recoding.progress.checkpoint import LONGEST, Checkpoint, CheckpointStore, Part
 from kvseal.recoding.progress.lease import Lease
 from kvseal.recoding.progress.lease_holder import LeaseHolder
+from kvseal.recoding.progress.part import LONGEST, Part
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -162,8 +162,8 @@ async def test_the_lease_of_a_clock_that_is_wrong(store: MemoryStore) -> None:
     vault = await Vault.create(store, secret=SECRET, kdf=CHEAP)
     now = int(datetime.now(timezone.utc).timestamp() * 1000)
     holder = replace(LeaseHolder.new(), machine="elsewhere")
-    part = Part(holder, now + LONGEST + 60_000)
-    await CheckpointStore(vault).swap(None, Checkpoint("other", "migrate", 0, (part,)))
+    part = Part("", holder, now + LONGEST + 60_000)
+    await leave_checkpoint(vault, "other", part)
 
     await Lease(vault, "p", "migrate", (0, 1)).acquire()
 

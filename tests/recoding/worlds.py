@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cryptography.fernet import Fernet
@@ -16,12 +17,15 @@ from kvseal.envelope.stored import DATA_FIELD
 from kvseal.keys.meta import META_COLLECTION as META
 from kvseal.legacy import FernetCodec
 from kvseal.legacy.fernet import parse_key
+from kvseal.recoding.progress.checkpoint import CheckpointStore, Head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from kvseal import Vault
     from kvseal.recoding import Report
+    from kvseal.recoding.progress.part import Part
 
 AnyStore = MemoryStore | DiskStore
 Names = tuple[str, str]
@@ -100,3 +104,23 @@ async def fill(store: AnyStore, values: Mapping[str, Mapping[str, Any]], *, key:
     """Put *values* through the old wrapper into collection `c`."""
     for name, value in values.items():
         await old(store, key).put(name, value, collection="c")
+
+
+async def leave_checkpoint(vault: Vault, plan: str, *parts: Part, started_at: int = 0) -> Head:
+    """Leave the checkpoint of a run of *plan* with *parts*, whose run is that one's, and return its head."""
+    head = Head.new(plan, "migrate", len(parts), started_at=started_at, prepared=False)
+    store = CheckpointStore(vault)
+    assert await store.put_head(None, head)
+    for index, part in enumerate(parts):
+        assert await store.put_part(None, index, replace(part, run=head.run))
+    return head
+
+
+async def take_over(vault: Vault, **changes: Any) -> None:
+    """Change the first part in the checkpoint, as a process does that takes it over."""
+    store = CheckpointStore(vault)
+    _, head = await store.head()
+    assert head is not None
+    entry, part = await store.part(head.run, 0)
+    assert part is not None
+    assert await store.put_part(entry, 0, replace(part, **changes))

@@ -129,7 +129,7 @@ class Faults:
         return [name for name in sorted(self._server.data) if name.startswith(COLLECTION)]
 
     def _evicted(self, args: dict[str, Any]) -> None:
-        names = [*self._users(), seams.CHECKPOINT]
+        names = [*self._users(), seams.CHECKPOINT, seams.FIRST_PART]
         for step in range(3):
             name = names[(args["pick"] + step * 7) % len(names)]
             if name in self._server.data:
@@ -156,7 +156,8 @@ class Faults:
 
     def _forged(self, args: dict[str, Any]) -> None:
         if args["pick"] % 2:
-            self._server.strike(seams.CHECKPOINT, (seams.forged_checkpoint(), None))
+            for name, body in seams.forged_checkpoint().items():
+                self._server.strike(name, (body, None))
             self._log("holds a forged checkpoint")
             return
         genuine = self._server.data.get(seams.META)

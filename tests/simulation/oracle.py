@@ -116,7 +116,7 @@ class Oracle:
         arrived = call.arrived if call.arrived is not None else self.loop.now
         if call.verb == "get" and call.names == (seams.META,):
             activity.look, activity.mark = arrived, call.mark
-        elif call.verb != "time" and call.names != (seams.CHECKPOINT,):
+        elif call.verb != "time" and call.names not in ((seams.CHECKPOINT,), (seams.FIRST_PART,)):
             activity.work = arrived
 
     def wrote(self, name: str, call: Call | None) -> None:

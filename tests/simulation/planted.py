@@ -77,7 +77,7 @@ def _overwriting_add() -> Replacements:
 
 
 def _unchecked_checkpoint() -> Replacements:
-    async def read(_: Any, entry: Any) -> Any:
+    async def read(_: Any, entry: Any, __: Any) -> Any:
         return dict(entry.value)
 
     return [(_module("checkpoint").CheckpointStore, "_open", read)]

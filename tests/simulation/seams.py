@@ -133,6 +133,8 @@ def module(name: str) -> Any:
 META_COLLECTION = "__vault_meta__"
 META = f"{META_COLLECTION}::__dek__"
 CHECKPOINT = f"{META_COLLECTION}::__recode__"
+"""The head; each part is under this name and a number."""
+FIRST_PART = f"{CHECKPOINT}0000"
 REFRESH_AFTER = 60.0
 LIMIT = 10
 CHEAP = Argon2idParams(time_cost=1, memory_cost=8, parallelism=1)
@@ -306,14 +308,31 @@ def forged_meta(raw: bytes) -> tuple[bytes, bytes]:
     return _body(value, META), mac
 
 
-def forged_checkpoint() -> bytes:
+def forged_checkpoint() -> dict[str, bytes]:
     """Return the checkpoint of a re-encryption that was nearly finished, written by nobody."""
     names = ("scanned", "changed", "already", "skipped", "failed", "conflicts")
     tally = dict.fromkeys(names, 0) | {"scanned": 5000, "already": 5000}
-    part = {"holder": None, "until": 0, "cursor": "default_collection::zz", "done": False, "tally": tally}
-    plan = plan_id("reencrypt", "sim:", None, "kvseal")
-    value = {"plan": plan, "command": "reencrypt", "started_at": 0, "prepared": False, "parts": [part]}
-    return _body(value, CHECKPOINT)
+    head = {
+        "run": "f",
+        "plan": plan_id("reencrypt", "sim:", None, "kvseal"),
+        "command": "reencrypt",
+        "started_at": 0,
+        "count": 1,
+        "prepared": False,
+        "splits": None,
+        "surveyed": None,
+        "done": False,
+    }
+    part = {
+        "run": "f",
+        "holder": None,
+        "until": 0,
+        "cursor": "default_collection::zz",
+        "done": False,
+        "marks": [],
+        "tally": tally,
+    }
+    return {CHECKPOINT: _body(head, CHECKPOINT), FIRST_PART: _body(part, FIRST_PART)}
 
 
 def foreign_record(name: str) -> bytes:

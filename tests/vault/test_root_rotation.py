@@ -664,7 +664,7 @@ async def test_a_recode_is_resumed_under_the_new_root_key(store: MemoryStore) ->
     assert "reencrypt" == opened.command
     await vault.refresh()
     await lease.finish()
-    assert (None, None) == await CheckpointStore(fresh).load()
+    assert (None, None) == await CheckpointStore(fresh).head()
     report = await recode(store, plan)
     assert (1, 0) == (report.changed, report.failed)
 

@@ -84,3 +84,7 @@ names_inside_option: Final = click.option(
 context_option: Final = click.option(
     "--context", default="", metavar="TEXT", help="The context that the application gives its wrapper."
 )
+
+rate_option: Final = click.option(
+    "--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most N records a second."
+)

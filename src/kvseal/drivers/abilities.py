@@ -15,9 +15,9 @@ from kvseal.drivers.base import Count, Written, refusal
 from kvseal.errors import StoreError, UnsealableValueError, UnsupportedStoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 
-    from kvseal.drivers.base import Driver, Entry, Purged, Put, Replacement, StoreTime
+    from kvseal.drivers.base import Driver, Entry, Page, Purged, Put, Replacement, StoreTime
 
 PUTS_AT_ONCE: Final = 16
 """Entries that are put concurrently where a driver puts them one by one."""
@@ -119,6 +119,43 @@ class Replicates(Protocol):
 
 
 @runtime_checkable
+class Splits(Protocol):
+    """
+    A driver that reads a part of the store without reading the rest, as a scan by `partition` does.
+
+    One process splits, and many scan within the bounds that it was given, also later and on other machines.
+    """
+
+    async def split(self, parts: int) -> Sequence[str] | None:
+        """
+        Return the bounds of *parts* parts that together are the whole; `None` if that would save nothing.
+
+        Bounds are texts of the driver's own, without a secret.  What is written later is in one of the parts
+        too.  Parts may overlap a little.
+        """
+        ...
+
+    async def is_split_so(self, bounds: str) -> bool:
+        """
+        Whether *bounds* still mean what they meant when they were made: not after a restart, perhaps.
+
+        Where they no longer do, those of all parts are void, and parts scanned by them have proven nothing.
+        """
+        ...
+
+    def scan_within(
+        self, bounds: str, *, after: str | None = None, expired: bool = False
+    ) -> AsyncIterator[Page]:
+        """
+        Yield what `scan` does of what is within *bounds*; *after* is a cursor of such a scan.
+
+        Raises:
+            StoreUnreachableError: *bounds* are void, or have become so during the scan.
+        """
+        ...
+
+
+@runtime_checkable
 class Charges(Protocol):
     """A driver whose backend is paid by what is read and written, and which can say how much that is."""
 
@@ -170,6 +207,30 @@ def loses_names(driver: Driver) -> bool:
 def place(driver: Driver, collection: str, key: str) -> Hashable | None:
     """Return the `locator` of an entry of these names; `None` where the driver gives all names back."""
     return driver.place(collection, key) if isinstance(driver, HidesNames) else None
+
+
+async def split(driver: Driver, parts: int) -> Sequence[str] | None:
+    """Return the bounds of *parts* parts; `None` where each part reads all names and takes its own."""
+    return await driver.split(parts) if parts > 1 and isinstance(driver, Splits) else None
+
+
+async def is_split_so(driver: Driver, bounds: str) -> bool:
+    """Whether *bounds*, which `split` has returned, still hold."""
+    return isinstance(driver, Splits) and await driver.is_split_so(bounds)
+
+
+def scan_part(
+    driver: Driver,
+    partition: tuple[int, int],
+    bounds: str | None,
+    *,
+    after: str | None = None,
+    expired: bool = False,
+) -> AsyncIterator[Page]:
+    """Scan one part of the store: within *bounds* if there are any, otherwise by the hash of each name."""
+    if bounds is not None and isinstance(driver, Splits):
+        return driver.scan_within(bounds, after=after, expired=expired)
+    return driver.scan(after=after, partition=partition, expired=expired)
 
 
 async def in_place_of(driver: Driver, entry: Entry) -> Entry | None:

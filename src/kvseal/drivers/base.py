@@ -132,10 +132,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Entries in scan order; a scan given `after=cursor` goes on behind them."""
+    """Entries in scan order; a scan given `after=cursor` goes on behind them, or reads them *again*."""
 
     entries: Sequence[Entry]
     cursor: str
+    again: bool = False
+    """The backend gives no cursor behind them yet: it has one only behind the next page, or a later one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +304,12 @@ def has_expired(expires_at: datetime | None) -> bool:
 def closed(location: str) -> StoreError:
     """Return the error of a driver that is used after it was closed."""
     return StoreError(f"the driver of {location} is closed", hint="ask for a new one")
+
+
+def void_bounds(location: str) -> StoreUnreachableError:
+    """Return the error of a scan within bounds that do not hold for this store."""
+    msg = f"{location}: the bounds of this part do not hold there"
+    return StoreUnreachableError(msg, hint="run the same command again, for every part")
 
 
 async def on_disk(location: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

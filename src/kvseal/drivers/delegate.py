@@ -44,6 +44,20 @@ class DelegatingDriver:
         """Scan."""
         return self._driver.scan(after=after, partition=partition, expired=expired)
 
+    async def split(self, parts: int) -> Sequence[str] | None:
+        """Split, as the other driver can."""
+        return await abilities.split(self._driver, parts)
+
+    async def is_split_so(self, bounds: str) -> bool:
+        """Whether the bounds hold for the other driver."""
+        return await abilities.is_split_so(self._driver, bounds)
+
+    def scan_within(
+        self, bounds: str, *, after: str | None = None, expired: bool = False
+    ) -> AsyncIterator[Page]:
+        """Scan within bounds of the other driver."""
+        return abilities.scan_part(self._driver, (0, 1), bounds, after=after, expired=expired)
+
     async def get(self, collection: str, key: str) -> Entry | None:
         """Get."""
         return await self._driver.get(collection, key)

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Final
 from kvseal import exact_json
 from kvseal.concurrency import in_thread
 from kvseal.drivers.abilities import place, proves
-from kvseal.drivers.base import Page
 from kvseal.drivers.delegate import DelegatingDriver
 from kvseal.errors import ManifestError
 from kvseal.errors.operating_system import reason_of
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable, Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from kvseal.drivers.base import Driver, Entry
+    from kvseal.drivers.base import Driver, Entry, Page
 
 Names = tuple[str, str]
 """Collection and key at the base store."""
@@ -117,17 +116,26 @@ class NamedDriver(DelegatingDriver):
     ) -> AsyncIterator[Page]:
         """Yield the pages of the driver's own scan, with names."""
         async for page in self._driver.scan(after=after, partition=partition, expired=expired):
-            if all(_has_names(entry) for entry in page.entries):
-                yield page
-            else:
-                yield await in_thread(self._named_page, page)
+            yield await self._with_names(page)
+
+    async def scan_within(
+        self, bounds: str, *, after: str | None = None, expired: bool = False
+    ) -> AsyncIterator[Page]:
+        """Yield the pages of the driver's own scan within *bounds*, with names."""
+        async for page in super().scan_within(bounds, after=after, expired=expired):
+            yield await self._with_names(page)
+
+    async def _with_names(self, page: Page) -> Page:
+        if all(_has_names(entry) for entry in page.entries):
+            return page
+        return await in_thread(self._named_page, page)
 
     def _named_page(self, page: Page) -> Page:
         if self._claims is None:
             self._claims = self._read_claims()
         claims = self._claims
-        return Page(
-            [self._named(entry, claims) for entry in page.entries] if claims else page.entries, page.cursor
+        return (
+            replace(page, entries=[self._named(entry, claims) for entry in page.entries]) if claims else page
         )
 
     def _named(self, entry: Entry, claims: Mapping[Hashable, frozenset[Names]]) -> Entry:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from kvseal.errors.base import KvsealError
 from kvseal.errors.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 
 class RecodeError(KvsealError):
@@ -19,9 +24,18 @@ class PlaintextFoundError(RecodeError):
 
 
 class LeaseHeldError(RecodeError):
-    """Another run works on this vault's records, or has taken this one's part over."""
+    """
+    Another run works on this vault's records, or has taken this one's part over.
+
+    `until` is when its lease ends unless it is renewed; `None` where that is not known.
+    """
 
     exit_code = ExitCode.LEASE_HELD
+    until: datetime | None
+
+    def __init__(self, message: str, *, hint: str = "", until: datetime | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.until = until
 
 
 class BackupError(KvsealError):

@@ -31,7 +31,7 @@ from kvseal.recoding.formats import (
     located,
     opened,
 )
-from kvseal.recoding.pace import LoopShare
+from kvseal.recoding.pace import LoopShare, Pace
 from kvseal.recoding.report import FAILURES_KEPT, Report
 from kvseal.vault.store_clock import check_clocks
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from kvseal.drivers.base import Driver, Entry
     from kvseal.observe.events import Listener
     from kvseal.recoding.formats import Source
-    from kvseal.recoding.pace import Pace
     from kvseal.vault.inside_names import Leads
     from kvseal.vault.vault import Vault
 
@@ -82,10 +81,17 @@ class Census:
 
 
 async def verify(
-    store: AsyncKeyValue | Driver, vault: Vault, *, context: str = "", listener: Listener = ignore
+    store: AsyncKeyValue | Driver,
+    vault: Vault,
+    *,
+    context: str = "",
+    rate: float | None = None,
+    listener: Listener = ignore,
 ) -> Report:
     """
     Open every record of *store* as a wrapper with *vault* and *context* would, and report failures.
+
+    *rate* limits the entries per second.
 
     Raises:
         ClocksApartError: this host's clock is not the store's, so what has expired cannot be known.
@@ -96,7 +102,7 @@ async def verify(
     try:
         await check_clocks(driver, "verify")
         readers = readers_of(vault, context=context)
-        census = await take_census(driver, readers, refresh=vault.refresh, listener=listener)
+        census = await take_census(driver, readers, refresh=vault.refresh, pace=Pace(rate), listener=listener)
         await vault.attest()
     finally:
         if driver is not store:
@@ -134,13 +140,14 @@ async def take_census(
     opens: Callable[[Entry], bool] = every,
     pends: Callable[[Entry], bool] = none,
     partition: tuple[int, int] = (0, 1),
+    bounds: str | None = None,
     refresh: Refresh | None = None,
     pace: Pace | None = None,
     share: LoopShare | None = None,
     listener: Listener = ignore,
 ) -> Census:
     """
-    Count every entry of *partition*; the first of *readers* that recognises an entry opens it.
+    Count every entry of *partition*, or within *bounds*; the first of *readers* that recognises one opens it.
 
     Entries that have expired by this host's clock are counted apart: that clock may be wrong, and then they
     are read again.  Only entries that *opens* selects are opened.  Entries that *pends* selects count as
@@ -152,7 +159,7 @@ async def take_census(
     count = partial(
         _census_of, readers=readers, leads=partial(abilities.leads, driver), opens=opens, pends=pends
     )
-    async for page in share.pages(driver.scan(partition=partition, expired=True)):
+    async for page in share.pages(abilities.scan_part(driver, partition, bounds, expired=True)):
         if pace is not None:
             await pace.take(len(page.entries))
         for few in share.slices(page.entries, most=PAGE_SIZE):

@@ -27,6 +27,8 @@ class Leave(Enum):
     """The reason why an entry is not changed."""
 
     ALREADY = "already"
+    CHANGED = "changed"
+    """An earlier attempt of this run has changed it, and could not count that any more."""
     SKIPPED = "skipped"
 
 

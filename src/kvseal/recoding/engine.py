@@ -24,8 +24,10 @@ from kvseal.recoding.census import none, take_census
 from kvseal.recoding.decision import is_pending
 from kvseal.recoding.formats import UNDECODABLE
 from kvseal.recoding.pace import LoopShare, Pace
-from kvseal.recoding.progress.checkpoint import MAX_PARTS, open_recode, plan_id
+from kvseal.recoding.progress.checkpoint import MAX_PARTS, CheckpointStore, Head, plan_id
 from kvseal.recoding.progress.lease import Lease, leased
+from kvseal.recoding.progress.marks import Marks
+from kvseal.recoding.progress.run import Run
 from kvseal.recoding.report import FAILURES_KEPT, Report, Tally, followed_by
 from kvseal.recoding.walk import Walk
 from kvseal.recoding.writing import Copies, InPlace
@@ -60,6 +62,7 @@ async def recode(
     partition: tuple[int, int] = WHOLE,
     rate: float | None = None,
     total: int | None = None,
+    wait_for_lease: float = 0.0,
     listener: Listener = ignore,
 ) -> Report:
     """
@@ -67,7 +70,8 @@ async def recode(
 
     Names, creation times and expiries do not change.  With a *partition* `(i, n)` this run converts only
     the i-th of n parts, so n processes can share the work.  *rate* limits the records per second; *total*
-    is for progress events.  A plan that knows its vault holds a lease while it writes, and leaves a
+    is for progress events.  *wait_for_lease* is for how many seconds a part that another process works on
+    is waited for.  A plan that knows its vault holds a lease while it writes, and leaves a
     checkpoint in the vault when it is stopped.  Survey the store first: see `survey`.
 
     Raises:
@@ -82,66 +86,83 @@ async def recode(
         _check_partition(partition)
         await check_clocks(places.source, plan.command)
         plan = plan.on(loses_names=loses_names(places.destination))
+        lease = _lease(plan, places, partition)
+        marks = Marks(plan.target.mark_of, lease)
         writing: Writing
         if places.in_place:
-            writing = InPlace(places.source, plan, listener)
+            writing = InPlace(places.source, plan, marks, listener)
         else:
-            writing = Copies(places.source, places.destination, plan, listener)
-        run = _Run(plan, places.source, writing, partition, rate, total, listener)
+            writing = Copies(places.source, places.destination, plan, marks, listener)
+        run = _Recode(plan, places.source, writing, lease, marks, partition, rate, total, listener)
         with _audited(plan, partition) as ended:
-            tally, census = await run.to_the_end(_lease(plan, places, partition))
-            await _attest(plan)
-            seconds = clock.monotonic() - started
-            report = _report(plan, tally, census, in_place=places.in_place, seconds=seconds)
-            if writing.meter is not None:
-                report = replace(report, units=writing.meter.units(_SCANS))
+            async with leased(lease, wait=wait_for_lease):
+                tally, census = await run.to_the_end()
+                await _attest(plan)
+                seconds = clock.monotonic() - started
+                report = _report(plan, tally, census, in_place=places.in_place, seconds=seconds)
+                if writing.meter is not None:
+                    report = replace(report, units=writing.meter.units(_SCANS))
+                if lease is not None:
+                    lease.note(None, report.tally)
             ended(report.as_dict())
     return report
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _Recode:
     plan: Plan
     driver: Driver
     writing: Writing
+    lease: Lease | None
+    marks: Marks
     partition: tuple[int, int]
     rate: float | None
     total: int | None
     listener: Listener
 
-    async def to_the_end(self, lease: Lease | None) -> tuple[Tally, Census | None]:
-        """Walk and verify, and repeat while the verify pass finds entries to convert."""
+    async def to_the_end(self) -> tuple[Tally, Census | None]:
+        """Walk and verify, and repeat while the verify pass finds entries to convert; the lease is held."""
         pace, share = Pace(self.rate), LoopShare()
-        async with leased(lease):
-            cursor, tally = self._beginning(lease)
-            tally = await self._walk(lease, share).run(cursor, tally, pace)
+        self.marks.begin()
+        cursor, tally = self._beginning()
+        tally = await self._walk(share, self.lease).run(cursor, tally, pace)
+        self.marks.end()
+        census = await self._verified(pace, share)
+        for _ in range(_MORE_PASSES):
+            if census is None or not _left_over(census, tally):
+                break
+            if self.lease is not None:
+                # Killed from here on, the part starts again from its beginning.
+                self.lease.note(None, Tally())
+            tally = followed_by(tally, await self._walk(share, None).run(None, Tally(), pace))
             census = await self._verified(pace, share)
-            for _ in range(_MORE_PASSES):
-                if census is None or not _left_over(census, tally):
-                    break
-                tally = followed_by(tally, await self._walk(lease, share).run(None, Tally(), pace))
-                census = await self._verified(pace, share)
         return tally, census
 
-    def _beginning(self, lease: Lease | None) -> tuple[str | None, Tally]:
-        """Return where to start: where an earlier run stopped, if that skips nothing."""
+    def _beginning(self) -> tuple[str | None, Tally]:
+        """Return where to start: where an earlier attempt stopped, if that skips nothing."""
         # A verify pass finds neither entries that a copy lacks nor entries changed since they were copied.
-        if lease is None or not self._in_place:
+        if self.lease is None or not self._in_place or self.lease.part.cursor is None:
             return None, Tally()
-        tally = lease.part.tally
-        # This run may have the key for entries that an earlier run failed on or skipped.
-        return (None, Tally()) if tally.failed or tally.skipped else (lease.part.cursor, tally.copy())
+        tally = self.lease.part.tally
+        # This attempt may have the key for entries that an earlier one failed on or skipped.
+        return (None, Tally()) if tally.failed or tally.skipped else (self.lease.part.cursor, tally.copy())
+
+    @property
+    def _bounds(self) -> str | None:
+        return None if self.lease is None else self.lease.bounds
 
     @property
     def _in_place(self) -> bool:
         return self.writing.written is self.driver
 
-    def _walk(self, lease: Lease | None, share: LoopShare) -> Walk:
+    def _walk(self, share: LoopShare, notes: Lease | None) -> Walk:
         return Walk(
             self.driver,
             self.writing,
             partition=self.partition,
-            lease=lease,
+            bounds=self._bounds,
+            lease=self.lease,
+            notes=notes,
             refresh=self.plan.refresh,
             confirm=self.plan.confirm,
             total=self.total,
@@ -159,6 +180,7 @@ class _Run:
             pends=partial(is_pending, plan=self.plan) if self._in_place else none,
             # Another store is split into other parts than this one.
             partition=self.partition if self._in_place else WHOLE,
+            bounds=self._bounds if self._in_place else None,
             refresh=self.plan.refresh,
             pace=pace,
             share=share,
@@ -184,13 +206,46 @@ def _lease(plan: Plan, places: Places, partition: tuple[int, int]) -> Lease | No
     if plan.vault is None or plan.dry_run:
         return None
     name = plan_name(plan.command, places, plan.target)
-    return Lease(plan.vault, name, plan.command, partition, prepared=plan.prepared)
+    return Lease(plan.vault, name, plan.command, partition, prepared=plan.prepared, splitter=places.source)
 
 
 def plan_name(command: str, places: Places, target: Target) -> str:
     """Return the plan id, which is the same for runs that resume each other."""
     there = None if places.in_place else places.destination.location
     return plan_id(command, places.source.location, there, target.format)
+
+
+async def begin(plan: Plan, places: Places, parts: int, surveyed: int) -> None:
+    """
+    Begin a run of *plan* in *parts* parts, of a store in which a survey has counted *surveyed* entries.
+
+    Processes that do a part of it join this run, with the bounds that it gives them.
+
+    Raises:
+        LeaseHeldError: another run works on this vault's records.
+    """
+    _check_partition((0, parts))
+    if plan.vault is None:
+        msg = "without a vault there is nothing that processes could join by"
+        raise RecodeError(msg)
+    head = Head.new(
+        plan_name(plan.command, places, plan.target),
+        plan.command,
+        parts,
+        started_at=clock.wall_ms(),
+        prepared=plan.prepared,
+        surveyed=surveyed,
+    )
+    await Run(CheckpointStore(plan.vault), head, places.source, clock.wall_ms).begin()
+
+
+async def begun(plan: Plan, places: Places) -> Head | None:
+    """Return the head of the unfinished run of *plan*; `None` if there is none."""
+    if plan.vault is None:
+        return None
+    _, head = await CheckpointStore(plan.vault).head()
+    name = plan_name(plan.command, places, plan.target)
+    return head if head is not None and not head.done and head.plan == name else None
 
 
 async def is_prepared(
@@ -200,9 +255,8 @@ async def is_prepared(
     if plan.vault is None:
         return False
     async with reached(store, to, writes=False) as places:
-        opened = await open_recode(plan.vault)
-        name = plan_name(plan.command, places, plan.target)
-    return opened is not None and opened.prepared and opened.plan == name
+        head = await begun(plan, places)
+    return head is not None and head.prepared
 
 
 def _left_over(census: Census, tally: Tally) -> int:

@@ -8,12 +8,19 @@ are the same keyring; a rollback exchanges the source and target of a migration.
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from copy import copy
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from pybase64 import b64decode
+
 from kvseal import expiry
-from kvseal.envelope.record import Header
-from kvseal.envelope.stored import from_stored, is_sealed
+from kvseal.envelope.aead import KEY_SIZE
+from kvseal.envelope.codec import RecordCodec
+from kvseal.envelope.record import DERIVATION_END, FIXED_SIZE, VAULT_ID_SIZE, Header
+from kvseal.envelope.sealing import Associations, Opener, Sealer
+from kvseal.envelope.stored import DATA_FIELD, QUANTUM, from_stored, is_sealed
 from kvseal.errors import RecordError, SealedTwiceError
 from kvseal.keys.keyring import codec_key
 from kvseal.vault import inside_names
@@ -24,13 +31,14 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from kvseal.drivers.base import Entry
-    from kvseal.envelope.codec import RecordCodec
     from kvseal.legacy import LegacyCodec, SealingCodec
     from kvseal.vault.inside_names import Leads
     from kvseal.vault.vault import Vault
 
 KVSEAL: Final = "kvseal"
 UNDECODABLE: Final = "undecodable"
+_START_LENGTH: Final = QUANTUM * (DERIVATION_END // 3 + 1)
+"""Characters of base64 that hold the first bytes of a record, up to what its sealer drew for many."""
 
 
 class Source(Protocol):
@@ -68,6 +76,10 @@ class Target(Source, Protocol):
 
     def seal(self, value: Mapping[str, Any], entry: Entry, expires_at: int | None) -> dict[str, Any]:
         """Return what to store for *value* under the names of *entry*."""
+        ...
+
+    def mark_of(self, stored: Mapping[str, Any]) -> str:
+        """Return what the records of one sealer share and those of no other have; "" if nothing."""
         ...
 
 
@@ -144,6 +156,10 @@ class LegacyTarget(LegacySource):
         """Encrypt under the first key; only the backend keeps the expiry."""
         return self._sealing.seal(value, entry.collection, entry.key)
 
+    def mark_of(self, _: Mapping[str, Any]) -> str:
+        """Return nothing: the formats of others do not show who sealed a record."""
+        return ""
+
 
 class SealedTarget:
     """
@@ -176,6 +192,13 @@ class SealedTarget:
     def _codec(self) -> RecordCodec:
         return self._codec_for(self._loses_names)
 
+    @classmethod
+    def throwaway(cls) -> Self:
+        """Return a target with temporary keys, so that a dry run without a vault seals like a real run."""
+        associations = Associations(os.urandom(VAULT_ID_SIZE))
+        codec = RecordCodec(Sealer(os.urandom(KEY_SIZE), 1, associations), Opener({}, associations))
+        return cls(lambda _: codec)
+
     def recognises(self, stored: Mapping[str, Any]) -> bool:
         """Whether *stored* claims to be a kvseal record."""
         return is_sealed(stored)
@@ -200,6 +223,15 @@ class SealedTarget:
     def seal(self, value: Mapping[str, Any], entry: Entry, expires_at: int | None) -> dict[str, Any]:
         """Seal under the active DEK."""
         return self._codec().seal(value, *_names(entry), expires_at=expires_at)
+
+    def mark_of(self, stored: Mapping[str, Any]) -> str:
+        """Return the first half of the nonce, which a sealer draws once for many records."""
+        text = stored.get(DATA_FIELD)
+        if not isinstance(text, str):
+            return ""
+        with suppress(ValueError):
+            return b64decode(text[:_START_LENGTH])[FIXED_SIZE:DERIVATION_END].hex()
+        return ""
 
     def key_candidates(self, _: str | None, __: Mapping[str, Any]) -> Iterable[str]:
         """Return nothing: a record does not open without its key."""

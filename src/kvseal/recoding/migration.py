@@ -9,23 +9,18 @@ verify pass finds no record that needs them.
 
 from __future__ import annotations
 
-import os
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypedDict
 
 from kvseal.drivers.reach import reached
-from kvseal.envelope.aead import KEY_SIZE
-from kvseal.envelope.codec import RecordCodec
-from kvseal.envelope.record import VAULT_ID_SIZE
-from kvseal.envelope.sealing import Associations, Opener, Sealer
 from kvseal.errors import RecodeError, VaultHeldError
 from kvseal.keys.changes import check_written
 from kvseal.keys.policy import PLAINTEXT
 from kvseal.legacy import PlaintextCodec, codecs_for
 from kvseal.legacy.base import merged
 from kvseal.observe.events import ignore
-from kvseal.recoding.engine import WHOLE, is_prepared, recode
+from kvseal.recoding.engine import WHOLE, begin, begun, recode
 from kvseal.recoding.formats import KVSEAL, SealedTarget
 from kvseal.recoding.plan import PlaintextRule, Plan, plan_migration
 from kvseal.recoding.settling import SETTLED_AFTER, check_settled, end_legacy, ended_before
@@ -46,6 +41,7 @@ if TYPE_CHECKING:
     from kvseal.keys.keyring import LegacyKey
     from kvseal.legacy import LegacyCodec
     from kvseal.observe.events import Listener
+    from kvseal.recoding.progress.checkpoint import Head
     from kvseal.recoding.report import Report
     from kvseal.secrets.sources import Unlocker
     from kvseal.vault.creation import Adoption
@@ -66,6 +62,8 @@ class Options(TypedDict, total=False):
     """To finalize: how long ago the vault was flipped, if it ever held; the default is `SETTLED_AFTER`."""
     leaves: Sequence[LegacyCodec]
     """Records that one of these recognises are not changed."""
+    wait_for_lease: float
+    """Seconds to wait for a part that another process works on: see `recode`."""
     adopts: Adoption | None
     """Another program's keys, for a vault that does not exist yet: see `Vault.create`."""
     before_survey: Callable[[Driver], Awaitable[None]] | None
@@ -189,15 +187,16 @@ async def prepare(
     legacy: Sequence[LegacyCodec] = (),
     *,
     to: AsyncKeyValue | Driver | None = None,
+    parts: int | None = None,
     before_writes: Callable[[Driver], Awaitable[None]] | None = None,
     command: str = "migrate",
     listener: Listener = ignore,
     **options: Unpack[Options],
 ) -> VaultStatus:
     """
-    Prepare a migration that several processes share: survey, *before_writes*, vault.
+    Prepare a migration that several processes share: survey, *before_writes*, vault; raises like `migrate`.
 
-    Raises like `migrate`.
+    With *parts* it is begun: the store is split for so many, and processes that do a part survey nothing.
     """
     request = _Request(
         legacy=legacy, options=options, command=command, listener=listener, before_writes=before_writes
@@ -205,6 +204,13 @@ async def prepare(
     async with reached(store, to) as places, _prepared(places, request) as prepared:
         if prepared.vault is None:
             raise AssertionError
+        if parts is not None:
+            await begin(
+                _plan(request, prepared.codecs, SealedTarget.of(prepared.vault), prepared.vault),
+                places,
+                parts,
+                prepared.total,
+            )
         return prepared.vault.status()
 
 
@@ -266,7 +272,13 @@ async def _prepared(places: Places, request: _Request) -> AsyncIterator[_Prepare
         codecs = merged([*request.legacy, *_held(vault, ended=request.resumes)])
         look = options.get("before_survey")
         prepares = not request.dry_run and (look is not None or request.before_writes is not None)
-        begins = prepares and await _begins(places, request, codecs, vault)
+        run = None
+        if vault is not None and (prepares or request.partition != WHOLE):
+            run = await begun(_plan(request, codecs, SealedTarget.of(vault), vault), places)
+        if run is not None and _is_surveyed(run, request, codecs):
+            yield _Prepared(vault, codecs, (run.surveyed or 0) // run.count, ended)
+            return
+        begins = prepares and (run is None or not run.prepared)
         if begins and look is not None:
             await look(places.source)
         found = await _surveyed(places.source, request, codecs, vault)
@@ -314,14 +326,10 @@ async def _surveyed(
     return found
 
 
-async def _begins(
-    places: Places, request: _Request, codecs: Sequence[LegacyCodec], vault: Vault | None
-) -> bool:
-    """Whether no earlier run has prepared what this one is to do."""
-    if vault is None:
-        return True
-    plan = _plan(request, codecs, SealedTarget.of(vault), vault)
-    return not await is_prepared(plan, places.source, None if places.in_place else places.destination)
+def _is_surveyed(run: Head, request: _Request, codecs: Sequence[LegacyCodec]) -> bool:
+    """Whether *request* is a part of *run*, for all parts of which a survey was made."""
+    is_part = request.seals and request.partition != WHOLE and request.partition[1] == run.count
+    return is_part and run.surveyed is not None and bool(codecs or request.plaintext is PlaintextRule.SEAL)
 
 
 def _plan(
@@ -340,7 +348,7 @@ def _plan(
 
 async def _recode(places: Places, request: _Request, prepared: _Prepared, context: str) -> Report:
     vault = prepared.vault
-    target = _throwaway_target() if vault is None else SealedTarget.of(vault, context)
+    target = SealedTarget.throwaway() if vault is None else SealedTarget.of(vault, context)
     report = await recode(
         places.source,
         _plan(request, prepared.codecs, target, vault),
@@ -348,6 +356,7 @@ async def _recode(places: Places, request: _Request, prepared: _Prepared, contex
         partition=request.partition,
         rate=request.rate,
         total=prepared.total,
+        wait_for_lease=request.options.get("wait_for_lease", 0.0),
         listener=request.listener,
     )
     return report.after_survey()
@@ -389,10 +398,3 @@ def _is_complete(report: Report, request: _Request, vault: Vault) -> bool:
         left.add("plaintext")
     stored = {*(report.formats or {}), *(report.expired or {})}
     return not report.failed and stored <= {KVSEAL, *left}
-
-
-def _throwaway_target() -> SealedTarget:
-    """Return a target with temporary keys, so that a dry run without a vault seals like a real run."""
-    associations = Associations(os.urandom(VAULT_ID_SIZE))
-    codec = RecordCodec(Sealer(os.urandom(KEY_SIZE), 1, associations), Opener({}, associations))
-    return SealedTarget(lambda _: codec)

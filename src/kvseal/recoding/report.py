@@ -63,6 +63,11 @@ class Report:
         """The exit code of `--check`: 4 if work is pending, else `exit_code`."""
         return ExitCode.WORK_PENDING if self.changed else self.exit_code
 
+    @property
+    def tally(self) -> Tally:
+        """The counters alone, as a checkpoint keeps those of a part that is done."""
+        return Tally(**{name: getattr(self, name) for name in _COUNTERS})
+
     def as_dict(self) -> dict[str, Any]:
         """Return the summary line that `--json` prints last."""
         summary: dict[str, Any] = {

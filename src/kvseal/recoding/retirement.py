@@ -35,7 +35,7 @@ from kvseal.keys.stamps import time_text
 from kvseal.legacy import PlaintextCodec
 from kvseal.observe.events import Failure, Progress, ignore
 from kvseal.recoding.formats import SealedTarget, anywhere, dek_of, located, opened
-from kvseal.recoding.pace import LoopShare
+from kvseal.recoding.pace import LoopShare, Pace
 from kvseal.recoding.progress.checkpoint import open_recode
 from kvseal.recoding.report import FAILURES_KEPT
 from kvseal.recoding.settling import await_reads
@@ -142,6 +142,7 @@ async def retire(
     grace: timedelta = GRACE,
     contexts: Sequence[str] = ("",),
     dry_run: bool = False,
+    rate: float | None = None,
     listener: Listener = ignore,
 ) -> Retirement:
     """
@@ -152,7 +153,7 @@ async def retire(
     longer than `LIMIT` times the longest `refresh_after` of any process.  It may be zero if every process
     was stopped after the rotation: then the DEK is dropped at once.  `retire` does not see other stores whose
     records this vault seals: check each of them with a dry run first.  *contexts* are those of the wrappers
-    whose records are looked into.
+    whose records are looked into.  *rate* limits the entries per second.
 
     Raises:
         DEKNeededError: a record may still need it; nothing was changed.
@@ -174,7 +175,7 @@ async def retire(
     try:
         _check_sight(driver)
         readers = [SealedTarget.of(vault, context) for context in contexts]
-        needs = await take_needs(driver, readers, listener=listener)
+        needs = await take_needs(driver, readers, pace=Pace(rate), listener=listener)
         reads_lag = driver.capabilities.reads_lag
     finally:
         if driver is not store:
@@ -210,14 +211,22 @@ async def _is_over(vault: Vault, dek: WrappedDEK) -> bool:
     return clocks.reached >= dek.retired_at + KEPT
 
 
-async def take_needs(driver: Driver, readers: Sequence[Source] = (), *, listener: Listener = ignore) -> Needs:
+async def take_needs(
+    driver: Driver,
+    readers: Sequence[Source] = (),
+    *,
+    pace: Pace | None = None,
+    listener: Listener = ignore,
+) -> Needs:
     """
-    Read every entry of *driver*; report entries that cannot be counted to *listener*.
+    Read every entry of *driver* at *pace*; report entries that cannot be counted to *listener*.
 
     If there are *readers*, the first that opens a record looks into it; otherwise headers are read alone.
     """
     needs, started, share = Needs(), clock.monotonic(), LoopShare()
     async for page in share.pages(driver.scan(expired=True)):
+        if pace is not None:
+            await pace.take(len(page.entries))
         for few in share.slices(page.entries, most=PAGE_SIZE):
             found = await share.work(partial(_needs_of, readers=readers), few)
             for failure in found.examples:

@@ -12,6 +12,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from kvseal import clock
+from kvseal.drivers.abilities import scan_part
 from kvseal.keys.meta import META_COLLECTION
 from kvseal.observe.events import Failure, Progress
 from kvseal.recoding.report import Tally
@@ -41,29 +42,45 @@ class Frontier:
         self.cursor = cursor
         self.tally = tally
         self._begun = self._finished = 0
-        self._ahead: dict[int, tuple[str, Tally]] = {}
+        self._ahead: dict[int, tuple[str | None, Tally]] = {}
+        self._read_again = Tally()
+        """Of the finished pages that a scan from the cursor reads again."""
 
     def begin(self) -> int:
         """Return the number of the next page."""
         self._begun += 1
         return self._begun - 1
 
-    def finish(self, number: int, cursor: str, tally: Tally) -> None:
-        """Note that page *number* has finished; a scan continues after it at *cursor*."""
-        self._ahead[number] = cursor, tally
+    def finish(self, number: int, cursor: str, tally: Tally, *, again: bool = False) -> None:
+        """
+        Note that page *number* has finished; a scan continues after it at *cursor*.
+
+        If that reads the page *again*, the cursor stays where it is until it is behind the page.
+        """
+        self._ahead[number] = None if again else cursor, tally
         while (page := self._ahead.pop(self._finished, None)) is not None:
-            self.cursor, finished = page
-            self.tally.add(finished)
+            behind, finished = page
+            self._read_again.add(finished)
+            if behind is not None:
+                self.cursor = behind
+                self.tally.add(self._read_again)
+                self._read_again = Tally()
             self._finished += 1
 
     @property
     def ahead(self) -> tuple[Tally, ...]:
-        """The tallies of finished pages after the first unfinished one."""
-        return tuple(tally for _, tally in self._ahead.values())
+        """The tallies of finished pages that the cursor does not cover."""
+        return (self._read_again, *(tally for _, tally in self._ahead.values()))
+
+    def ended(self) -> Tally:
+        """Return what all pages have counted, once all have finished."""
+        self.tally.add(self._read_again)
+        self._read_again = Tally()
+        return self.tally
 
 
 class Walk:
-    """One pass over *partition* of a store, under *lease*."""
+    """One pass over *partition* of a store under *lease*; *notes*, the same or none, keeps its progress."""
 
     def __init__(
         self,
@@ -71,7 +88,9 @@ class Walk:
         writing: Writing,
         *,
         partition: tuple[int, int],
+        bounds: str | None,
         lease: Lease | None,
+        notes: Lease | None,
         refresh: Refresh | None,
         confirm: Callable[[], Awaitable[None]],
         total: int | None,
@@ -81,7 +100,9 @@ class Walk:
         self._driver = driver
         self._writing = writing
         self._partition = partition
+        self._bounds = bounds
         self._lease = lease
+        self._notes = notes
         self._refresh = refresh
         self._confirm = confirm
         self._total = total
@@ -102,7 +123,8 @@ class Walk:
         running: set[asyncio.Task[None]] = set()
         done: set[asyncio.Task[None]] = set()
         try:
-            async for page in self._share.pages(self._driver.scan(after=cursor, partition=self._partition)):
+            scan = scan_part(self._driver, self._partition, self._bounds, after=cursor)
+            async for page in self._share.pages(scan):
                 work = self._page(page, frontier.begin(), frontier, pace)
                 running.add(asyncio.create_task(self._share.run(work)))
                 if len(running) >= PAGES_IN_FLIGHT:
@@ -117,7 +139,7 @@ class Walk:
         except BaseException:
             await self._stop(running, done)
             raise
-        return frontier.tally
+        return frontier.ended()
 
     async def _stop(self, running: set[asyncio.Task[None]], done: set[asyncio.Task[None]]) -> None:
         """Let the batches in flight finish, but do not wait for a backend that hangs."""
@@ -148,7 +170,7 @@ class Walk:
                 tally.scanned += len(few)
                 changes = book(await self._decided(few), tally, self._listener)
                 await self._writing.write(changes, tally)
-        frontier.finish(number, page.cursor, tally)
+        frontier.finish(number, page.cursor, tally, again=page.again)
         self._note(frontier)
         self._tell(frontier)
 
@@ -173,8 +195,8 @@ class Walk:
         return [self._writing.decide(entry) for entry in entries]
 
     def _note(self, frontier: Frontier) -> None:
-        if self._lease is not None:
-            self._lease.note(frontier.cursor, frontier.tally)
+        if self._notes is not None:
+            self._notes.note(frontier.cursor, frontier.tally)
 
     def _tell(self, frontier: Frontier) -> None:
         so_far = frontier.tally.copy()

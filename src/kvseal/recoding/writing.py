@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from kvseal.observe.events import Listener
     from kvseal.recoding.decision import Decision
     from kvseal.recoding.plan import Plan
+    from kvseal.recoding.progress.marks import Marks
     from kvseal.recoding.report import Tally
 
 _ATTEMPTS: Final = 16
@@ -69,15 +70,19 @@ class Writing(Protocol):
 class InPlace:
     """Each entry is replaced in place, if the store still holds what was read."""
 
-    def __init__(self, driver: Driver, plan: Plan, listener: Listener) -> None:
+    def __init__(self, driver: Driver, plan: Plan, marks: Marks, listener: Listener) -> None:
         self.written = driver
         self.meter = Meter(driver) if plan.dry_run else None
         self._plan = plan
+        self._marks = marks
         self._listener = listener
 
     def decide(self, entry: Entry) -> Decision:
         """Leave an entry that is done, judged by its header."""
-        return decide(entry, self._plan, partial(leads, self.written))
+        decision = decide(entry, self._plan, partial(leads, self.written))
+        if decision is Leave.ALREADY and self._marks.is_earlier(entry.value):
+            return Leave.CHANGED
+        return decision
 
     async def write(self, changes: Sequence[Change], tally: Tally) -> None:
         """Swap; an entry that a live writer changed meanwhile is read and decided again."""
@@ -103,6 +108,7 @@ class InPlace:
 
     async def _replace(self, changes: Sequence[Change], tally: Tally) -> list[tuple[Change, bool]]:
         """Swap as one batch; if the store cannot hold one of the values, only that entry fails."""
+        await self._marks.note(change.value for change in changes)
         try:
             swapped = await self.written.replace_many([_replacement(change) for change in changes])
         except UnsealableValueError as exc:
@@ -145,10 +151,13 @@ class Copies:
 
     meter: Meter | None = None
 
-    def __init__(self, driver: Driver, destination: Driver, plan: Plan, listener: Listener) -> None:
+    def __init__(
+        self, driver: Driver, destination: Driver, plan: Plan, marks: Marks, listener: Listener
+    ) -> None:
         self.written = destination
         self._driver = driver
         self._plan = plan
+        self._marks = marks
         self._listener = listener
         self._unreadable: set[Hashable] = set()
 
@@ -161,6 +170,7 @@ class Copies:
         copies = [_copy_of(change) for change in changes]
         puts: Sequence[Put] = [False] * len(copies)
         if not self._plan.dry_run:
+            await self._marks.note(change.value for change in changes)
             puts = await put_many_if_absent(self.written, copies)
         beside = []
         for change, copy, put in zip(changes, copies, puts, strict=True):
@@ -207,6 +217,8 @@ class Copies:
                 reason = f"the other store's record does not open: {type(exc).__name__}: {exc.message}"
         if reason:
             fail(failure_of(entry, reason), tally, self._listener)
+        elif self._marks.is_earlier(there.value):
+            tally.changed += 1
         else:
             tally.already += 1
 
@@ -253,6 +265,8 @@ def book(decisions: Sequence[Decision], tally: Tally, listener: Listener) -> lis
             fail(decision, tally, listener)
         elif decision is Leave.ALREADY:
             tally.already += 1
+        elif decision is Leave.CHANGED:
+            tally.changed += 1
         else:
             tally.skipped += 1
     return changes

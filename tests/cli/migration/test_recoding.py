@@ -557,6 +557,39 @@ class TestFastMCP:
         assert before == contents(tmp_path)
 
 
+def test_parts_that_are_prepared(old: Terminalless, tmp_path: Path) -> None:
+    """One command prepares, with a backup; then each part is done without a survey, and one command finalizes."""
+    prepared = old(f"{MIGRATE} --prepare 2 --backup {tmp_path / 'before.kvseal'}")
+    first = old(f"{MIGRATE} --partition 1/2 --no-backup --json")
+    (status,) = old("status --json").lines
+    second = old(f"{MIGRATE} --partition 2/2 --no-backup --json")
+    final = old(f"{MIGRATE} --finalize --no-backup --json")
+
+    assert (0, "") == (prepared.code, prepared.out)
+    assert "split for 2 parts" in prepared.err
+    assert "next: this with --partition 1/2 … 2/2" in prepared.err
+    assert (tmp_path / "before.kvseal").exists()
+    assert [0, 0, 0] == [done.code for done in (first, second, final)]
+    assert set() == {
+        line.get("phase") for done in (first, second) for line in done.lines if line["type"] == "progress"
+    } - {"recode", "verify"}
+    assert (2, 1) == (status["recode"]["parts"], status["recode"]["done"])
+    assert len(VALUES) == sum(done.lines[-1]["changed"] for done in (first, second))
+    assert first.lines[-1]["changed"] == status["recode"]["changed"]
+    assert {"kvseal": len(VALUES)} == final.lines[-1]["formats"]
+
+
+@pytest.mark.parametrize(
+    "other", ["--partition 1/2", "--workers 2", "--finalize", "--import-keys", "--dry-run", "--check"]
+)
+def test_what_cannot_be_prepared(old: Terminalless, other: str) -> None:
+    """Preparing is a step of its own."""
+    done = old(f"{MIGRATE} --prepare 2 --no-backup {other}")
+
+    assert 2 == done.code
+    assert "--prepare and" in done.err
+
+
 def test_status_shows_an_open_recode(old: Terminalless) -> None:
     """What was begun and stopped, and who is at work, is told in both forms; in the end there is nothing."""
     assert 0 == old("init --argon2 1,8,1").code

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 class TestDiskDriver(DriverContract):
     """Every promise of a driver, found from the store object."""
 
+    splits = True
+
     @pytest.fixture
     async def backend(self, store: DiskStore, driver: DiskDriver, directory: Path) -> Backend:
         """Yield an empty disk store."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 class TestFileTreeDriver(DriverContract):
     """Every promise of a driver, found from a store object without strategies."""
 
+    splits = True
     many = 3 * PAGE_SIZE  # `TestScan` goes past 10,000, without a temporary file for each.
     unsupported_names = TOO_LONG_OR_NO_FILE
 

@@ -31,6 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:A configured store is unstable:U
 class PostgreSQLContract(DriverContract):
     """The contract, without the value that the store cannot hold either."""
 
+    splits = True
     many = 3 * PAGE_SIZE
     store_clock = "server's"
 

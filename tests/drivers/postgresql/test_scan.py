@@ -10,7 +10,7 @@ from tests.drivers.entries import fill, numbers, scanned
 from tests.drivers.postgresql.tables import insert, python
 
 from kvseal.drivers.base import PAGE_SIZE, Driver, Entry
-from kvseal.drivers.postgresql import driver as driver_module
+from kvseal.drivers.postgresql import scanning
 from kvseal.drivers.postgresql.table import PAGE_BYTES, Table
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class TestScan:
         self, sql: asyncpg.Connection, store: PostgreSQLStore, driver: Driver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A scan ends, and misses nothing old, though more is put before it than it reads, again and again."""
-        monkeypatch.setattr(driver_module, "_PAGES_BEFORE_BOUND", 3)
+        monkeypatch.setattr(scanning, "_PAGES_BEFORE_BOUND", 3)
         await fill(store, PAGE_SIZE)
         await store.put("z", {"n": -1}, collection="coll")
         found: list[Entry] = []

@@ -20,6 +20,7 @@ ELSEWHERE = {
     "drivers.postgresql.pools.Pools.reads_text": "asks how the store reads, and parses nothing",
     "drivers.postgresql.pools.OwnPools.reads_text": "asks how the store reads, and parses nothing",
     "drivers.postgresql.pools.BorrowedPool.reads_text": "asks how the store reads, and parses nothing",
+    "drivers.redis.shares.KeyShare.parse": "reads bounds in a sealed head; its own test gives it any text",
     "records.reading.Reader.read_many": "is Reader.read for several",
     "secrets.system_keyring.read_keyring": "returns what the keyring says, and parses nothing",
     "vault.session.OpenVault.read_current": "is MetaStore.load and a comparison of revisions",

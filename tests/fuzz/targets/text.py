@@ -11,7 +11,7 @@ from tests.fuzz.target import Target, loop, now, scratch
 from kvseal.calibration import cgroups
 from kvseal.cli.bench.bench import Memory
 from kvseal.cli.migration.migrate import FernetKdf
-from kvseal.cli.migration.recoding import Partition
+from kvseal.cli.migration.partition import Partition
 from kvseal.cli.values import Argon2Cost, Duration
 from kvseal.drivers import driver_from_url, strip_password
 from kvseal.drivers.aws import shown, split_url
@@ -173,7 +173,7 @@ TARGETS = (
         "option",
         (
             *(f"cli.values.{name}.convert" for name in ("Argon2Cost", "Duration")),
-            "cli.migration.recoding.Partition.convert",
+            "cli.migration.partition.Partition.convert",
             "cli.migration.migrate.FernetKdf.convert",
             "legacy.fernet_keys.parse_kdf",
             "cli.bench.bench.Memory.convert",

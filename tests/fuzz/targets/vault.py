@@ -56,16 +56,28 @@ def _stored_meta(data: bytes) -> None:
 def _checkpoints() -> list[bytes]:
     holder = {"host": "a", "machine": "m", "pid": os.getpid(), "started": 1, "token": "t"}
     tally = dict.fromkeys(("scanned", "changed", "already", "skipped", "failed", "conflicts"), 3)
-    part = {"holder": holder, "until": MOMENT, "cursor": "c", "done": False, "tally": tally}
-    free = {**part, "holder": None, "cursor": None, "done": True}
-    value = {
-        "plan": "ab",
+    head = {
+        "run": "ab",
+        "plan": "cd",
         "command": "reencrypt",
         "started_at": MOMENT,
+        "count": 2,
         "prepared": True,
-        "parts": [part, free],
+        "splits": ["a", "b"],
+        "surveyed": 3,
+        "done": False,
     }
-    return [json.dumps(value).encode(), json.dumps({**value, "parts": []}).encode()]
+    part = {
+        "run": "ab",
+        "holder": holder,
+        "until": MOMENT,
+        "cursor": "c",
+        "done": False,
+        "marks": ["ef"],
+        "tally": tally,
+    }
+    free = {**part, "holder": None, "cursor": None, "done": True}
+    return [json.dumps({**head, **each}).encode() for each in (part, free)]
 
 
 @cache
@@ -76,16 +88,22 @@ def _vault() -> Vault:
 
 def _checkpoint(data: bytes) -> None:
     """Load a checkpoint of any content under a right seal, and use it as `status` and the next run do."""
-    vault = _vault()
+    vault, value = _vault(), mapping(data)
     driver = vault.metastore.driver
-    sealed = vault.codecs[checkpoint.CONTEXT].seal_json(mapping(data), META_COLLECTION, checkpoint.KEY)
-    now(driver.put_if_absent(Entry(META_COLLECTION, checkpoint.KEY, sealed)))
-    entry, found = now(CheckpointStore(vault).load())
+    for key in (checkpoint.KEY, checkpoint.part_key(0)):
+        sealed = vault.codecs[checkpoint.CONTEXT].seal_json(value, META_COLLECTION, key)
+        now(driver.put_if_absent(Entry(META_COLLECTION, key, sealed)))
+    entry, head = now(CheckpointStore(vault).head())
+    part_entry, part = now(CheckpointStore(vault).part(str(value.get("run")), 0))
     now(driver.delete_if_unchanged(entry))
-    if found is not None:
-        found.holders(MOMENT)
-        found.as_json()
-        str(found.started_at / 1000 + sum(part.tally.scanned for part in found.parts))
+    now(driver.delete_if_unchanged(part_entry))
+    if head is not None:
+        head.as_json()
+        str(head.started_at / 1000)
+    if part is not None:
+        part.as_json()
+        part.is_free(MOMENT)
+        str(part.tally.scanned)
 
 
 def _pins() -> list[bytes]:
@@ -110,7 +128,6 @@ def _keys() -> list[bytes]:
     return [b"transit/kv", b"a/b/key", b"alias/kv", b"arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab"]
 
 
-_FROM_JSON = ("Checkpoint", "Part")
 TARGETS: tuple[Target, ...] = (
     Target(
         "vault-meta",
@@ -129,9 +146,9 @@ TARGETS: tuple[Target, ...] = (
     Target(
         "checkpoint",
         (
-            *(f"recoding.progress.checkpoint.{name}.from_json" for name in _FROM_JSON),
-            "recoding.progress.checkpoint.CheckpointStore.load",
+            "recoding.progress.checkpoint.Head.from_json",
             "recoding.progress.lease_holder.LeaseHolder.from_json",
+            "recoding.progress.part.Part.from_json",
             "recoding.report.Tally.from_json",
         ),
         _checkpoints,

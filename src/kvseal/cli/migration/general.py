@@ -51,7 +51,7 @@ def codec_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @codec_options
 @recode_options(
     *("recipe", "to", "create_store", "plaintext", "backup", "no_backup", "finalize", "grace"),
-    *("partition", "workers", "worker", "rate", "dry_run", "check"),
+    *("prepare", "partition", "workers", "worker", "rate", "wait_for_lease", "dry_run", "check"),
 )
 @argon2_option
 @command_options
@@ -87,7 +87,16 @@ async def migrate(output: Output, settings: Settings, *, options: Recoding, **gi
 @click.command("migrate-back")
 @codec_options
 @recode_options(
-    "recipe", "to", "create_store", "backup", "no_backup", "partition", "rate", "dry_run", "check"
+    "recipe",
+    "to",
+    "create_store",
+    "backup",
+    "no_backup",
+    "partition",
+    "rate",
+    "wait_for_lease",
+    "dry_run",
+    "check",
 )
 @command_options
 @connect.synchronous

@@ -137,7 +137,7 @@ async def migrate_from_fernet(output: Output, settings: Settings, *, options: Re
 )
 @recode_options(
     *("recipe", "to", "create_store", "backup", "no_backup", "finalize", "grace"),
-    *("partition", "workers", "worker", "rate", "dry_run", "check"),
+    *("prepare", "partition", "workers", "worker", "rate", "wait_for_lease", "dry_run", "check"),
 )
 @argon2_option
 @command_options

@@ -33,6 +33,15 @@ def tell_imported(output: Output, done: Migration) -> None:
         output.note("next: deploy EnvelopeEncryptionWrapper(hold=…) everywhere, then vaultctl policy seal")
 
 
+def tell_prepared(output: Output, parts: int) -> None:
+    """Say that the store may be migrated in *parts* parts, and how."""
+    output.note(f"the store is surveyed, and split for {parts} parts")
+    output.note(
+        f"next: this with --partition 1/{parts} … {parts}/{parts} and --no-backup in place of --prepare,"
+        " on any machines; then this with --finalize and --no-backup"
+    )
+
+
 def _old_keys(done: Migration) -> int:
     """Return how many keys open old records: no DEK that lost its number, and none that has ended."""
     keys = () if done.vault is None else done.vault.legacy

@@ -6,7 +6,6 @@ Each command says what its old or new records are of; everything else means the 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from functools import wraps
@@ -16,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kvseal.cli import connect
+from kvseal.cli.migration.partition import Partition
 from kvseal.cli.migration.recipe import read_recipe
-from kvseal.cli.values import Duration
+from kvseal.cli.values import Duration, rate_option
 from kvseal.errors import UsageError
 from kvseal.recoding import PlaintextRule
 from kvseal.recoding.engine import WHOLE
@@ -35,35 +35,9 @@ if TYPE_CHECKING:
     from kvseal.envelope.kdf import Argon2idParams
     from kvseal.recoding import Report
 
-if TYPE_CHECKING:
-    _PartitionType = click.ParamType[tuple[int, int]]
-else:
-    # Older releases of click have no generic ParamType.
-    _PartitionType = click.ParamType
-
 LEFT_OVER: Final = (
     "other processes wrote more old records meanwhile: stop them, and run the same command again"
 )
-
-
-class Partition(_PartitionType):
-    """`i/n`, from 1/n to n/n."""
-
-    name = "i/n"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        """Return the index from 0, and how many parts there are; or fail."""
-        if isinstance(value, tuple):
-            return value
-        match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", value)
-        index, count = (int(match[1]), int(match[2])) if match else (0, 0)
-        if not 1 <= index <= count <= MAX_PARTS:
-            self.fail(
-                f"{value!r} is not a part such as 1/4, 2/4, 3/4 or 4/4 (at most {MAX_PARTS})", param, ctx
-            )
-        return index - 1, count
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +53,12 @@ class Recoding:
     hold: bool | None = None
     grace: float | None = None
     finalize: bool | None = None
+    prepare: int | None = None
     partition: tuple[int, int] | None = None
     workers: int | None = None
     worker: tuple[int, int] | None = None
     rate: float | None = None
+    wait_for_lease: float | None = None
     dry_run: bool = False
     check: bool = False
     kdf: Argon2idParams | None = None
@@ -188,6 +164,12 @@ _CONTRADICTIONS: Final = (
     (("to", "import_keys"), "wrappers read old records in the store that has them"),
     (("partition", "workers"), "workers are the parts of one command"),
     (("partition", "finalize"), "to finalize, all of the store has to be seen"),
+    (("prepare", "partition"), "the parts come after it"),
+    (("prepare", "workers"), "workers are prepared by the command that starts them"),
+    (("prepare", "finalize"), "the parts come between"),
+    (("prepare", "import_keys"), "the keys are imported first"),
+    (("prepare", "dry_run"), "to prepare is to write"),
+    (("prepare", "check"), "to prepare is to write"),
     (("import_keys", "finalize"), "the one begins what the other ends"),
     (("import_keys", "partition"), "the keys are imported once"),
     (("import_keys", "workers"), "the keys are imported once"),
@@ -249,13 +231,27 @@ _OPTIONS: Final[dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]]] =
         help="With --finalize: how long ago the vault must have been flipped, if it ever held an old format,"
         " and how long ended keys are kept; 0 if every process was restarted since.  [default: 1h]",
     ),
-    "partition": click.option("--partition", type=Partition(), help="Do one of n parts: 1/n, 2/n … n/n."),
+    "prepare": click.option(
+        "--prepare",
+        type=click.IntRange(1, MAX_PARTS),
+        metavar="N",
+        help="Survey, back up, and split the store for N commands with --partition; change no record yet.",
+    ),
+    "partition": click.option(
+        "--partition",
+        type=Partition(),
+        help="Do one of n parts: 1/n, 2/n … n/n, or auto: the one of this task of an array job.",
+    ),
     "workers": click.option(
         "--workers", type=click.IntRange(1, 64), metavar="N", help="Share the work among N processes."
     ),
     "worker": click.option("--worker", type=Partition(), hidden=True),
-    "rate": click.option(
-        "--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most N records a second."
+    "rate": rate_option,
+    "wait_for_lease": click.option(
+        "--wait-for-lease",
+        type=Duration(zero=True),
+        metavar="DURATION",
+        help="Wait so long for a part that another process works on.  [default: 0s]",
     ),
     "dry_run": click.option("--dry-run", is_flag=True, help="Do everything but write."),
     "check": click.option(

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@recode_options("backup", "no_backup", "partition", "workers", "worker", "rate", "dry_run", "check")
+@recode_options(
+    "backup", "no_backup", "partition", "workers", "worker", "rate", "wait_for_lease", "dry_run", "check"
+)
 @context_option
 @command_options
 @connect.synchronous
@@ -84,6 +86,7 @@ async def _recoded(
         ),
         partition=options.part,
         rate=options.rate,
+        wait_for_lease=options.wait_for_lease or 0.0,
         listener=output.event,
     )
 

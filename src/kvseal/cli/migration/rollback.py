@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     required=True,
     help="The Fernet key that will open the records; of several, the first.",
 )
-@recode_options("to", "create_store", "backup", "no_backup", "partition", "rate", "dry_run", "check")
+@recode_options(
+    "to", "create_store", "backup", "no_backup", "partition", "rate", "wait_for_lease", "dry_run", "check"
+)
 @command_options
 @connect.synchronous
 async def migrate_to_fernet(output: Output, settings: Settings, *, options: Recoding, fernet_key: str) -> int:
@@ -91,6 +93,7 @@ async def rolled_back(
             to=target,
             partition=options.part,
             rate=options.rate,
+            wait_for_lease=options.wait_for_lease or 0.0,
             listener=output.event,
         )
         left = await _left_to_do(vault, report, way, target)

@@ -10,7 +10,7 @@ import click
 
 from kvseal.cli import connect
 from kvseal.cli.migration.backing_up import backing_up
-from kvseal.cli.migration.outcome import tell_imported, tell_migrated
+from kvseal.cli.migration.outcome import tell_imported, tell_migrated, tell_prepared
 from kvseal.cli.migration.recoding import confirm, target_of
 from kvseal.cli.migration.workers import refuse_one_writer, share, with_what_workers_did
 from kvseal.errors import ExitCode, UsageError
@@ -47,9 +47,13 @@ class Run:
         how = await self._with_the_vault(how)
         if self.options.import_keys:
             return await self._import(origin, how)
+        if self.options.prepare is not None:
+            await self._prepared(origin, how, self.options.prepare)
+            tell_prepared(self.output, self.options.prepare)
+            return ExitCode.OK
         shared = None
         if self.options.is_shared:
-            prepared = await self._prepared(origin, how)
+            prepared = await self._prepared(origin, how, self.options.workers or 1)
             shared = await share(self.output, self.settings, self.options.workers or 1)
             if shared.failed or not self.options.finalize:
                 return tell_migrated(self.output, Migration(shared, prepared), self.options)
@@ -64,6 +68,7 @@ class Run:
             "secret": secret,
             "meta_store": self.found.meta,
             "pin": self.settings.pin,
+            "wait_for_lease": self.options.wait_for_lease or 0.0,
         }
         if self.options.kdf is not None:
             named["kdf"] = self.options.kdf
@@ -90,8 +95,8 @@ class Run:
         tell_imported(self.output, done)
         return ExitCode.OK
 
-    async def _prepared(self, origin: Origin, how: Options) -> VaultStatus:
-        """Do what comes before the workers: survey, backup, vault."""
+    async def _prepared(self, origin: Origin, how: Options, parts: int) -> VaultStatus:
+        """Do what comes before *parts* parts: survey, backup, vault, splits."""
         before = backing_up(self.output, self.options)
         if before is not None:
             how = {**how, "before_survey": before.look}
@@ -99,6 +104,7 @@ class Run:
             self.found.data,
             origin.codecs,
             to=self.target,
+            parts=parts,
             before_writes=None if before is None else before.take,
             command=_command(),
             listener=self.output.event,

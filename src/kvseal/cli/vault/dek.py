@@ -11,7 +11,7 @@ import click
 from kvseal.cli import connect
 from kvseal.cli.options import command_options, global_options
 from kvseal.cli.output import Table
-from kvseal.cli.values import Duration, contexts_option
+from kvseal.cli.values import Duration, contexts_option, rate_option
 from kvseal.cli.vault.tables import state_of
 from kvseal.drivers import abilities
 from kvseal.keys.stamps import time_text
@@ -94,6 +94,7 @@ async def list_deks(output: Output, settings: Settings, *, count: bool) -> None:
     " dropped at once.",
 )
 @contexts_option
+@rate_option
 @click.option("--dry-run", is_flag=True, help="Check whether a record needs it, and drop nothing.")
 @command_options
 @connect.synchronous
@@ -104,6 +105,7 @@ async def retire_dek(
     number: int,
     grace: float,
     contexts: tuple[str, ...],
+    rate: float | None,
     dry_run: bool,
 ) -> None:
     """
@@ -141,6 +143,7 @@ async def retire_dek(
             grace=time,
             contexts=("", *contexts),
             dry_run=dry_run,
+            rate=rate,
             listener=output.event,
         )
     output.ended(done, _retired(done))

@@ -11,7 +11,7 @@ import click
 from kvseal import clock
 from kvseal.cli import connect
 from kvseal.cli.options import command_options
-from kvseal.cli.values import Duration
+from kvseal.cli.values import Duration, rate_option
 from kvseal.cli.vault.tables import count_table, tables_of
 from kvseal.errors import ExitCode
 from kvseal.keys.stamps import time_text
@@ -51,7 +51,7 @@ class _Shown:
             "started_at": _begun(opened),
             "parts": len(opened.parts),
             "done": sum(part.done for part in opened.parts),
-            "scanned": sum(part.tally.scanned for part in opened.parts),
+            **opened.tally.as_json(),
             "holders": [str(holder) for holder in opened.holders(clock.wall_ms())],
         }
 
@@ -66,11 +66,18 @@ class _Shown:
     metavar="DURATION",
     help="Ask for a rotation at this age of the active DEK instead of the policy's.",
 )
+@rate_option
 @click.option("--check", is_flag=True, help="Exit with 4 if policy asks for a rotation of the DEK.")
 @command_options
 @connect.synchronous
 async def status(
-    output: Output, settings: Settings, *, count: bool, max_dek_age: float | None, check: bool
+    output: Output,
+    settings: Settings,
+    *,
+    count: bool,
+    max_dek_age: float | None,
+    rate: float | None,
+    check: bool,
 ) -> int:
     """
     Show slots, DEKs, policy and legacy keys.
@@ -90,8 +97,11 @@ async def status(
         due, most = now.due(max_age=max_dek_age), now.policy.get("max_dek_records")
         if count or (check and due is None and most is not None):
             from kvseal.recoding.census import none, readers_of, take_census  # noqa: PLC0415 - counts seldom
+            from kvseal.recoding.pace import Pace  # noqa: PLC0415
 
-            census = await take_census(found.data, readers_of(vault), opens=none, listener=output.event)
+            census = await take_census(
+                found.data, readers_of(vault), opens=none, pace=Pace(rate), listener=output.event
+            )
             due = now.due(max_age=max_dek_age, records=census.deks[now.active_dek])
     if opened is not None:
         output.note(_open_text(opened))

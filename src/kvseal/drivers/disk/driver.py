@@ -23,7 +23,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,6 +43,7 @@ from kvseal.drivers.base import (
     prepared,
     refuse_problem,
     refuse_problems,
+    void_bounds,
 )
 from kvseal.drivers.disk.database import FILE_NAME, CacheDB
 from kvseal.drivers.disk.purge import purged, sweep
@@ -64,6 +67,7 @@ if TYPE_CHECKING:
 _New = tuple[str, str, float | None]
 """A row to put: its key, its body and its expiry."""
 
+_RANGE: Final = re.compile(r"([0-9]{0,19}):([0-9]{0,19})", re.ASCII)
 _MIN_FILE_SIZE: Final = 2**15
 """diskcache's own default for `disk_min_file_size`, in characters."""
 
@@ -100,8 +104,40 @@ class DiskDriver(OnThisMachine):
         self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
         """Yield the entries in pages, in rowid order; the cursor is a rowid."""
-        position = None if after is None else int(after)
         last = await on_disk(self.location, self._db.last_rowid)
+        async for page in self._pages(
+            None if after is None else int(after), last, partition, expired=expired
+        ):
+            yield page
+
+    async def split(self, parts: int) -> Sequence[str] | None:
+        """Return ranges of rowids, of which the first and the last are open."""
+        last = await on_disk(self.location, self._db.last_rowid)
+        if last is None or last < parts:
+            return None
+        edges = ["", *(str(last * number // parts) for number in range(1, parts)), ""]
+        return [f"{lower}:{upper}" for lower, upper in pairwise(edges)]
+
+    async def is_split_so(self, bounds: str) -> bool:
+        """Whether *bounds* are a range of rowids; an entry keeps its rowid as long as it is there."""
+        return _range_of(bounds) is not None
+
+    async def scan_within(
+        self, bounds: str, *, after: str | None = None, expired: bool = False
+    ) -> AsyncIterator[Page]:
+        """Yield the entries behind the lower and up to the upper rowid, in rowid order."""
+        found = _range_of(bounds)
+        if found is None:
+            raise void_bounds(self.location)
+        lower, upper = found
+        last = await on_disk(self.location, self._db.last_rowid) if upper is None else upper
+        async for page in self._pages(lower if after is None else int(after), last, (0, 1), expired=expired):
+            yield page
+
+    async def _pages(
+        self, position: int | None, last: int | None, partition: tuple[int, int], *, expired: bool
+    ) -> AsyncIterator[Page]:
+        """Yield the entries behind the rowid *position* and up to *last*."""
         while last is not None:
             page = await on_disk(self.location, self._page, position, last, partition, expired=expired)
             if page is None:
@@ -312,6 +348,15 @@ def _create(directory: Path) -> None:
         raise StoreNotFoundError(msg, hint="name a directory that can be made") from exc
     store = DiskStore(directory=directory)
     store._cache.close()  # noqa: SLF001 - DiskStore.close() closes nothing before its first use
+
+
+def _range_of(bounds: str) -> tuple[int | None, int | None] | None:
+    """Return the rowids of a range, `None` where it is open; `None` if *bounds* are none."""
+    found = _RANGE.fullmatch(bounds)
+    if found is None:
+        return None
+    lower, upper = found.groups()
+    return int(lower) if lower else None, int(upper) if upper else None
 
 
 def _expire_time(replacement: Replacement) -> float | None:

@@ -45,6 +45,7 @@ import os
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -66,6 +67,7 @@ from kvseal.drivers.base import (
     on_disk,
     refuse_problem,
     refuse_problems,
+    void_bounds,
 )
 from kvseal.drivers.body import patch_body, write_body
 from kvseal.drivers.filetree.collections import Collection, Collections
@@ -133,7 +135,36 @@ class FileTreeDriver(OnThisMachine):
     ) -> AsyncIterator[Page]:
         """Yield the entries in pages, folder by folder and name by name; the cursor is a place."""
         last = None if after is None else Place(*json.loads(after))
-        live = self._live(self._places(last, partition), expired=expired)
+        async for page in self._pages(self._places(last, partition), expired=expired):
+            yield page
+
+    async def split(self, parts: int) -> Sequence[str] | None:
+        """Return ranges of places, folder by folder and name by name; of files that are few, `None`."""
+        places = await self._blocking(lambda: [place for _, place in self._places(None, (0, 1))])
+        if len(places) < parts:
+            return None
+        edges = [None, *(places[len(places) * number // parts - 1] for number in range(1, parts)), None]
+        texts = [None if edge is None else [edge.folder, edge.file] for edge in edges]
+        return [json.dumps(both) for both in pairwise(texts)]
+
+    async def is_split_so(self, bounds: str) -> bool:
+        """Whether *bounds* are a range of places; an entry has one place as long as it is there."""
+        return _range_of(bounds) is not None
+
+    async def scan_within(
+        self, bounds: str, *, after: str | None = None, expired: bool = False
+    ) -> AsyncIterator[Page]:
+        """Yield the entries behind the lower and up to the upper place; other folders are not read."""
+        found = _range_of(bounds)
+        if found is None:
+            raise void_bounds(self.location)
+        lower, upper = found
+        last = lower if after is None else Place(*json.loads(after))
+        async for page in self._pages(self._places(last, (0, 1), upper), expired=expired):
+            yield page
+
+    async def _pages(self, places: Iterator[_Location], *, expired: bool) -> AsyncIterator[Page]:
+        live = self._live(places, expired=expired)
         while page := await self._blocking(next_page, live):
             end = page[-1].locator
             yield Page(page, json.dumps([end.folder, end.file]))
@@ -226,13 +257,18 @@ class FileTreeDriver(OnThisMachine):
         found = (self._entries.at(*place, expired=expired) for place in places)
         return (entry for entry in found if entry is not None and not _is_deleted(entry))
 
-    def _places(self, after: Place | None, partition: tuple[int, int]) -> Iterator[_Location]:
+    def _places(
+        self, after: Place | None, partition: tuple[int, int], last: Place | None = None
+    ) -> Iterator[_Location]:
         for collection in self._collections.all():
             if after is not None and collection.folder < after.folder:
                 continue
+            if last is not None and collection.folder > last.folder:
+                return
             for file in self._files(collection.folder):
                 place = Place(collection.folder, file)
-                if (after is None or place > after) and is_in(partition, os.fsencode(place.path)):
+                is_between = (after is None or place > after) and (last is None or place <= last)
+                if is_between and is_in(partition, os.fsencode(place.path)):
                     yield collection, place
 
     def _files(self, folder: str) -> Sequence[str]:
@@ -322,6 +358,16 @@ class FileTreeDriver(OnThisMachine):
 
 def _is_live_in(folder: str, entry: Entry) -> bool:
     return bool(entry.locator.folder == folder) and not has_expired(entry.expires_at)
+
+
+def _range_of(bounds: str) -> tuple[Place | None, Place | None] | None:
+    """Return the places of a range, `None` where it is open; `None` if *bounds* are none."""
+    try:
+        lower, upper = (None if names is None else Place(*names) for names in json.loads(bounds))
+    except (ValueError, TypeError):
+        return None
+    texts = [name for place in (lower, upper) if place is not None for name in (place.folder, place.file)]
+    return (lower, upper) if all(isinstance(text, str) for text in texts) else None
 
 
 def _is_deleted(entry: Entry) -> bool:

@@ -26,7 +26,6 @@ import json
 import warnings
 from datetime import datetime
 from functools import partial
-from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
@@ -46,9 +45,11 @@ from kvseal.drivers.base import (
     prepared,
     refuse_problem,
     refuse_problems,
+    void_bounds,
 )
 from kvseal.drivers.postgresql.pools import (
     ANSWER_SECONDS,
+    LONGEST,
     RETRIABLE,
     BorrowedPool,
     OwnPools,
@@ -58,24 +59,22 @@ from kvseal.drivers.postgresql.pools import (
     translated,
 )
 from kvseal.drivers.postgresql.purge import NO_TABLE, plan, purge_table
-from kvseal.drivers.postgresql.rows import checked_names, entry_of, is_text, written
+from kvseal.drivers.postgresql.ranges import range_of, ranges
+from kvseal.drivers.postgresql.rows import checked_names, entry_of, is_text, without_repeats, written
+from kvseal.drivers.postgresql.scanning import pages
 from kvseal.drivers.postgresql.table import Table
 from kvseal.drivers.urls import strip_password
 from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from kvseal.drivers.base import Purged, Put
     from kvseal.drivers.postgresql.pools import Pools
     from kvseal.drivers.urls import StoreUrl
 
 _DEFAULT_TABLE: Final = "kv_store"
-_PAGES_BEFORE_BOUND: Final = 32
-"""Pages that a scan reads before it looks at the whole table for the latest creation time."""
 _ATTEMPTS: Final = 10
-_LONGEST: Final = 600
-"""Seconds for a statement about many rows."""
 _CREATED_BY_ANOTHER: Final = (
     asyncpg.UniqueViolationError,
     asyncpg.DuplicateTableError,
@@ -115,20 +114,45 @@ class PostgreSQLDriver:
     ) -> AsyncIterator[Page]:
         """Yield the entries in the order of names, each page by one statement; the cursor is names."""
         position: tuple[str, ...] = () if after is None else tuple(json.loads(after))
-        newest: datetime | None = None
-        last = await self._query(self._table.last)
-        for number in count() if last else ():
-            if number == _PAGES_BEFORE_BOUND:
-                newest = (await self._query(self._table.newest, seconds=_LONGEST))[0]["newest"]
-            rows = await self._query(
-                self._table.page(is_first=not position, expired=expired),
-                *(*last[0].values(), newest, *partition, *position),
-                seconds=_LONGEST,
-            )
-            if not rows:
-                return
-            position = (rows[-1]["collection"], rows[-1]["key"])
-            yield Page([entry_of(row) for row in rows], json.dumps(position))
+        async for page in self._pages(position, None, partition, expired=expired):
+            yield page
+
+    async def split(self, parts: int) -> Sequence[str] | None:
+        """Return ranges of names that a sample of the table's blocks has about as many rows in."""
+        rows = await self._query(self._table.sampled_tiles, parts, seconds=LONGEST)
+        if len(rows) != parts - 1:
+            return None
+        return ranges([(row["collection"], row["key"]) for row in rows])
+
+    async def is_split_so(self, bounds: str) -> bool:
+        """Whether *bounds* are ranges of names; these hold for ever."""
+        return range_of(bounds) is not None
+
+    async def scan_within(
+        self, bounds: str, *, after: str | None = None, expired: bool = False
+    ) -> AsyncIterator[Page]:
+        """Yield the entries behind the lower and up to the upper names, in the order of names."""
+        found = range_of(bounds)
+        if found is None:
+            raise void_bounds(self.location)
+        lower, upper = found
+        position = lower if after is None else tuple(json.loads(after))
+        async for page in self._pages(position, upper or None, (0, 1), expired=expired):
+            yield page
+
+    async def _pages(
+        self,
+        position: tuple[str, ...],
+        upper: tuple[str, ...] | None,
+        partition: tuple[int, int],
+        *,
+        expired: bool,
+    ) -> AsyncIterator[Page]:
+        last = await self._query(self._table.last) if upper is None else ()
+        end = tuple(last[0].values()) if last else upper
+        if end:
+            async for page in pages(self._query, self._table, position, end, partition, expired=expired):
+                yield page
 
     async def get(self, collection: str, key: str) -> Entry | None:
         """Return the entry as it is stored, with a `problem` where it cannot be read."""
@@ -142,10 +166,10 @@ class PostgreSQLDriver:
     async def put_many_if_absent(self, entries: Sequence[Entry]) -> Sequence[Put]:
         """Insert the rows in one statement, all or none of which happens; one more for each repeated name."""
         puts, new = prepared(entries, partial(_new_row, as_text=await self._reads_text()))
-        for numbers in _without_repeats({number: row[:2] for number, row in new.items()}):
+        for numbers in without_repeats({number: row[:2] for number, row in new.items()}):
             columns = [list(column) for column in zip(*(new[number] for number in numbers), strict=True)]
             for stored in await self._put(
-                self._table.put_many, list(range(len(numbers))), *columns, seconds=_LONGEST
+                self._table.put_many, list(range(len(numbers))), *columns, seconds=LONGEST
             ):
                 puts[numbers[stored["number"]]] = True
         return puts
@@ -156,10 +180,10 @@ class PostgreSQLDriver:
         texts = [written(r.value, as_text=is_text(r.entry.stored)) for r in replacements]
         done = [False] * len(replacements)
         places = (replacement.entry.locator for replacement in replacements)
-        for numbers in _without_repeats({n: (place.collection, place.key) for n, place in enumerate(places)}):
+        for numbers in without_repeats({n: (place.collection, place.key) for n, place in enumerate(places)}):
             rows = [_replacement_row(number, replacements[number], texts[number]) for number in numbers]
             columns = [list(column) for column in zip(*rows, strict=True)]
-            seconds = ANSWER_SECONDS if len(numbers) == 1 else _LONGEST
+            seconds = ANSWER_SECONDS if len(numbers) == 1 else LONGEST
             for swapped in await self._query(self._table.replace, *columns, seconds=seconds):
                 done[swapped["number"]] = True
         return done
@@ -173,7 +197,7 @@ class PostgreSQLDriver:
 
     async def count(self) -> Count:
         """Count the live rows, which reads the whole table."""
-        rows = await self._query(self._table.count, seconds=_LONGEST)
+        rows = await self._query(self._table.count, seconds=LONGEST)
         return Count(rows[0]["count"] if rows else 0, exact=True)
 
     async def store_time(self) -> StoreTime:
@@ -373,20 +397,3 @@ def _replacement_row(number: int, replacement: Replacement, text: str) -> tuple[
     if expires_at is None or isinstance(expires_at, datetime):
         return (number, *read, text, False, _ttl(expires_at), expires_at)
     return (number, *read, text, expires_at is KEEP, None, None)
-
-
-def _without_repeats(names: Mapping[int, tuple[str, str]]) -> list[list[int]]:
-    """
-    Return the numbers of *names* in rounds in which no name comes twice, each in the order of names.
-
-    A statement changes a row once, by an arbitrary one of those that fit.  In the order of names two
-    batches that share rows seldom wait for each other in a circle.
-    """
-    rounds: list[list[int]] = []
-    seen: dict[tuple[str, str], int] = {}
-    for number, name in names.items():
-        turn = seen[name] = seen.get(name, -1) + 1
-        if turn == len(rounds):
-            rounds.append([])
-        rounds[turn].append(number)
-    return [sorted(numbers, key=names.__getitem__) for numbers in rounds]

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _SIZE: Final = 4
 """Connections of one pool at most: a recode has a few pages in flight, and servers have few connections."""
 _CONNECTING_SECONDS: Final = 10
+LONGEST: Final = 600
+"""Seconds for a statement about many rows."""
 ANSWER_SECONDS: Final = 30
 """For a statement about single entries, which may have to wait for another writer of them."""
 _CLOSING_SECONDS: Final = 3

@@ -132,3 +132,20 @@ def checked_names(collection: str, key: str) -> tuple[str, str]:
             msg = f"PostgreSQL cannot hold the name {name!r}"
             raise StoreError(msg, hint="use names without NUL characters and lone surrogates")
     return collection, key
+
+
+def without_repeats(names: Mapping[int, tuple[str, str]]) -> list[list[int]]:
+    """
+    Return the numbers of *names* in rounds in which no name comes twice, each in the order of names.
+
+    A statement changes a row once, by an arbitrary one of those that fit.  In the order of names two
+    batches that share rows seldom wait for each other in a circle.
+    """
+    rounds: list[list[int]] = []
+    seen: dict[tuple[str, str], int] = {}
+    for number, name in names.items():
+        turn = seen[name] = seen.get(name, -1) + 1
+        if turn == len(rounds):
+            rounds.append([])
+        rounds[turn].append(number)
+    return [sorted(numbers, key=names.__getitem__) for numbers in rounds]

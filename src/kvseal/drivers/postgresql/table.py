@@ -15,6 +15,8 @@ from typing import Final
 
 from kvseal.drivers.base import PAGE_BYTES, PAGE_SIZE
 
+_SAMPLED_FOR_EACH: Final = 256
+"""Blocks whose names a split looks at for each part."""
 _LIVE: Final = "(held.expires_at IS NULL OR held.expires_at > now())"
 # What Python's datetime can hold; PostgreSQL goes from 4713 BC to the year 294276, and to infinity.
 _FIRST: Final = "'0001-01-01 00:00:00+00'::timestamptz"
@@ -63,6 +65,21 @@ class Table:
     def last(self) -> str:
         """The highest names there are."""
         return f"SELECT collection, key FROM {self.name} ORDER BY collection DESC, key DESC LIMIT 1"
+
+    @property
+    def sampled_tiles(self) -> str:
+        """$1 is a number of parts: the lowest names of all parts but one, by a sample of whole blocks."""
+        return f"""
+            WITH sampled AS (
+                SELECT collection, key, ntile($1::int) OVER (ORDER BY collection, key) AS part
+                FROM {self.name} TABLESAMPLE SYSTEM ((
+                    SELECT least(100, 100.0 * {_SAMPLED_FOR_EACH} * $1::int
+                                      * current_setting('block_size')::int
+                                      / greatest(1, pg_relation_size(to_regclass('{self.name}'))))
+                ))
+            )
+            SELECT DISTINCT ON (part) collection, key FROM sampled WHERE part > 1
+            ORDER BY part, collection, key"""
 
     @property
     def newest(self) -> str:

@@ -15,6 +15,7 @@ particular to these servers:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -41,7 +42,8 @@ from kvseal.drivers.joined import JOINED, entry_of, patched, problem_entry, writ
 from kvseal.drivers.redis.address import Address
 from kvseal.drivers.redis.purge import purge_server
 from kvseal.drivers.redis.replicas import unconfirmed
-from kvseal.drivers.redis.server import AT_ONCE, DELETE, OtherType, RespServer
+from kvseal.drivers.redis.server import AT_ONCE, DELETE, SCAN_COUNT, OtherType, RespServer
+from kvseal.drivers.redis.shares import KeyShare, order_of
 from kvseal.errors import StoreUnreachableError
 
 if TYPE_CHECKING:
@@ -56,7 +58,8 @@ T = TypeVar("T")
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _END: Final = "end"
-
+_CALLS_WORTH_A_SPLIT: Final = 8
+"""Calls of SCAN for a part, from which on reading that part alone is worth a few keys that are read twice."""
 
 _CONCEALED: Final = "this user may run neither INFO nor CONFIG, which say whether the server evicts"
 
@@ -102,6 +105,48 @@ class RespDriver:
                 yield page
             cursor = batch.cursor
             batch = await self._blocking(self._server.scan, cursor) if cursor else None
+
+    async def split(self, parts: int) -> Sequence[str] | None:
+        """Return shares of the server's own order, which hold for this run of it; `None` for few keys."""
+        run = await self._order()
+        few = parts * _CALLS_WORTH_A_SPLIT * SCAN_COUNT
+        if not run or (await self.count()).entries < few:
+            return None
+        return [str(share) for share in KeyShare.all_of(run, parts)]
+
+    async def is_split_so(self, bounds: str) -> bool:
+        """Whether the server was not restarted since."""
+        share = KeyShare.parse(bounds)
+        return share is not None and share.run == await self._order()
+
+    async def scan_within(
+        self, bounds: str, *, after: str | None = None, expired: bool = False
+    ) -> AsyncIterator[Page]:
+        """Yield the entries in a share of the server's order."""
+        share = KeyShare.parse(bounds)
+        run, _, text = (after or f"{share.run if share else ''}:").rpartition(":")
+        if share is None or share.run != run:
+            raise self._restarted()
+        cursor, count = share.first if not text else _cursor_of(text), SCAN_COUNT
+        while cursor is not None:
+            batch = await self._blocking(self._server.scan, cursor, count)
+            if batch.run != share.run:
+                raise self._restarted()
+            is_last = share.is_behind(batch.cursor)
+            whole = replace(batch, cursor=0) if is_last else batch
+            async for page in self._pages(whole, cursor, (0, 1), expired=expired):
+                yield page
+            if is_last:
+                return
+            count = _count_to_the_end(share, cursor, batch)
+            cursor = batch.cursor
+
+    async def _order(self) -> str:
+        return await self._blocking(order_of, lambda section: self._server.command("INFO", section))
+
+    def _restarted(self) -> StoreUnreachableError:
+        msg = f"{self.location} was restarted since it was split, so its keys have another order"
+        return StoreUnreachableError(msg, hint="run the same command again, for every part")
 
     async def get(self, collection: str, key: str) -> Entry | None:
         """Return the entry as it is stored, with a `problem` where the store would read nothing or fail."""
@@ -198,7 +243,7 @@ class RespDriver:
             # Until a batch is done, a scan that resumes has to see all of it again.
             position = start if keys else (batch.cursor or _END)
             if entries:
-                yield Page(entries, f"{batch.run}:{position}")
+                yield Page(entries, f"{batch.run}:{position}", again=bool(keys))
 
     def _entries(self, keys: Sequence[bytes], *, expired: bool) -> tuple[int, list[Entry]]:
         """Return how many of *keys* were read, and their entries: the live ones, or also those *expired*."""
@@ -226,6 +271,16 @@ async def from_url(url: StoreUrl, *, create: bool) -> RespDriver:  # noqa: ARG00
         await driver.close()
         raise
     return driver
+
+
+def _cursor_of(text: str) -> int | None:
+    return None if text == _END else int(text)
+
+
+def _count_to_the_end(share: KeyShare, cursor: int, batch: Batch) -> int:
+    """Return how many keys to ask for behind *batch*: no more than are left in *share*, by what it had."""
+    left, way = share.left(batch.cursor), share.way(cursor, batch.cursor)
+    return min(SCAN_COUNT, max(1, -(-left * max(1, len(batch.keys)) // way)))
 
 
 def _new(entry: Entry) -> tuple[bytes, bytes, bytes]:

@@ -44,7 +44,7 @@ TIMEOUT: Final = 60.0
 """Seconds, unless the store's own client says otherwise; redis-py would wait for ever."""
 
 # A hint to the server, which finishes the hash bucket it is in; so it is below `PAGE_SIZE`.
-_SCAN_COUNT: Final = 448
+SCAN_COUNT: Final = 448
 
 AT_ONCE: Final = 64
 """Keys in one step of the server, short enough that no client waits for it."""
@@ -228,9 +228,9 @@ class RespServer:
         """Return what `get` does for each of *keys*, in one round trip."""
         return [self._string(answer) for answer in self._pipeline([("GET", key) for key in keys])]
 
-    def scan(self, cursor: int) -> Batch:
-        """Return the next keys with a `::`, of any type; a later call may return some of them again."""
-        options = ("MATCH", "*::*", "COUNT", _SCAN_COUNT)
+    def scan(self, cursor: int, count: int = SCAN_COUNT) -> Batch:
+        """Return about *count* keys with a `::`, of any type; a later call may return some of them again."""
+        options = ("MATCH", "*::*", "COUNT", count)
         info, answer = self._pipeline([("INFO", "server"), ("SCAN", cursor, *options)])
         following, keys = self._checked(answer)
         # Where INFO is forbidden, a restart goes unnoticed and a cursor holds for one scan only.

@@ -16,27 +16,28 @@ from typing import TYPE_CHECKING, Final
 from kvseal import clock
 from kvseal.concurrency import within
 from kvseal.errors import LeaseHeldError, StoreError
-from kvseal.recoding.progress.checkpoint import Checkpoint, CheckpointStore, Part
+from kvseal.recoding.progress.checkpoint import CheckpointStore, Head
 from kvseal.recoding.progress.lease_holder import LeaseHolder
+from kvseal.recoding.progress.part import MARKS_KEPT, Part
+from kvseal.recoding.progress.run import ATTEMPTS, SECONDS, Run, contended, held_by
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
+    from kvseal.drivers.base import Driver
     from kvseal.recoding.report import Tally
     from kvseal.vault.vault import Vault
 
-SECONDS: Final = 30
-"""How long a lease lasts after its last renewal."""
 SECONDS_BETWEEN_RENEWALS: Final = 5
 SECONDS_TO_RELEASE: Final = 5
-_ATTEMPTS: Final = 256
-"""Each of 1,024 parts renews its lease in the same entry; a run that loses a swap tries again."""
+SECONDS_BETWEEN_TRIES: Final = 2
+"""Between two looks at a lease that is waited for."""
 
 _log = logging.getLogger("kvseal")
 
 
 class Lease:
-    """One part of one plan, held by this run."""
+    """One part of one plan, held by this process; *splitter* is the driver of the store that is scanned."""
 
     def __init__(
         self,
@@ -46,41 +47,51 @@ class Lease:
         partition: tuple[int, int],
         *,
         prepared: bool = False,
+        splitter: Driver | None = None,
         clock: Callable[[], float] = clock.wall,
     ) -> None:
-        self._prepared = prepared
         self._store = CheckpointStore(vault)
-        self._plan = plan
-        self._command = command
         self._index, self._count = partition
         self._clock = clock
         self._me = LeaseHolder.new()
         self._lost: LeaseHeldError | None = None
-        self.part = Part()
-        """The progress of this part; at first, that of an earlier run."""
+        head = Head.new(plan, command, self._count, started_at=self._now(), prepared=prepared)
+        self._run = Run(self._store, head, splitter, self._now)
+        self.part = Part(self._run.head.run)
+        """The progress of this part; at first, that of an earlier attempt."""
+
+    @property
+    def bounds(self) -> str | None:
+        """What bounds the scan of this part; `None` before the lease is held, and where nothing does."""
+        return None if self._run.head.splits is None else self._run.head.splits[self._index]
 
     async def acquire(self) -> None:
         """
-        Acquire the part, and load the progress of an earlier run of this plan.
+        Acquire the part, and load the progress of an earlier attempt at it.
 
         Raises:
-            LeaseHeldError: another run works on it, or on another plan for this vault.
+            LeaseHeldError: another process works on it, or on another plan for this vault.
         """
-        for _ in range(_ATTEMPTS):
-            entry, found = await self._store.load()
-            taken, left = self._taken(found)
-            if await self._store.swap(entry, taken):
-                self.part = left
+        for _ in range(ATTEMPTS):
+            if await self._run.join() and await self._take() and await self._run.is_joined():
                 return
-        raise _contended()
+        raise contended()
 
     def note(self, cursor: str | None, tally: Tally) -> None:
         """Note the progress of the part; the next renewal, or the release, stores it."""
         self.part = replace(self.part, cursor=cursor, tally=tally.copy())
 
+    async def mark(self, marks: Iterable[str]) -> None:
+        """Store at once that this attempt seals records with *marks*."""
+        kept = (*self.part.marks, *sorted({*marks}.difference(self.part.marks)))[-MARKS_KEPT:]
+        self.part = replace(self.part, marks=kept)
+        await self._update(self._held)
+
     async def finish(self) -> None:
         """Release the part as done; if all parts are done, delete the checkpoint."""
-        await self._update(lambda: Part(done=True, tally=self.part.tally), is_last=True)
+        await self._update(lambda: replace(self.part, holder=None, until=0, cursor=None, done=True))
+        if await self._is_last():
+            await self._store.end(self._run.head.run)
 
     async def release(self) -> None:
         """Release the part with its progress."""
@@ -92,76 +103,69 @@ class Lease:
         while self._lost is None:
             await asyncio.sleep(seconds)
             try:
-                await self._update(self._held)
+                await self.renew()
             except LeaseHeldError as exc:
                 self._lost = exc
             except StoreError as exc:
                 _log.warning("the lease of the recode could not be renewed: %s", exc)
 
+    async def renew(self) -> None:
+        """Store the progress and a later end of the lease; raises `LeaseHeldError` if it was lost."""
+        await self._update(self._held)
+
     def check(self) -> None:
-        """Raise `LeaseHeldError` if another run has acquired the part because this lease expired."""
+        """Raise `LeaseHeldError` if another process has acquired the part because this lease expired."""
         if self._lost is not None:
             raise self._lost
 
     def _held(self) -> Part:
         return replace(self.part, holder=self._me, until=self._now() + SECONDS * 1000)
 
-    def _taken(self, found: Checkpoint | None) -> tuple[Checkpoint, Part]:
-        """Return the checkpoint with this part held, and the part as it was before."""
-        now = self._now()
-        if found is None or (found.plan, len(found.parts)) != (self._plan, self._count):
-            if found is not None and (holders := found.holders(now)):
-                raise _held_by(holders[0], found.command)
-            # No run works on the other plan any more; the headers show which of its records are done.
-            found = self._new()
-        left = found.parts[self._index]
-        if left.holder is not None and not left.is_free(now):
-            raise _held_by(left.holder, found.command)
-        # A part that is done starts again from its beginning.
-        left = Part() if left.done else replace(left, holder=None, until=0)
-        self.part = left
-        taken = replace(found, prepared=found.prepared or self._prepared)
-        return taken.with_part(self._index, self._held()), left
+    async def _take(self) -> bool:
+        """Hold the part, and load what is left of it; `False` if another process was faster."""
+        entry, left = await self._store.part(self._run.head.run, self._index)
+        if left is None:
+            left = Part(self._run.head.run)
+        if not left.is_free(self._now()):
+            raise held_by(left, self._run.head.command)
+        # A part that is done starts again from its beginning, and counts again what this run has sealed.
+        self.part = Part(left.run, marks=left.marks) if left.done else replace(left, holder=None, until=0)
+        return await self._store.put_part(entry, self._index, self._held())
 
-    async def _update(self, part: Callable[[], Part], *, is_last: bool = False) -> None:
-        for _ in range(_ATTEMPTS):
-            entry, found = await self._store.load()
-            mine = self._mine(found)
-            changed = mine.with_part(self._index, part())
-            if is_last and changed.is_done:
-                if entry is None or await self._store.drop(entry):
-                    return
-            elif await self._store.swap(entry, changed):
+    async def _update(self, part: Callable[[], Part]) -> None:
+        for _ in range(ATTEMPTS):
+            await self._run.keep()
+            entry, found = await self._store.part(self._run.head.run, self._index)
+            if found is not None and found.holder != self._me:
+                raise held_by(found, self._run.head.command)
+            # Where there is none, an evicting store dropped it, or a writer without the keys overwrote it.
+            if await self._store.put_part(entry, self._index, part()):
                 return
-        raise _contended()
+        raise contended()
 
-    def _mine(self, found: Checkpoint | None) -> Checkpoint:
-        """Return *found* if this run still holds the part there, or a new checkpoint if there is none."""
-        if found is None:
-            # An evicting store dropped it, or a writer without the keys overwrote it.
-            return self._new()
-        holder = None
-        if (found.plan, len(found.parts)) == (self._plan, self._count):
-            holder = found.parts[self._index].holder
-        if holder != self._me:
-            raise _held_by(holder, found.command)
-        return found
-
-    def _new(self) -> Checkpoint:
-        parts = (Part(),) * self._count
-        return Checkpoint(self._plan, self._command, self._now(), parts, self._prepared)
+    async def _is_last(self) -> bool:
+        """Whether every other part is done; the first that is not ends the search."""
+        for step in range(1, self._count):
+            _, part = await self._store.part(self._run.head.run, (self._index + step) % self._count)
+            if part is None or not part.done:
+                return False
+        return True
 
     def _now(self) -> int:
         return int(self._clock() * 1000)
 
 
 @asynccontextmanager
-async def leased(lease: Lease | None) -> AsyncIterator[Lease | None]:
-    """Hold *lease* while the block runs; mark it done at the end, or release it if the block ends early."""
+async def leased(lease: Lease | None, *, wait: float = 0.0) -> AsyncIterator[Lease | None]:
+    """
+    Hold *lease* while the block runs; mark it done at the end, or release it if the block ends early.
+
+    While another process holds it, wait at most *wait* seconds for it.
+    """
     if lease is None:
         yield None
         return
-    await _acquired(lease)
+    await _acquired_within(lease, wait)
     renewing = asyncio.create_task(lease.renew_for_ever())
     try:
         yield lease
@@ -173,6 +177,21 @@ async def leased(lease: Lease | None) -> AsyncIterator[Lease | None]:
         raise
     await _stop(renewing)
     await lease.finish()
+
+
+async def _acquired_within(lease: Lease, seconds: float) -> None:
+    """Acquire *lease*, if need be after it was released or has expired, within *seconds*."""
+    ends = clock.monotonic() + seconds
+    while True:
+        try:
+            await _acquired(lease)
+        except LeaseHeldError:
+            left = ends - clock.monotonic()
+            if left <= 0:
+                raise
+            await asyncio.sleep(min(left, SECONDS_BETWEEN_TRIES))
+        else:
+            return
 
 
 async def _acquired(lease: Lease) -> None:
@@ -196,15 +215,3 @@ async def _stop(task: asyncio.Task[None]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-
-
-def _held_by(holder: LeaseHolder | None, command: str) -> LeaseHeldError:
-    who = "another run" if holder is None else str(holder)
-    msg = f"{command} is being run on this vault by {who}"
-    return LeaseHeldError(
-        msg, hint=f"wait for it, or stop it; the lease of a run that has ended expires within {SECONDS} s"
-    )
-
-
-def _contended() -> LeaseHeldError:
-    return LeaseHeldError("too many runs change the checkpoint at once", hint="use fewer partitions")
