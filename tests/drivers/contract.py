@@ -38,7 +38,7 @@ from tests.drivers.entries import (
 )
 
 from kvseal import clock
-from kvseal.drivers import abilities, base, driver_for, landing_of
+from kvseal.drivers import abilities, base, landing_of
 from kvseal.drivers.base import PAGE_SIZE, Count, Entry, Replacement
 from kvseal.drivers.chain import Chain
 from kvseal.errors import Conflict, StoreError, UnsealableValueError, UnsupportedStoreError
@@ -171,9 +171,9 @@ class DriverContract:
 
         assert [True, False, False] == [abilities.leads(backend.driver, found, *names) for names in claims]
 
-    def test_loses_names(self, backend: Backend) -> None:
+    async def test_loses_names(self, backend: Backend) -> None:
         """The landing of a store and its driver say the same of whether names get lost."""
-        assert landing_of(backend.store).loses_names == abilities.loses_names(driver_for(backend.store))
+        assert landing_of(backend.store).loses_names == abilities.loses_names(backend.driver)
 
     async def test_default_collection(self, backend: Backend) -> None:
         """What the store puts without a collection is where the wrapper chain says."""

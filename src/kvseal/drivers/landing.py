@@ -32,13 +32,13 @@ class Landing(Protocol):
         ...
 
     @property
-    def check_value(self) -> Callable[[str, str, Mapping[str, Any]], object] | None:
-        """What raises `EntryTooLargeError` for collection, key and value; `None` where any size fits."""
+    def loses_names(self) -> bool:
+        """Whether a name may not come back from where it lands: as the driver's `loses_names` says."""
         ...
 
     @property
-    def loses_names(self) -> bool:
-        """Whether a name may not come back from where it lands: as the driver's `loses_names` says."""
+    def check_value(self) -> Callable[[str, str, Mapping[str, Any]], object] | None:
+        """What raises `EntryTooLargeError` for collection, key and value; `None` where any size fits."""
         ...
 
     def reaches(self, collection: str, reserved: str) -> bool:
@@ -67,8 +67,8 @@ class ExactNames:
     """Both names are kept apart and as they are, in columns or dictionaries."""
 
     check_key: None = None
-    check_value: ClassVar[None] = None
     loses_names: ClassVar[bool] = False
+    check_value: None = None
 
     def reaches(self, collection: str, reserved: str) -> bool:
         """Whether it is the same collection."""
@@ -84,8 +84,8 @@ class JoinedPlaces:
     """One key of both names, `collection::key`: a collection may begin with another one and the separator."""
 
     check_key: None = None
-    check_value: ClassVar[None] = None
     loses_names: ClassVar[bool] = False
+    check_value: None = None
 
     def reaches(self, collection: str, reserved: str) -> bool:
         """Whether one collection with the separator begins with the other one."""
@@ -103,8 +103,8 @@ class FolderPlaces:
 
     folder: Callable[[str], str]
     file: Callable[[str], str] | None = None
-    check_value: ClassVar[None] = None
     loses_names: bool = False
+    check_value: None = None
 
     @property
     def check_key(self) -> Callable[[str], object] | None:
@@ -124,8 +124,8 @@ class FolderPlaces:
 class UnknownPlaces:
     """A store that kvseal does not know: it may fold names as file systems, HTTP and S3-like servers do."""
 
-    check_value: ClassVar[None] = None
     loses_names: ClassVar[bool] = False
+    check_value: None = None
 
     def check_key(self, key: str) -> None:
         """Raise `StoreError` if *key* climbs out of its collection by dot segments."""

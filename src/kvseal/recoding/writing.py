@@ -124,7 +124,8 @@ class InPlace:
             tally.changed += 1
 
     def _refused(self, entry: Entry, exc: UnsealableValueError, tally: Tally) -> None:
-        fail(failure_of(entry, f"{type(exc).__name__}: {exc.message}"), tally, self._listener)
+        reason = f"{type(exc).__name__}: {exc.message}"
+        fail(failure_of(entry, reason), tally, self._listener)
 
     async def _again(self, lost: Sequence[Change], tally: Tally) -> list[Change]:
         decisions: list[Decision] = []
@@ -214,11 +215,6 @@ class Copies:
         return exact_json.same(ours, theirs)
 
 
-def _replacement(change: Change) -> Replacement:
-    inside = has_names_inside(change.value)
-    return Replacement(change.entry, change.value, change.expires_at, names_inside=inside)
-
-
 def _place_of(driver: Driver, entry: Entry) -> Hashable:
     """Return the place of *entry* in *driver*'s store: that of its names, or where it was read."""
     if entry.collection is None or entry.key is None:
@@ -227,6 +223,11 @@ def _place_of(driver: Driver, entry: Entry) -> Hashable:
     names = (entry.collection, entry.key)
     found = place(driver, *names)
     return names if found is None else found
+
+
+def _replacement(change: Change) -> Replacement:
+    inside = has_names_inside(change.value)
+    return Replacement(change.entry, change.value, change.expires_at, names_inside=inside)
 
 
 def _copy_of(change: Change) -> Entry:

@@ -62,10 +62,6 @@ class TestFromURL(DynamoDBContract):
         await driver.close()
         shared_dynamodb.empty(bulk._table_name)
 
-    async def test_loses_names(self, backend: Backend) -> None:
-        """Driver and landing agree that both names are kept; in the loop of this class, as all its tests are."""
-        super().test_loses_names(backend)
-
 
 class TestFromStore:
     """What differs where the driver is found from a store object: how it gets there, and who makes the table."""
