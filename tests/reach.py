@@ -32,13 +32,14 @@ NEEDS = {
     "quick_vaultctl": "processes",
     "server": "servers",
     "shared_dynamodb": "servers",
+    "shared_mongodb": "servers",
     "shared_postgresql": "servers",
     "shared_redis": "servers",
     "transit": "servers",
 }
 """What a test needs that uses a fixture, by the fixture's name."""
 
-SERVERS = frozenset({"dynamodb", "redis", "postgresql", "valkey"})
+SERVERS = frozenset({"dynamodb", "mongodb", "redis", "postgresql", "valkey"})
 """Parameters that name a server: a test of every backend needs one where the backend is one of these."""
 
 

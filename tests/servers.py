@@ -21,12 +21,14 @@ import asyncpg
 import pytest
 import redis
 from tests.drivers.dynamodb import server as dynamodb_server
+from tests.drivers.mongodb.server import running as running_mongodb
 from tests.drivers.postgresql.server import running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.drivers.mongodb.server import MongoServer
     from tests.drivers.postgresql.server import Server
     from typing_extensions import Self
 
@@ -140,6 +142,13 @@ def postgresql_url(shared_postgresql: Server) -> Iterator[str]:
 def shared_dynamodb() -> Iterator[dynamodb_server.Server]:
     """Yield one DynamoDB Local for all tests of this process."""
     with dynamodb_server.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shared_mongodb() -> Iterator[MongoServer]:
+    """Yield one server that speaks MongoDB's protocol for all tests of this process."""
+    with running_mongodb() as server:
         yield server
 
 
