@@ -1,0 +1,51 @@
+"""The S3 driver: the contract, on SeaweedFS."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import pytest
+from tests.backends import UNSTABLE
+from tests.drivers import contract
+from tests.drivers.contract import DriverContract
+from tests.drivers.entries import Backend
+
+from kvseal.drivers import driver_from_url
+from kvseal.drivers.s3 import bucket as buckets
+from kvseal.drivers.s3 import driver as drivers
+from kvseal.drivers.s3.driver import S3Driver
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from datetime import datetime
+
+    from key_value.aio.stores.s3 import S3Store
+    from tests.drivers.s3.server import S3Server
+
+pytestmark = [pytest.mark.servers, pytest.mark.filterwarnings(UNSTABLE)]
+
+
+@pytest.fixture
+def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pages be small: the store puts some eighty entries a second."""
+    monkeypatch.setattr(contract, "PAGE_SIZE", 8)
+    monkeypatch.setattr(drivers, "PAGE_SIZE", 8)
+    monkeypatch.setattr(buckets, "AT_ONCE", 12)
+
+
+@pytest.mark.usefixtures("_small_pages")
+class TestS3Driver(DriverContract):
+    """Every promise of a driver, found from the store object."""
+
+    many: ClassVar[int] = 100
+    counts_exactly = False
+    store_clock = "server's"
+
+    @pytest.fixture
+    async def backend(self, store: S3Store, driver: S3Driver, s3_server: S3Server, s3_bucket: str) -> Backend:
+        """Return an empty store."""
+
+        async def write_raw(collection: str, key: str, body: str, _: datetime | None) -> None:
+            s3_server.raw.put_object(Bucket=s3_bucket, Key=f"{collection}/{key}", Body=body.encode())
+
+        return Backend(store, driver, write_raw)
