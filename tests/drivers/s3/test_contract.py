@@ -39,7 +39,20 @@ class TestS3Driver(DriverContract):
 
     many: ClassVar[int] = 100
     counts_exactly = False
+    counts_expired = True
     store_clock = "server's"
+    unsupported_names = frozenset(
+        {
+            ("pl/ain", "a/../b"),  # SeaweedFS keeps objects as files: it refuses dot segments,
+            ("plain", "."),
+            ("plain", "k" * 300),  # has folders and files of 255 bytes,
+            ("plain", 'it\'s "quoted" \\ back'),  # and takes a backslash for a slash.
+        }
+    )
+
+    def names_in_a_scan(self, collection: str, key: str) -> tuple[str | None, str | None]:
+        """Return the names where the object key has one slash."""
+        return (None, None) if "/" in collection + key else (collection, key)
 
     @pytest.fixture
     async def backend(self, store: S3Store, driver: S3Driver, s3_server: S3Server, s3_bucket: str) -> Backend:
@@ -49,3 +62,22 @@ class TestS3Driver(DriverContract):
             s3_server.raw.put_object(Bucket=s3_bucket, Key=f"{collection}/{key}", Body=body.encode())
 
         return Backend(store, driver, write_raw)
+
+
+@pytest.mark.long
+class TestS3DriverFromURL(TestS3Driver):
+    """Every promise of a driver, found from the URL, with pages of their real size and more than 10,000 entries."""
+
+    many = 10_050
+
+    @pytest.fixture
+    def _small_pages(self) -> None:
+        """Leave the pages as they are."""
+
+    @pytest.fixture
+    async def driver(self, store: S3Store, s3_server: S3Server, s3_bucket: str) -> AsyncIterator[S3Driver]:
+        """Yield the driver of the bucket."""
+        driver = await driver_from_url(s3_server.location(s3_bucket))
+        assert isinstance(driver, S3Driver)
+        yield driver
+        await driver.close()
