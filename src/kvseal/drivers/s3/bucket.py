@@ -78,11 +78,11 @@ class Bucket:
         self._name = name
         self._creates = creates
 
-    def listing(self, token: str = "", *, prefix: str = "", most: int = AT_ONCE) -> Listing | None:
+    def listing(self, token: str = "", *, prefix: str = "", most: int | None = None) -> Listing | None:
         """Return the objects from where *token* says, or the first; `None` if *token* no longer holds."""
         given: dict[str, Any] = {"ContinuationToken": token} if token else {}
         answer = self._ask(
-            "list_objects_v2", expects={_BAD_ARGUMENT} if token else (), MaxKeys=most, Prefix=prefix, **given
+            "list_objects_v2", expects={_BAD_ARGUMENT} if token else (), MaxKeys=most or AT_ONCE, Prefix=prefix, **given
         )
         if answer is None:
             return Listing((), None)
