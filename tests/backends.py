@@ -38,6 +38,7 @@ _OPEN: dict[str, Callable[[str], Any]] = {
     "redis": lambda where: RedisStore(url=where),
     "postgresql": lambda where: PostgreSQLStore(url=where),
     "filetree": lambda where: FileTreeStore(data_directory=where),
+    "s3": lambda where: _s3_store(where),
     # As FastMCP makes it: names that a path cannot hold are hashed.
     "filetree-v1": lambda where: FileTreeStore(
         data_directory=where,
@@ -75,6 +76,13 @@ class Place:
         return asdict(self)
 
 
+def _s3_store(where: str) -> Any:
+    # The library of this store takes half a second to import, which other tests' processes do without.
+    from tests.drivers.s3.server import store_at
+
+    return store_at(where)
+
+
 def place(kind: str, request: pytest.FixtureRequest, directory: Path) -> Iterator[Place]:
     """Yield an empty store of *kind*, in a database of its own on a shared server if it needs one."""
     if kind == "redis":
@@ -83,6 +91,10 @@ def place(kind: str, request: pytest.FixtureRequest, directory: Path) -> Iterato
     elif kind == "postgresql":
         with database(request.getfixturevalue("shared_postgresql")) as url:
             yield Place(kind, url)
+    elif kind == "s3":
+        server = request.getfixturevalue("shared_s3")
+        with server.bucket() as name:
+            yield Place(kind, server.location(name))
     else:
         (directory / "store").mkdir()
         yield Place(kind, str(directory / "store"))
@@ -122,6 +134,12 @@ async def _of_postgresql(where: str) -> dict[str, Any]:
     return {key: times for key, *times in rows}
 
 
+async def _of_s3(where: str) -> dict[str, Any]:
+    from tests.drivers.s3.server import metadata_at
+
+    return metadata_at(where)
+
+
 async def _of_files(_: str) -> dict[str, Any]:
     return {}
 
@@ -133,4 +151,5 @@ _NATIVE_TIMES = {
     "postgresql": _of_postgresql,
     "filetree": _of_files,
     "filetree-v1": _of_files,
+    "s3": _of_s3,
 }

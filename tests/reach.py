@@ -33,11 +33,12 @@ NEEDS = {
     "server": "servers",
     "shared_postgresql": "servers",
     "shared_redis": "servers",
+    "shared_s3": "servers",
     "transit": "servers",
 }
 """What a test needs that uses a fixture, by the fixture's name."""
 
-SERVERS = frozenset({"redis", "postgresql", "valkey"})
+SERVERS = frozenset({"redis", "postgresql", "s3", "valkey"})
 """Parameters that name a server: a test of every backend needs one where the backend is one of these."""
 
 

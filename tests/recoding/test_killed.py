@@ -42,13 +42,13 @@ DAMAGED = "token:~"
 """The last one in most scans: a run that has met it is gone on with from the start."""
 NEVER = 1 << 30
 """More lines than any migration prints."""
-RECORDS = {"disk": 1_100, "redis": 1_100, "postgresql": 1_100, "filetree": 100, "filetree-v1": 100}
-LONG = {"disk": 4_000, "redis": 4_000, "postgresql": 4_000, "filetree": 600, "filetree-v1": 600}
+RECORDS = {"disk": 1_100, "redis": 1_100, "postgresql": 1_100, "filetree": 100, "filetree-v1": 100, "s3": 60}
+LONG = {"disk": 4_000, "redis": 4_000, "postgresql": 4_000, "filetree": 600, "filetree-v1": 600, "s3": 600}
 
 Times = tuple["datetime | None", "datetime | None"]
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=[*KINDS, pytest.param("s3", marks=pytest.mark.long)])
 def somewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Yield a place on every backend."""
     yield from place(request.param, request, tmp_path)
@@ -64,6 +64,10 @@ async def empty(where: Place) -> None:
         con = await asyncpg.connect(where.where)
         await con.execute("DROP TABLE IF EXISTS kv_store")
         await con.close()
+    elif where.kind == "s3":
+        from tests.drivers.s3.server import empty_at
+
+        empty_at(where.where)
     else:
         shutil.rmtree(where.where)
         os.mkdir(where.where)  # noqa: PTH102 - a call that is known to be brief

@@ -76,7 +76,9 @@ def lost_once(driver: S3Driver, operation: str) -> Iterator[None]:
 
 
 @contextmanager
-def busy_once(driver: S3Driver, operation: str, meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
+def busy_once(
+    driver: S3Driver, operation: str, meanwhile: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Answer the next request of *operation* with 409, and let something happen meanwhile."""
     done: list[bool] = []
 

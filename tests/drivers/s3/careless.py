@@ -38,7 +38,9 @@ class CarelessServer(HTTPService):
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 there = server.objects.get(self.key)
                 is_there = there is not None and "If-None-Match" in self.headers
-                if (is_there and "put-none" in honours) or (self.matches_other(there) and "put-match" in honours):
+                if (is_there and "put-none" in honours) or (
+                    self.matches_other(there) and "put-match" in honours
+                ):
                     self.answer(*refusal)
                 else:
                     server.objects[self.key] = body

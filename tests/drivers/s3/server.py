@@ -16,11 +16,14 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from urllib.parse import parse_qs, urlsplit
+
 import botocore.session
 import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.loaders import JSONFileLoader
+from key_value.aio.stores.s3 import S3Store
 from tests.servers import free_port, required
 
 if TYPE_CHECKING:
@@ -31,7 +34,14 @@ if TYPE_CHECKING:
 REGION = "us-east-1"
 KEYS = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
 _SECONDS = 90
-_PORTS = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
+_PORTS = (
+    "master.port",
+    "master.port.grpc",
+    "volume.port",
+    "volume.port.grpc",
+    "filer.port",
+    "filer.port.grpc",
+)
 
 _numbers = count()
 
@@ -86,8 +96,9 @@ class S3Server:
 
     def empty(self, bucket: str) -> None:
         """Delete every object."""
-        for key in self.keys(bucket):
-            self.raw.delete_object(Bucket=bucket, Key=key)
+        while keys := self.keys(bucket):
+            objects = [{"Key": key} for key in keys[:1000]]
+            self.raw.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
 
 
 class SeaweedServer(S3Server):
@@ -133,6 +144,33 @@ class SeaweedServer(S3Server):
                 return
             time.sleep(0.1)
         pytest.fail("weed does not start")
+
+
+def store_at(location: str) -> S3Store:
+    """Return the store at a URL of `S3Server.location`."""
+    url = urlsplit(location)
+    endpoint = parse_qs(url.query)["endpoint"][0]
+    return S3Store(bucket_name=url.netloc, **S3Server(endpoint).settings())
+
+
+def empty_at(location: str) -> None:
+    """Delete every object at a URL of `S3Server.location`."""
+    url = urlsplit(location)
+    server = S3Server(parse_qs(url.query)["endpoint"][0])
+    server.empty(url.netloc)
+    server.raw.close()
+
+
+def metadata_at(location: str) -> dict[str, Any]:
+    """Return the metadata of every object at a URL of `S3Server.location`, by the key of its entry."""
+    url = urlsplit(location)
+    server = S3Server(parse_qs(url.query)["endpoint"][0])
+    found = {
+        key.rpartition("/")[2]: server.raw.head_object(Bucket=url.netloc, Key=key)["Metadata"]
+        for key in server.keys(url.netloc)
+    }
+    server.raw.close()
+    return found
 
 
 def _weed() -> str:

@@ -7,7 +7,11 @@ from itertools import product
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from key_value.aio._utils.sanitization import AlwaysHashStrategy, HybridSanitizationStrategy, PassthroughStrategy
+from key_value.aio._utils.sanitization import (
+    AlwaysHashStrategy,
+    HybridSanitizationStrategy,
+    PassthroughStrategy,
+)
 from key_value.aio.stores.s3 import S3CollectionSanitizationStrategy, S3KeySanitizationStrategy
 
 from kvseal.drivers.s3.names import RESERVED, ObjectNames, StrategyRule, is_entry, rules_of

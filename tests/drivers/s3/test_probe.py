@@ -136,7 +136,9 @@ async def test_lifecycle_rules(
 
 async def test_lifecycle_rules_that_may_not_be_read(driver: S3Driver) -> None:
     """Without the right to read the rules it is not known, and the right is named."""
-    with between(driver, "GetBucketLifecycleConfiguration", lambda request: answer(request, 403, "AccessDenied")):
+    with between(
+        driver, "GetBucketLifecycleConfiguration", lambda request: answer(request, 403, "AccessDenied")
+    ):
         await driver.get("coll", "key")
 
     assert driver.capabilities.evicts

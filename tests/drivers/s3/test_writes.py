@@ -113,7 +113,9 @@ class TestConditionalRequestConflict:
         with busy_once(driver, "PutObject", meanwhile):
             assert await replaced(driver, found) is False
         other = await fetched(driver)
-        with busy_once(driver, "DeleteObject", lambda: s3_server.raw.delete_object(Bucket=s3_bucket, Key="coll/key")):
+        with busy_once(
+            driver, "DeleteObject", lambda: s3_server.raw.delete_object(Bucket=s3_bucket, Key="coll/key")
+        ):
             assert await driver.delete_if_unchanged(other) is False
         with busy_once(driver, "PutObject", meanwhile):
             assert await driver.put_if_absent(entry()) is False
@@ -154,7 +156,9 @@ class TestWhatStays:
             "ContentType": "application/x-own",
             "Metadata": {"created-at": "as it was", "owner": "team"},
         }
-        s3_server.raw.put_object(Bucket=s3_bucket, Key="coll/key", Body=body, Tagging="a=1&b=x%20y", **headers)
+        s3_server.raw.put_object(
+            Bucket=s3_bucket, Key="coll/key", Body=body, Tagging="a=1&b=x%20y", **headers
+        )
 
         assert await replaced(driver, await fetched(driver))
 
@@ -190,7 +194,9 @@ class TestWhatStays:
         assert "true" == as_text("x-amz-server-side-encryption-bucket-key-enabled")
         assert "STANDARD_IA" == as_text("x-amz-storage-class")
 
-    async def test_metadata_follow_the_expiry(self, driver: S3Driver, s3_server: S3Server, s3_bucket: str) -> None:
+    async def test_metadata_follow_the_expiry(
+        self, driver: S3Driver, s3_server: S3Server, s3_bucket: str
+    ) -> None:
         """The copies of the times in the metadata, which lifecycle tools read, follow the body's."""
         found = await put(driver, expires_at=FUTURE)
         other = datetime.now(timezone.utc) + timedelta(days=1)
@@ -235,7 +241,9 @@ class TestRefusals:
     async def test_names_of_another_object(self, driver: S3Driver) -> None:
         """An entry that was given names which are stored elsewhere is not replaced under them."""
         found = await put(driver)
-        moved = base.Replacement(Entry("coll", "other", SMALL, locator=found.locator, stored=found.stored), NEW)
+        moved = base.Replacement(
+            Entry("coll", "other", SMALL, locator=found.locator, stored=found.stored), NEW
+        )
 
         with pytest.raises(StoreError, match="is not stored in the object 'coll/key'"):
             await driver.replace_many([moved])

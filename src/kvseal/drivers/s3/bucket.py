@@ -20,7 +20,7 @@ from kvseal.drivers.s3.entries import Found, Place
 from kvseal.errors import StoreNotFoundError, StoreUnreachableError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from kvseal.drivers.aws import Answer, AwsClient
     from kvseal.drivers.base import StoreTime
@@ -82,7 +82,11 @@ class Bucket:
         """Return the objects from where *token* says, or the first; `None` if *token* no longer holds."""
         given: dict[str, Any] = {"ContinuationToken": token} if token else {}
         answer = self._ask(
-            "list_objects_v2", expects={_BAD_ARGUMENT} if token else (), MaxKeys=most or AT_ONCE, Prefix=prefix, **given
+            "list_objects_v2",
+            expects={_BAD_ARGUMENT} if token else (),
+            MaxKeys=most or AT_ONCE,
+            Prefix=prefix,
+            **given,
         )
         if answer is None:
             return Listing((), None)
@@ -126,9 +130,19 @@ class Bucket:
         found = [] if answer is None else answer.body.get("TagSet", [])
         return urlencode([(tag["Key"], tag["Value"]) for tag in found])
 
-    def insert(self, new: NewObject) -> bool:
-        """Write an object where there is none, and return whether there was none."""
-        return self._write(new, None)
+    def insert(self, new: NewObject, is_in_the_way: Callable[[Found], bool]) -> bool:
+        """Write an object where there is none, or one that is not in the way, and return whether it was."""
+        for _ in range(_ATTEMPTS):
+            if self._write(new, None):
+                return True
+            there = self.get(new.key)
+            if there is None:
+                continue
+            if is_in_the_way(there):
+                return False
+            if self._write(new, there.place.etag):
+                return True
+        raise self._outrun()
 
     def swap(self, new: NewObject, place: Place) -> bool:
         """Write an object if *place* still holds what was read there, and return whether it did."""
@@ -180,9 +194,11 @@ class Bucket:
 
     def _write(self, new: NewObject, etag: str | None) -> bool:
         condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+        # That nothing is there is what a new object wants: a server that says so then does not take the key.
+        lost = _LOST - _MISSING if etag is None else _LOST
         given = {"Key": new.key, "Body": new.body, **new.headers, **condition}
         for _ in range(_ATTEMPTS):
-            answer = self.ask("put_object", expects=_LOST, **given)
+            answer = self.ask("put_object", expects=lost, **given)
             if not answer.code:
                 return True
             may_be_ours = answer.was_repeated

@@ -130,7 +130,7 @@ class S3Driver:
 
     async def put_if_absent(self, entry: Entry) -> bool:
         """Write an object where there is none, or over one that has expired and is what was read."""
-        return await self._writing(self._put_if_absent, new_object(self._names, entry))
+        return await self._writing(self._bucket.insert, new_object(self._names, entry), self._is_live)
 
     async def replace_many(self, replacements: Sequence[Replacement]) -> Sequence[bool]:
         """Replace each object that is unchanged, by itself; after a crash, some may be new and others old."""
@@ -211,17 +211,9 @@ class S3Driver:
     def _entry(self, found: Found, asked: tuple[str, str] | None = None) -> Entry:
         return entry_of(self._names, found, asked)
 
-    def _put_if_absent(self, new: NewObject) -> bool:
-        while not self._bucket.insert(new):
-            there = self._bucket.get(new.key)
-            if there is None:
-                continue
-            entry = self._entry(there)
-            if entry.problem or not has_expired(entry.expires_at):
-                return False
-            if self._bucket.swap(new, Place(new.key, there.place.etag)):
-                break
-        return True
+    def _is_live(self, found: Found) -> bool:
+        entry = self._entry(found)
+        return bool(entry.problem) or not has_expired(entry.expires_at)
 
     def _swap(self, one: tuple[Entry, NewObject]) -> bool:
         entry, new = one

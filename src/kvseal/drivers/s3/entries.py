@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from kvseal.drivers.base import Entry, content
 from kvseal.drivers.body import UnreadableBodyError, patch_body, read_body, write_body
