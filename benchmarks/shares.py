@@ -114,9 +114,9 @@ class _Codec(FernetCodec):
         super().__init__([urlsafe_b64decode(key)])
         self._watch = watch
 
-    def open(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+    def open(self, stored: Mapping[str, Any], *names: str | None) -> dict[str, Any]:
         with self._watch.on("Fernet"):
-            return super().open(stored)
+            return super().open(stored, *names)
 
 
 class _Target(SealedTarget):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from key_value.aio.stores.disk import DiskStore
+from key_value.aio.stores.dynamodb import DynamoDBStore
 from key_value.aio.stores.filetree import (
     FileTreeStore,
     FileTreeV1CollectionSanitizationStrategy,
@@ -19,6 +20,7 @@ from key_value.aio.stores.memory import MemoryStore
 from key_value.aio.stores.postgresql import PostgreSQLStore
 from key_value.aio.stores.redis import RedisStore
 from redis.asyncio import Redis
+from tests.drivers.dynamodb import server as dynamodb_server
 from tests.servers import database
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-KINDS = ("memory", "disk", "redis", "postgresql", "filetree")
+KINDS = ("memory", "disk", "redis", "postgresql", "dynamodb", "filetree")
 
 UNSTABLE = "ignore:A configured store is unstable:UserWarning"
 
@@ -37,8 +39,9 @@ _OPEN: dict[str, Callable[[str], Any]] = {
     "disk": lambda where: DiskStore(directory=where),
     "redis": lambda where: RedisStore(url=where),
     "postgresql": lambda where: PostgreSQLStore(url=where),
+    "dynamodb": lambda where: DynamoDBStore(**dynamodb_server.settings_of(where)),
     "filetree": lambda where: FileTreeStore(data_directory=where),
-    "s3": lambda where: _s3_store(where),
+    "s3": lambda where: s3_module().store_at(where),
     # As FastMCP makes it: names that a path cannot hold are hashed.
     "filetree-v1": lambda where: FileTreeStore(
         data_directory=where,
@@ -76,11 +79,11 @@ class Place:
         return asdict(self)
 
 
-def _s3_store(where: str) -> Any:
+def s3_module() -> Any:
     # The library of this store takes half a second to import, which other tests' processes do without.
-    from tests.drivers.s3.server import store_at
+    from tests.drivers.s3 import server
 
-    return store_at(where)
+    return server
 
 
 def place(kind: str, request: pytest.FixtureRequest, directory: Path) -> Iterator[Place]:
@@ -95,6 +98,10 @@ def place(kind: str, request: pytest.FixtureRequest, directory: Path) -> Iterato
         server = request.getfixturevalue("shared_s3")
         with server.bucket() as name:
             yield Place(kind, server.location(name))
+    elif kind == "dynamodb":
+        server: dynamodb_server.Server = request.getfixturevalue("shared_dynamodb")
+        with dynamodb_server.local(), server.table() as name:
+            yield Place(kind, server.url(name))
     else:
         (directory / "store").mkdir()
         yield Place(kind, str(directory / "store"))
@@ -135,9 +142,12 @@ async def _of_postgresql(where: str) -> dict[str, Any]:
 
 
 async def _of_s3(where: str) -> dict[str, Any]:
-    from tests.drivers.s3.server import metadata_at
+    found: dict[str, Any] = s3_module().metadata_at(where)
+    return found
 
-    return metadata_at(where)
+
+async def _of_dynamodb(where: str) -> dict[str, Any]:
+    return {key: item.get("ttl") for key, item in dynamodb_server.items(where).items()}
 
 
 async def _of_files(_: str) -> dict[str, Any]:
@@ -149,6 +159,7 @@ _NATIVE_TIMES = {
     "disk": _of_disk,
     "redis": _of_redis,
     "postgresql": _of_postgresql,
+    "dynamodb": _of_dynamodb,
     "filetree": _of_files,
     "filetree-v1": _of_files,
     "s3": _of_s3,

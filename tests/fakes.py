@@ -349,15 +349,16 @@ async def flipped(store: Any, *path: str | int) -> None:
     await put_raw_meta(store, meta)
 
 
-async def rewrite_policy(vault: Vault, store: Any, policy: Any) -> None:
-    """Give the vault in *store* another policy, as only a holder of its root key can."""
+async def rewrite_policy(vault: Vault, store: Any, policy: Any, *, held: Sequence[Any] = ()) -> None:
+    """Give the vault in *store* another policy and wrapped legacy keys, as only a holder of its root key can."""
     from dataclasses import replace as with_fields
 
     root = vault.way_in().root
     driver = driver_for(store)
     entry = await driver.get(META_COLLECTION, META_KEY)
     assert entry is not None
-    meta = with_fields(vault._meta, policy=policy, revision=vault._meta.revision + 1).authenticated(root)
+    now = with_fields(vault._meta, policy=policy, legacy=tuple(held), revision=vault._meta.revision + 1)
+    meta = now.authenticated(root)
     await replace(driver, entry, meta.as_value())
     await driver.close()
     await vault.refresh()

@@ -31,6 +31,7 @@ NEEDS = {
     "own_redis": "servers",
     "quick_vaultctl": "processes",
     "server": "servers",
+    "shared_dynamodb": "servers",
     "shared_postgresql": "servers",
     "shared_redis": "servers",
     "shared_s3": "servers",
@@ -38,7 +39,7 @@ NEEDS = {
 }
 """What a test needs that uses a fixture, by the fixture's name."""
 
-SERVERS = frozenset({"redis", "postgresql", "s3", "valkey"})
+SERVERS = frozenset({"dynamodb", "redis", "postgresql", "s3", "valkey"})
 """Parameters that name a server: a test of every backend needs one where the backend is one of these."""
 
 

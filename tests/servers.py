@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 import redis
+from tests.drivers.dynamodb import server as dynamodb_server
 from tests.drivers.postgresql.server import running
 
 if TYPE_CHECKING:
@@ -133,6 +134,13 @@ def postgresql_url(shared_postgresql: Server) -> Iterator[str]:
     """Yield the URL of an empty database."""
     with database(shared_postgresql) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def shared_dynamodb() -> Iterator[dynamodb_server.Server]:
+    """Yield one DynamoDB Local for all tests of this process."""
+    with dynamodb_server.running() as server:
+        yield server
 
 
 _numbers = count()

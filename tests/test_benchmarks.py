@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from benchmarks import gate, recode, stall, upkeep
+from benchmarks import gate, recode, shares, stall, upkeep
 from benchmarks.contest import Turn
 from benchmarks.cores import apart
 from benchmarks.gate import Comparison
@@ -82,6 +82,17 @@ def test_recode_fails_below_its_guard() -> None:
 
     assert 1 == len(slow.failures())
     assert [] == fast.failures()
+
+
+async def test_shares_add_up() -> None:
+    """What only the whole benchmark measures runs too: the shares of a migration's time, by part."""
+    result = await recode.measure("disk", 40, 1, with_shares=True)
+
+    assert {"loop", "recode"} == set(result.shares)
+    for parts in result.shares.values():
+        assert {*shares.PARTS, "rest"} == set(parts)
+        assert 1 == pytest.approx(sum(parts.values()), abs=0.01)
+        assert all(parts[part] > 0 for part in shares.PARTS)
 
 
 @pytest.mark.parametrize("goal", [*stall.GOALS.values()], ids=[*stall.GOALS])

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from key_value.aio.stores.memory import MemoryStore
 
-from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret
-from kvseal.concurrency import slices_between_turns
+from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, clock
+from kvseal.concurrency import TURN, slices_between_turns
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -67,3 +67,43 @@ async def test_every_index_has_its_turn_once(length: int) -> None:
         seen += things[part]
 
     assert things == seen
+
+
+@pytest.mark.parametrize(
+    "cost", [0.000_003, 0.000_1, 0.000_5, 0.01], ids=["3 us", "100 us", "500 us", "10 ms"]
+)
+def test_no_turn_is_much_longer_than_one(cost: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work takes a turn and an eighth at most, or one thing; what comes after long work has a turn of its own."""
+    turns = turns_of([cost] * int(0.05 / cost), monkeypatch)
+
+    assert max(turns) <= max(TURN * 9 / 8, cost) + 1e-9
+    assert 0 == turns[-1]
+
+
+def test_large_things_after_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where things become large all at once, eight of them are in one turn, and no eight again."""
+    turns = turns_of([0.000_003] * 999 + [0.01] * 40, monkeypatch)
+
+    assert [1, 2, 4, 8] == sorted({round(turn / 0.01) for turn in turns} - {0})
+    assert 1 == sum(round(turn / 0.01) == 8 for turn in turns)
+
+
+def turns_of(costs: list[float], monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return the seconds of each turn in which things of these *costs* are done, and of what comes after them."""
+    now = 0.0
+    monkeypatch.setattr(clock, "monotonic", lambda: now)
+
+    async def work() -> None:
+        nonlocal now
+        async for part in slices_between_turns(len(costs)):
+            now += sum(costs[part])
+
+    turns, coroutine, is_over = [], work(), False
+    while not is_over:
+        before = now
+        try:
+            coroutine.send(None)
+        except StopIteration:
+            is_over = True
+        turns.append(now - before)
+    return turns

@@ -256,14 +256,27 @@ owns_loop: contextvars.ContextVar[bool] = contextvars.ContextVar("kvseal_owns_lo
 TURN: Final = 0.002
 """Seconds after which others have their turn: more than a usual batch takes, so that one goes undivided."""
 _AT_ONCE: Final = 8
-"""Between two looks at the clock.  Even eight values of a megabyte take no longer than a few turns."""
+"""Between two looks at the clock, at most: what is small may be followed by what is large."""
+_LOOKS: Final = 8
+"""A turn has so many looks at the clock, or more, unless one thing alone takes longer."""
 
 
 async def slices_between_turns(length: int) -> AsyncIterator[slice]:
-    """Yield slices that together are `range(length)`; when `TURN` is over, others run before the next one."""
-    until = clock.monotonic() + TURN
-    for start in range(0, length, _AT_ONCE):
-        yield slice(start, start + _AT_ONCE)
-        if clock.monotonic() >= until:
+    """
+    Yield slices that together are `range(length)`; when `TURN` is over, others run before the next one.
+
+    They run at the end too, if the work took more than a turn, so that what comes next begins a turn.
+    """
+    start, size, is_long = 0, 1, False
+    last = clock.monotonic()
+    until = last + TURN
+    while start < length:
+        yield slice(start, start + size)
+        start += size
+        now = clock.monotonic()
+        size = min(2 * size, _AT_ONCE) if now - last < TURN / _LOOKS / 2 else max(size // 2, 1)
+        last = now
+        if now >= until or (is_long and start >= length):
             await asyncio.sleep(0)
-            until = clock.monotonic() + TURN
+            last, is_long = clock.monotonic(), True
+            until = last + TURN

@@ -61,6 +61,8 @@ class DriverContract:
     """Whether a count, which is an estimate then, has what has expired and is still there."""
     keeps_expired: ClassVar[bool] = True
     """Whether the backend takes an entry that has expired already, and keeps it until it is removed."""
+    largest_body: ClassVar[int | None] = None
+    """How many bytes the backend holds of one entry at most, if less than tests put into one."""
 
     def same_time(self, expected: datetime | None, actual: datetime | None) -> bool:
         """Whether two times are the same, to the microsecond or, where no times are kept, to the minute."""
@@ -632,6 +634,8 @@ class DriverContract:
         """What cannot be read is yielded with a problem, never skipped, never changed and never in the way."""
         if backend.write_raw is None:
             pytest.skip("the backend stores no bodies")
+        if self.largest_body is not None and len(body) > self.largest_body:
+            pytest.skip("the backend takes no body as large as this")
         await backend.write_raw("coll", "broken", body, None)
         await backend.driver.put_if_absent(entry())
 

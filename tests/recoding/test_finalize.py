@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +95,26 @@ async def test_three_steps(store: MemoryStore) -> None:
     await old(store).put("later", {"v": 5}, collection="c")
     with pytest.raises(LegacyRecordError):
         await new(store).get("later", collection="c")
+
+
+async def test_reads_that_lag(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the store's own reads lag, old reads end only after they have caught up with the last write."""
+    await fill(store, VALUES)
+    await imported(store)
+    waited: list[tuple[float, bool]] = []
+
+    async def sleep(seconds: float) -> None:
+        vault = await Vault.open(store, secret=SECRET)
+        waited.append((seconds, vault.keyring.policy.read_legacy))
+        assert {2} == await formats_of(store)
+        await vault.close()
+
+    monkeypatch.setattr("kvseal.recoding.settling.sleep", sleep)
+    driver = driver_for(store)
+    driver.capabilities = replace(driver.capabilities, reads_lag=3.0)
+
+    assert (await finalized(driver)).finalized
+    assert [(3.0, True)] == waited
 
 
 async def test_again(store: MemoryStore) -> None:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 from redis.asyncio import Redis
-from tests.backends import UNSTABLE, Place, place
+from tests.backends import UNSTABLE, Place, place, s3_module
+from tests.drivers.dynamodb.server import emptied
 from tests.processes import NEW
 from tests.recoding.mortal import COLLECTION
 from tests.recoding.worlds import damage, old
@@ -36,14 +37,30 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings(UNSTABLE)]
 
-KINDS = ("disk", "redis", "postgresql", "filetree", "filetree-v1")
+KINDS = ("disk", "redis", "postgresql", "dynamodb", "filetree", "filetree-v1")
 ROOT = Path(__file__).parents[2]
 DAMAGED = "token:~"
 """The last one in most scans: a run that has met it is gone on with from the start."""
 NEVER = 1 << 30
 """More lines than any migration prints."""
-RECORDS = {"disk": 1_100, "redis": 1_100, "postgresql": 1_100, "filetree": 100, "filetree-v1": 100, "s3": 60}
-LONG = {"disk": 4_000, "redis": 4_000, "postgresql": 4_000, "filetree": 600, "filetree-v1": 600, "s3": 600}
+RECORDS = {
+    "disk": 1_100,
+    "redis": 1_100,
+    "postgresql": 1_100,
+    "dynamodb": 100,
+    "filetree": 100,
+    "filetree-v1": 100,
+    "s3": 60,
+}
+LONG = {
+    "disk": 4_000,
+    "redis": 4_000,
+    "postgresql": 4_000,
+    "dynamodb": 600,
+    "filetree": 600,
+    "filetree-v1": 600,
+    "s3": 600,
+}
 
 Times = tuple["datetime | None", "datetime | None"]
 
@@ -60,14 +77,14 @@ async def empty(where: Place) -> None:
         client = Redis.from_url(where.where)
         await client.flushall()
         await client.aclose()
+    elif where.kind == "dynamodb":
+        emptied(where.where)
     elif where.kind == "postgresql":
         con = await asyncpg.connect(where.where)
         await con.execute("DROP TABLE IF EXISTS kv_store")
         await con.close()
     elif where.kind == "s3":
-        from tests.drivers.s3.server import empty_at
-
-        empty_at(where.where)
+        s3_module().empty_at(where.where)
     else:
         shutil.rmtree(where.where)
         os.mkdir(where.where)  # noqa: PTH102 - a call that is known to be brief

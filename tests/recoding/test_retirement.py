@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +132,26 @@ async def test_again(any_store: AnyStore) -> None:
 
     assert Retirement(1, "retired", False, True, None, scanned=0, deks={}, seconds=0.0) == done
     assert before == dump(any_store)
+
+
+async def test_reads_that_lag(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the store's own reads lag, the DEK goes only after they have caught up; a dry run waits for nothing."""
+    vault = await Vault.create(store, secret=SECRET, kdf=CHEAP)
+    await vault.rotate_dek()
+    waited: list[tuple[float, str]] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append((seconds, states(vault)[0]))
+
+    monkeypatch.setattr("kvseal.recoding.settling.sleep", sleep)
+    driver = driver_for(store)
+    driver.capabilities = replace(driver.capabilities, reads_lag=3.0)
+    await retire(driver, vault, 1, grace=NONE, dry_run=True)
+    assert [] == waited
+
+    assert (await retire(driver, vault, 1, grace=NONE)).dropped
+    assert [(3.0, "readable")] == waited
+    await vault.close()
 
 
 async def test_dry_run(any_store: AnyStore) -> None:

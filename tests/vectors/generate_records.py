@@ -533,6 +533,7 @@ def _refused_metas(full: dict[str, Any]) -> list[dict[str, Any]]:
         "DamagedSlotError",
     )
     since, legacy = meta["created_at"], meta["legacy"][0]["id"]
+    lost = "00000001" + "0" * 8
 
     def write(value: dict[str, Any]) -> tuple[tuple[str | int, ...], Any]:
         return ("policy", "write"), value
@@ -577,6 +578,12 @@ def _refused_metas(full: dict[str, Any]) -> list[dict[str, Any]]:
         refused("held since no time", malformed, write({"as": "sealed"})),
         refused("held since a number", malformed, write({"as": "sealed", "since": 1})),
         refused("claimed hold", tampered, write({"as": "legacy", "key": legacy, "since": since})),
+        refused(
+            "held under a DEK that lost its number",
+            malformed,
+            (("legacy", 0), {**meta["legacy"][0], "kind": "kvseal-dek", "id": lost}),
+            write({"as": "legacy", "key": lost, "since": since}),
+        ),
         refused("changed MAC", tampered, (("mac",), b64encode(bytes(32)).decode())),
         refused("retired DEK with a key and no stamp", malformed, (("deks", 1, "state"), "retired")),
         refused("readable DEK with a stamp", malformed, (("deks", 1, "retired_at"), "2027-01-02T03:04:05Z")),
@@ -593,7 +600,7 @@ def _refused_metas(full: dict[str, Any]) -> list[dict[str, Any]]:
         refused(
             "held DEK under another kind",
             tampered,
-            (("legacy", 0), {**meta["legacy"][0], "kind": "kvseal-dek", "id": "00000001" + "0" * 8}),
+            (("legacy", 0), {**meta["legacy"][0], "kind": "kvseal-dek", "id": lost}),
         ),
         refused("later version", "UnknownMetaVersionError", (("kvseal",), 2)),
         refused("version true", malformed, (("kvseal",), True)),

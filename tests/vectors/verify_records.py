@@ -366,6 +366,24 @@ def check_policy(policy: dict[str, Any], held: set[str]) -> None:
     require(can_read.get(write["as"], False), "VaultMetaError")
 
 
+def reads_at(expires_at: int | None, now: int) -> str:
+    """Return what a record with that sealed expiry reads as at that Unix millisecond."""
+    return "value" if expires_at is None or now < expires_at else "missing"
+
+
+def reads_under(policy: dict[str, bool], held: set[str], stored: str) -> str:
+    """Return what a stored value of that kind reads as under a policy, with legacy keys of those kinds held."""
+    if stored == "sealed":
+        return "value"
+    if stored == "plaintext":
+        return "value" if policy["read_plaintext"] else "PlaintextRecordError"
+    if not policy["read_legacy"]:
+        return "LegacyRecordError"
+    if held - {"fernet", "authsome", "authsome-flat", "kvseal-dek"}:
+        return "VaultError"
+    return "value" if stored in held else "LegacyRecordError"
+
+
 def check_extensions(meta: dict[str, Any]) -> None:
     """Refuse parts of later releases that are not of the shape that each release can keep."""
     ext, crit = meta.get("ext", {}), meta.get("crit", [])
@@ -590,12 +608,24 @@ def verify_extensions(vectors: dict[str, Any]) -> int:
     return len(vectors["positive"]) + len(vectors["negative"])
 
 
+def verify_reading(vectors: dict[str, Any]) -> int:
+    """Check every vector of what a stored value reads as and return how many there are."""
+    for vector in vectors["expiry"]:
+        expect(vector["name"], vector["reads_as"], reads_at(vector["expires_at"], vector["now"]))
+    for vector in vectors["policy"]:
+        actual = reads_under(vector, set(vector["held"]), vector["stored"])
+        expect(vector["name"], vector["reads_as"], actual)
+    return len(vectors["expiry"]) + len(vectors["policy"])
+
+
 def main() -> None:
-    """Check all three files."""
+    """Check all four files."""
     records = verify_records(json.loads((HERE / "record-v1.json").read_text(encoding="ascii")))
     metas = verify_metas(json.loads((HERE / "meta-v1.json").read_text(encoding="ascii")))
     later = verify_extensions(json.loads((HERE / "extensions-v1.json").read_text(encoding="ascii")))
-    print(f"{records} record, {metas} vault meta and {later} extension vectors verified")  # noqa: T201 - a script
+    reading = verify_reading(json.loads((HERE / "reading-v1.json").read_text(encoding="ascii")))
+    counts = f"{records} record, {metas} vault meta, {later} extension and {reading} reading vectors"
+    print(f"{counts} verified")  # noqa: T201 - a script
 
 
 if __name__ == "__main__":

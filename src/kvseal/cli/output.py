@@ -113,6 +113,13 @@ class Output:
             counts.append(f"{report.changed:,} {would}re-sealed")
         counts += [f"{n:,} {word}" for n, word in _rest(report) if n]
         tell(f"{report.command}: {', '.join(counts)}; {report.seconds:.1f} s", err=False)
+        if report.units is not None:
+            units = report.units
+            tell(
+                f"  a run takes {units.scanning:,} read units ({units.scans} scans of {units.scan:,}) and"
+                f" {units.write:,} write units; a backup is one scan more",
+                err=False,
+            )
         for title, found in (("formats", report.formats), ("DEKs", report.deks)):
             if found:
                 counted = ", ".join(f"{name}: {n:,}" for name, n in sorted(found.items()))

@@ -109,6 +109,19 @@ class Replicates(Protocol):
 
 
 @runtime_checkable
+class Charges(Protocol):
+    """A driver whose backend is paid by what is read and written, and which can say how much that is."""
+
+    def units_of_scan(self, entries: Sequence[Entry]) -> int:
+        """Return the units that a scan takes for a page of *entries*."""
+        ...
+
+    def units_of_writes(self, replacements: Sequence[Replacement]) -> int:
+        """Return the units of *replacements*; raises as `replace_many` does for one that cannot be stored."""
+        ...
+
+
+@runtime_checkable
 class WaitsForLocks(Protocol):
     """A driver whose operations may have to wait until another process lets go of a lock."""
 

@@ -13,9 +13,7 @@ import inspect
 import os
 import re
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlsplit
@@ -33,11 +31,12 @@ from botocore.exceptions import (
 )
 
 from kvseal import clock
+from kvseal.concurrency import after_fork
 from kvseal.drivers.base import StoreTime, closed
 from kvseal.errors import StoreError, StoreNotFoundError, StoreUnreachableError, UnsupportedStoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
 ATTEMPTS: Final = 10
 """Of a request, in botocore's standard mode: throttling ends within a minute, or is reported."""
@@ -113,12 +112,16 @@ class Reach:
     def of_settings(cls, settings: Mapping[str, str | None]) -> Reach:
         """Return what a store was given to make its client of, by the names of `create_client`."""
         key, secret = settings.get("aws_access_key_id"), settings.get("aws_secret_access_key")
-        given = key is not None and secret is not None
-        return cls(
-            settings.get("region_name"),
-            settings.get("endpoint_url"),
-            Credentials(key, secret, settings.get("aws_session_token")) if given else None,
-        )
+        credentials = None
+        if key is not None and secret is not None:
+            credentials = Credentials(key, secret, settings.get("aws_session_token"))
+        return cls(settings.get("region_name"), settings.get("endpoint_url"), credentials)
+
+    @classmethod
+    def of_session(cls, session: Any, endpoint: str | None) -> Reach:
+        """Return where clients of *session*, one of aioboto3, ask, with the credentials that it was given."""
+        theirs = session._session._credentials  # noqa: SLF001 - the public way asks the chain
+        return cls(session.region_name, endpoint, None if theirs is None else _Borrowed(theirs))
 
     @classmethod
     def of_client(cls, client: Any) -> Reach:
@@ -131,7 +134,8 @@ class Reach:
         if not isinstance(client, BaseClient):
             msg = f"a client of class {type(client).__qualname__} does not say where it connects"
             raise UnsupportedStoreError(msg, hint="give the store region_name= and endpoint_url= instead")
-        theirs = client._request_signer._credentials  # noqa: SLF001 - it has no other name
+        signer: Any = client._request_signer  # type: ignore[attr-defined] # noqa: SLF001 - it has no other name
+        theirs = signer._credentials  # noqa: SLF001
         if theirs is None:
             msg = "the store's client signs no requests"
             raise UnsupportedStoreError(msg, hint="give the store a client with credentials")
@@ -145,7 +149,7 @@ class Reach:
         )
 
 
-class _Borrowed(Credentials):  # type: ignore[misc] # botocore has no types
+class _Borrowed(Credentials):
     """The credentials of the application's client, as they are when a request is signed."""
 
     def __init__(self, theirs: Any) -> None:
@@ -204,7 +208,6 @@ class AwsClient:
         self._reach = reach
         self._location = location
         self._attempts = attempts
-        self._lock = threading.Lock()
         self._made: tuple[int, Any] | None = None
         self._is_closed = False
 
@@ -237,7 +240,7 @@ class AwsClient:
 
     def client(self) -> Any:
         """Return botocore's client; raises `StoreError` after `close`."""
-        with self._lock:
+        with _making:
             if self._is_closed:
                 raise closed(self._location)
             if self._made is None or self._made[0] != os.getpid():
@@ -246,14 +249,13 @@ class AwsClient:
 
     def close(self) -> None:
         """Close its connections."""
-        with self._lock:
-            self._is_closed = True
-            made, self._made = self._made, None
+        self._is_closed = True
+        made, self._made = self._made, None
         if made is not None and made[0] == os.getpid():
             made[1].close()
 
     def _new(self) -> Any:
-        session = botocore.session.get_session()
+        session = _session()
         if self._reach.credentials is not None:
             session._credentials = self._reach.credentials  # noqa: SLF001 - the public way takes text alone
         region = self._reach.region or session.get_config_variable("region") or os.environ.get("AWS_REGION")
@@ -282,6 +284,29 @@ class AwsClient:
             return StoreUnreachableError(msg, hint="check the network, the region and the endpoint")
         msg = f"{self._location}: the request cannot be made ({name})"
         return StoreError(msg, hint="check the names, and the AWS configuration of this process")
+
+
+_making = threading.Lock()
+"""Held while a client is made, for sessions are not safe for threads."""
+_loader: Any = None
+
+
+def _forget_lock() -> None:
+    global _making  # noqa: PLW0603 - a parent's thread may have held it when the child was forked
+    _making = threading.Lock()
+
+
+after_fork(_forget_lock)
+
+
+def _session() -> Any:
+    """Return a new session; all share the models of services, which take long to read."""
+    global _loader  # noqa: PLW0603 - one for the process
+    session = botocore.session.get_session()
+    if _loader is None:
+        _loader = session.get_component("data_loader")
+    session.register_component("data_loader", _loader)
+    return session
 
 
 def code_of(response: Mapping[str, Any]) -> str:
@@ -331,7 +356,8 @@ def split_url(scheme: str, location: str, options: Collection[str] = ()) -> tupl
         raise UnsupportedStoreError(msg, hint=hint)
     if len(given) < len(pairs) or set(given) - {"region", "endpoint", *options}:
         # It is not named: what is misspelt may be a secret.
-        msg = f"{scheme}: URLs have each of the options {', '.join(['region', 'endpoint', *options])} once at most"
+        known = ", ".join(["region", "endpoint", *options])
+        msg = f"{scheme}: URLs have the options {known}, each once"
         raise UnsupportedStoreError(msg, hint=hint)
     region, endpoint = given.pop("region", None), given.pop("endpoint", None)
     if region is not None and not _REGION.fullmatch(region):

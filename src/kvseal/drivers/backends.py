@@ -123,6 +123,13 @@ BACKENDS: Final = (
         ("postgresql", "postgres"),
         "postgresql",
     ),
+    Backend(
+        "dynamodb.driver",
+        f"{_STORES}.dynamodb.store.DynamoDBStore",
+        ("dynamodb",),
+        "dynamodb",
+        landing="dynamodb.landing",
+    ),
     Backend("duckdb.driver", f"{_STORES}.duckdb.store.DuckDBStore", ("duckdb",), "duckdb", is_path=True),
     Backend(
         "rocksdb.driver",

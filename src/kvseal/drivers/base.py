@@ -86,7 +86,7 @@ class Capabilities:
     keeps_time: bool = False
     """The backend has a clock of its own, which its processes share; otherwise it has that of this host."""
     reads_lag: float = 0.0
-    """Seconds for which the store's own reads may still return what a write has replaced; a driver's do not."""
+    """Seconds for which the store's own reads may still return what was replaced; a driver's do not."""
 
 
 @dataclass(frozen=True, slots=True)

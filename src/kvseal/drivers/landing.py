@@ -17,7 +17,8 @@ from urllib.parse import unquote
 from kvseal.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
 SEPARATOR: Final = "::"
 
@@ -28,6 +29,11 @@ class Landing(Protocol):
     @property
     def check_key(self) -> Callable[[str], object] | None:
         """What raises `StoreError` for a key that leaves its collection; `None` where no key can."""
+        ...
+
+    @property
+    def check_value(self) -> Callable[[str, str, Mapping[str, Any]], object] | None:
+        """What raises `EntryTooLargeError` for collection, key and value; `None` where any size fits."""
         ...
 
     def reaches(self, collection: str, reserved: str) -> bool:
@@ -56,6 +62,7 @@ class ExactNames:
     """Both names are kept apart and as they are, in columns or dictionaries."""
 
     check_key: None = None
+    check_value: None = None
 
     def reaches(self, collection: str, reserved: str) -> bool:
         """Whether it is the same collection."""
@@ -71,6 +78,7 @@ class JoinedPlaces:
     """One key of both names, `collection::key`: a collection may begin with another one and the separator."""
 
     check_key: None = None
+    check_value: None = None
 
     def reaches(self, collection: str, reserved: str) -> bool:
         """Whether one collection with the separator begins with the other one."""
@@ -88,6 +96,7 @@ class FolderPlaces:
 
     folder: Callable[[str], str]
     file: Callable[[str], str] | None = None
+    check_value: None = None
 
     @property
     def check_key(self) -> Callable[[str], object] | None:
@@ -106,6 +115,8 @@ class FolderPlaces:
 @dataclass(frozen=True, slots=True)
 class UnknownPlaces:
     """A store that kvseal does not know: it may fold names as file systems, HTTP and S3-like servers do."""
+
+    check_value: None = None
 
     def check_key(self, key: str) -> None:
         """Raise `StoreError` if *key* climbs out of its collection by dot segments."""

@@ -15,6 +15,7 @@ Every error kvseal raises, each a subclass of py-key-value's own.
     - UnreadableRecordsError: several records of one call
   + MissingRecordError
   + UnsealableValueError (SerializationError)
+    - EntryTooLargeError
   + ReservedNameError (InvalidKeyError)
   + VaultError (StoreSetupError): the vault as a whole
     - VaultNotFoundError
@@ -80,6 +81,7 @@ No message contains a secret, a key or a plaintext value.
 from kvseal.errors.base import KvsealError
 from kvseal.errors.exit_codes import ExitCode
 from kvseal.errors.records import (
+    EntryTooLargeError,
     LegacyRecordError,
     MalformedRecordError,
     MissingRecordError,
@@ -168,6 +170,7 @@ __all__ = [
     "DEKNeededError",
     "DamagedSlotError",
     "EmptySecretError",
+    "EntryTooLargeError",
     "EvictingStoreError",
     "ExitCode",
     "ExposedSecretFileError",

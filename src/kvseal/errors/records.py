@@ -96,6 +96,10 @@ class UnsealableValueError(KvsealError, SerializationError):
     """JSON cannot hold the value, so it would not come back as it was put."""
 
 
+class EntryTooLargeError(UnsealableValueError):
+    """The store cannot hold an entry as large as this one would become."""
+
+
 class ReservedNameError(KvsealError, InvalidKeyError):
     """The name belongs to the vault itself, or leads to another place than its own in this store."""
 

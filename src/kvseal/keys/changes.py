@@ -220,7 +220,7 @@ def _writing(meta: VaultMeta, written: str, at: datetime) -> Policy:
     forms = {SEALED: WritePolicy("sealed", at), PLAINTEXT: WritePolicy("plaintext", at)}
     by_key = None if key is None else WritePolicy("legacy", at, key)
     policy = replace(meta.policy, write=forms.get(written, by_key))
-    if policy.write is None or not policy.can_hold({held.id for held in meta.legacy}):
+    if policy.write is None or not policy.can_hold(meta.old_key_ids):
         msg = f"the vault cannot read {written} records, so it must not write them"
         raise VaultHeldError(
             msg,

@@ -127,6 +127,11 @@ class VaultMeta:
         """Return the mapping that is stored."""
         return {**self._unauthenticated(), _MAC_FIELD: b64encode_as_string(self.mac)}
 
+    @property
+    def old_key_ids(self) -> frozenset[str]:
+        """The ids of the held keys of old formats: a DEK that lost its number is none of them."""
+        return frozenset(key.id for key in self.legacy if key.kind != SECOND_DEK)
+
     def authenticated(self, root: RootKey) -> VaultMeta:
         """Return this meta with its MAC under *root*."""
         return replace(self, mac=root.mac(self._message()))
@@ -245,7 +250,7 @@ def _is_consistent(meta: VaultMeta) -> bool:
         and len(numbers) <= MAX_DEK
         and [dek.number for dek in meta.deks if dek.state == "active"] == [len(numbers)]
         and all(dek.is_consistent for dek in meta.deks)
-        and meta.policy.can_hold({key.id for key in meta.legacy if key.kind != SECOND_DEK})
+        and meta.policy.can_hold(meta.old_key_ids)
     )
 
 

@@ -10,7 +10,7 @@ again.  An entry that cannot be opened is reported, never changed or deleted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from kvseal.recoding.writing import Writing
 
 WHOLE: Final = (0, 1)
+_SCANS: Final = 2
+"""The walk and the verify pass; a survey before is one more."""
 _MORE_PASSES: Final = 2
 """One for entries that a checkpoint or a scan has passed over, and one for entries written meanwhile."""
 
@@ -89,6 +91,8 @@ async def recode(
             await _attest(plan)
             seconds = clock.monotonic() - started
             report = _report(plan, tally, census, in_place=places.in_place, seconds=seconds)
+            if writing.meter is not None:
+                report = replace(report, units=writing.meter.units(_SCANS))
             ended(report.as_dict())
     return report
 

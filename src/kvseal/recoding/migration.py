@@ -28,7 +28,7 @@ from kvseal.observe.events import ignore
 from kvseal.recoding.engine import WHOLE, is_prepared, recode
 from kvseal.recoding.formats import KVSEAL, SealedTarget
 from kvseal.recoding.plan import PlaintextRule, Plan, plan_migration
-from kvseal.recoding.settling import SETTLED_AFTER, check_settled
+from kvseal.recoding.settling import SETTLED_AFTER, await_reads, check_settled
 from kvseal.recoding.surveying import Survey, likeness_of, survey
 from kvseal.vault.vault import Vault
 
@@ -174,7 +174,7 @@ async def migrate(
             _refuse_blindness(places.source)
         async with _prepared(places, request) as prepared:
             report = await _recode(places, request, prepared, context)
-            return await _ended(request, prepared, report, finalize=finalize and not dry_run)
+            return await _ended(places, request, prepared, report, finalize=finalize and not dry_run)
 
 
 async def prepare(
@@ -334,7 +334,7 @@ def _plan(
 async def _recode(places: Places, request: _Request, prepared: _Prepared, context: str) -> Report:
     vault = prepared.vault
     target = _throwaway_target() if vault is None else SealedTarget.of(vault, context)
-    return await recode(
+    report = await recode(
         places.source,
         _plan(request, prepared.codecs, target, vault),
         to=None if places.in_place else places.destination,
@@ -343,15 +343,22 @@ async def _recode(places: Places, request: _Request, prepared: _Prepared, contex
         total=prepared.total,
         listener=request.listener,
     )
+    if report.units is None:
+        return report
+    # The survey is a scan, too.
+    return replace(report, units=replace(report.units, scans=report.units.scans + 1))
 
 
-async def _ended(request: _Request, prepared: _Prepared, report: Report, *, finalize: bool) -> Migration:
+async def _ended(
+    places: Places, request: _Request, prepared: _Prepared, report: Report, *, finalize: bool
+) -> Migration:
     """With *finalize*, end legacy reads if no record needs them any more."""
     vault = prepared.vault
     if vault is None:
         return Migration(report, None)
     finalized = finalize and _is_complete(report, request, vault)
     if finalized and (vault.keyring.policy.read_legacy or vault.keyring.policy.read_plaintext):
+        await await_reads(places.source.capabilities)
         await vault.end_legacy_reads()
     return Migration(report, vault.status(), finalized)
 

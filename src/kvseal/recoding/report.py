@@ -9,6 +9,7 @@ from kvseal.errors import ExitCode
 
 if TYPE_CHECKING:
     from kvseal.observe.events import Failure
+    from kvseal.recoding.units import Units
 
 FAILURES_KEPT: Final = 1000
 """The number of failures that a report keeps; the listener receives all of them."""
@@ -23,7 +24,8 @@ class Report:
     `formats`, `deks` and `pending` are counts of the verify pass: records by format, sealed records
     by the DEK that they need, and records that other processes wrote meanwhile and that are not
     converted yet.  `expired` counts by format what has expired by this host's clock and is still stored.
-    With `dry_run` nothing was written, and `changed` counts what would be changed.
+    With `dry_run` nothing was written, and `changed` counts what would be changed; `units` says what that
+    takes, of a store that is paid by the request.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -42,6 +44,7 @@ class Report:
     deks: dict[int, int] | None = None
     pending: int = 0
     expired: dict[str, int] | None = None
+    units: Units | None = None
 
     @property
     def exit_code(self) -> int:
@@ -75,6 +78,8 @@ class Report:
             summary["pending"] = self.pending
         if self.expired:
             summary["expired"] = self.expired
+        if self.units is not None:
+            summary["units"] = self.units.as_dict()
         if self.formats is not None:
             summary["formats"] = self.formats
         if self.deks is not None:

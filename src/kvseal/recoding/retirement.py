@@ -38,6 +38,7 @@ from kvseal.recoding.formats import SealedTarget, dek_of, opened
 from kvseal.recoding.pace import LoopShare
 from kvseal.recoding.progress.checkpoint import open_recode
 from kvseal.recoding.report import FAILURES_KEPT
+from kvseal.recoding.settling import await_reads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -174,11 +175,13 @@ async def retire(
         _check_sight(driver)
         readers = [SealedTarget.of(vault, context) for context in contexts]
         needs = await take_needs(driver, readers, listener=listener)
+        capabilities = driver.capabilities
     finally:
         if driver is not store:
             await driver.close()
     _check_needs(needs, number, driver.location)
     if not dry_run:
+        await await_reads(capabilities)
         await (vault.drop_dek(number) if will_drop(dek, grace) else vault.retire_dek(number))
     result = _result(vault, number, changed=not dry_run)
     seconds = clock.monotonic() - started

@@ -8,6 +8,7 @@ or a sealed one after the last was brought back.
 
 from __future__ import annotations
 
+from asyncio import sleep
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +18,7 @@ from kvseal.keys.stamps import time_text
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from kvseal.drivers.base import Capabilities
     from kvseal.vault.vault import Vault
 
 SETTLED_AFTER: Final = timedelta(hours=1)
@@ -51,3 +53,13 @@ async def check_settled(vault: Vault, grace: timedelta) -> None:
             msg.format(time_text(ends_at)),
             hint="run this again then, or with --grace 0 if every process was restarted since",
         )
+
+
+async def await_reads(capabilities: Capabilities) -> None:
+    """
+    Wait until the store's own reads return what was written last.
+
+    Those of some backends lag: an application would read an old record for which there is no key any more.
+    """
+    if capabilities.reads_lag:
+        await sleep(capabilities.reads_lag)

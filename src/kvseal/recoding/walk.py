@@ -133,6 +133,8 @@ class Walk:
 
     async def _page(self, page: Page, number: int, frontier: Frontier, pace: Pace) -> None:
         tally = Tally()
+        if self._writing.meter is not None:
+            self._writing.meter.scanned(page.entries)
         entries = [entry for entry in page.entries if entry.collection != META_COLLECTION]
         size = pace.slice(max(1, len(entries)))
         for start in range(0, len(entries), size):

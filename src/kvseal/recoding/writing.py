@@ -21,6 +21,7 @@ from kvseal.errors import (
 )
 from kvseal.observe.events import Failure
 from kvseal.recoding.decision import Change, Leave, decide, decide_copy, is_done
+from kvseal.recoding.units import Meter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,12 +58,18 @@ class Writing(Protocol):
         """Whether the verify pass has to open *entry*: not if this run has failed to open it already."""
         ...
 
+    @property
+    def meter(self) -> Meter | None:
+        """What adds up the units that a run would take, in a dry run of a recode in place."""
+        ...
+
 
 class InPlace:
     """Each entry is replaced in place, if the store still holds what was read."""
 
     def __init__(self, driver: Driver, plan: Plan, listener: Listener) -> None:
         self.written = driver
+        self.meter = Meter(driver) if plan.dry_run else None
         self._plan = plan
         self._listener = listener
 
@@ -72,8 +79,9 @@ class InPlace:
 
     async def write(self, changes: Sequence[Change], tally: Tally) -> None:
         """Swap; an entry that a live writer changed meanwhile is read and decided again."""
-        if self._plan.dry_run:
-            tally.changed += len(changes)
+        if self.meter is not None:
+            for change in changes:
+                self._weigh(change, self.meter, tally)
             return
         for _ in range(_ATTEMPTS):
             if not changes:
@@ -94,19 +102,28 @@ class InPlace:
     async def _replace(self, changes: Sequence[Change], tally: Tally) -> list[tuple[Change, bool]]:
         """Swap as one batch; if the store cannot hold one of the values, only that entry fails."""
         try:
-            swapped = await self.written.replace_many(
-                [Replacement(c.entry, c.value, c.expires_at) for c in changes]
-            )
+            swapped = await self.written.replace_many([_replacement(change) for change in changes])
         except UnsealableValueError as exc:
             if len(changes) == 1:
-                entry = changes[0].entry
-                reason = f"{type(exc).__name__}: {exc.message}"
-                fail(Failure(entry.collection, entry.key, reason), tally, self._listener)
+                self._refused(changes[0].entry, exc, tally)
                 return []
             half = len(changes) // 2
             first = await self._replace(changes[:half], tally)
             return [*first, *await self._replace(changes[half:], tally)]
         return list(zip(changes, swapped, strict=True))
+
+    def _weigh(self, change: Change, meter: Meter, tally: Tally) -> None:
+        """Count *change*, which is not made, and what it would take; or that the store cannot hold it."""
+        try:
+            meter.would_write([_replacement(change)])
+        except UnsealableValueError as exc:
+            self._refused(change.entry, exc, tally)
+        else:
+            tally.changed += 1
+
+    def _refused(self, entry: Entry, exc: UnsealableValueError, tally: Tally) -> None:
+        reason = f"{type(exc).__name__}: {exc.message}"
+        fail(Failure(entry.collection, entry.key, reason), tally, self._listener)
 
     async def _again(self, lost: Sequence[Change], tally: Tally) -> list[Change]:
         decisions: list[Decision] = []
@@ -119,6 +136,8 @@ class InPlace:
 
 class Copies:
     """Each entry is put into another store with its own times, unless an earlier run has done so."""
+
+    meter: Meter | None = None
 
     def __init__(self, driver: Driver, destination: Driver, plan: Plan, listener: Listener) -> None:
         self.written = destination
@@ -188,6 +207,10 @@ class Copies:
     def _is_same(self, copy: Entry, there: Entry) -> bool:
         ours, theirs = (self._plan.target.open(entry)[0] for entry in (copy, there))
         return exact_json.same(ours, theirs)
+
+
+def _replacement(change: Change) -> Replacement:
+    return Replacement(change.entry, change.value, change.expires_at)
 
 
 def _copy_of(change: Change) -> Entry:

@@ -8,8 +8,9 @@ operation, so that no name reaches an entry of the vault or of another collectio
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from kvseal.concurrency import slices_between_turns
 from kvseal.drivers import landing_of
 from kvseal.drivers.landing import UnknownPlaces
 from kvseal.envelope.bounded_cache import BoundedCache
@@ -17,7 +18,7 @@ from kvseal.errors import ReservedNameError, StoreError
 from kvseal.keys.meta import META_COLLECTION, refuse_reserved
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from kvseal.drivers.chain import Chain
 
@@ -27,7 +28,15 @@ _COLLECTIONS: Final = 4096
 class BaseNames:
     """The names of records at the base store of *chain*."""
 
-    __slots__ = ("_chain", "_check_key", "_landing", "collections", "is_plain", "only_dots_lead_out")
+    __slots__ = (
+        "_chain",
+        "_check_key",
+        "_landing",
+        "check_value",
+        "collections",
+        "is_plain",
+        "only_dots_lead_out",
+    )
 
     collections: BoundedCache[str | None, str]
     """The collection at the base store; raises `ReservedNameError` for one that is not a user's."""
@@ -38,10 +47,14 @@ class BaseNames:
     only_dots_lead_out: bool
     """Whether a key without `.` and `%` is its own name and stays: a store unknown to kvseal."""
 
+    check_value: Callable[[str, str, Mapping[str, Any]], object] | None
+    """What raises `EntryTooLargeError` for a value that the store cannot hold under its names there."""
+
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
         self._landing = landing_of(chain.base)
         self._check_key = self._landing.check_key
+        self.check_value = self._landing.check_value
         self.collections = BoundedCache(self._collection, _COLLECTIONS)
         self.is_plain = self._check_key is None and not chain.renames_keys
         self.only_dots_lead_out = isinstance(self._landing, UnknownPlaces) and not chain.renames_keys
@@ -65,10 +78,16 @@ class BaseNames:
                 raise ReservedNameError(exc.message or "", hint=exc.hint) from None
         return names
 
-    def of_many(self, collection: str | None, keys: Sequence[str]) -> list[tuple[str, str]]:
-        """Return what `of` does for each key."""
+    async def of_many(self, collection: str | None, keys: Sequence[str]) -> list[tuple[str, str]]:
+        """Return what `of` does for each key; of many keys, others on the event loop have their turn."""
         base = self.collections[collection]  # Refuses a reserved one, even without any keys.
-        return [(base, key) for key in keys] if self.is_plain else [self.of(collection, key) for key in keys]
+        names: list[tuple[str, str]] = []
+        async for part in slices_between_turns(len(keys)):
+            few = keys[part]
+            names += (
+                [(base, key) for key in few] if self.is_plain else [self.of(collection, key) for key in few]
+            )
+        return names
 
     def _collection(self, collection: str | None) -> str:
         name = self._chain.physical_collection(collection)

@@ -141,6 +141,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         self._has_plain_names = self._names.is_plain
         self._only_dots_lead_out = self._names.only_dots_lead_out
         self._collections = self._names.collections
+        self._check_value = self._names.check_value
 
     async def vault(self) -> Vault:
         """Return the open vault, opening or creating it first."""
@@ -197,7 +198,8 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         Seal *value* and store it.
 
         Raises:
-            UnsealableValueError: `get` could not return *value* exactly; nothing was written.
+            UnsealableValueError: `get` could not return *value* exactly, or the store cannot hold one as
+                large as this (`EntryTooLargeError`); nothing was written.
             InvalidTTLError: *ttl* is not a positive number of seconds.
             StaleKeyringError: the vault meta could not be read for too long.
             HoldNotPermittedError: the policy holds an old format that this process may not write.
@@ -220,6 +222,8 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         # Computed after the vault is open, so that a key derivation does not shorten the time to live.
         expires_at = None if ttl is None else expiry.expiry_of(ttl)
         sealed = codec.sealing[base](value, name, expires_at)
+        if self._check_value is not None:
+            self._check_value(base, name, sealed)
         await self.key_value.put(key, sealed, collection=collection, ttl=ttl)
 
     @override
@@ -238,7 +242,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         Raises:
             UnreadableRecordsError: after every record was tried; it names all that failed.
         """
-        names = self._names.of_many(collection, keys)
+        names = await self._names.of_many(collection, keys)
         await self.vault()
         stored = await self.key_value.get_many(keys=keys, collection=collection)
         opened = await self._reader.read_many(stored, names)
@@ -252,7 +256,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         self, keys: Sequence[str], *, collection: str | None = None
     ) -> list[tuple[dict[str, Any] | None, float | None]]:
         """Return what `ttl` would for each key; raises like `get_many`."""
-        names = self._names.of_many(collection, keys)
+        names = await self._names.of_many(collection, keys)
         await self.vault()
         entries = await self.key_value.ttl_many(keys=keys, collection=collection)
         opened = await self._reader.read_many([stored for stored, _ in entries], names)
@@ -271,7 +275,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         if len(keys) != len(values):
             msg = f"put_many was given {len(keys)} keys and {len(values)} values"
             raise ValueError(msg)
-        names = self._names.of_many(collection, keys)
+        names = await self._names.of_many(collection, keys)
         vault = await self.vault()
         await vault.confirm()
         if vault.holds:
@@ -283,12 +287,13 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         async for part in slices_between_turns(len(names)):
             few = zip(values[part], names[part], strict=True)
             sealed += [sealing[base](value, name, expires_at) for value, (base, name) in few]
+        self._check_sizes(names, sealed)
         await self.key_value.put_many(keys=keys, values=sealed, collection=collection, ttl=ttl)
 
     @override
     async def delete_many(self, keys: Sequence[str], *, collection: str | None = None) -> int:
         """Delete the entries, readable or not; return how many there were."""
-        self._names.of_many(collection, keys)
+        await self._names.of_many(collection, keys)
         return await self.key_value.delete_many(keys=keys, collection=collection)
 
     def health(self, *, max_dek_age: timedelta | None = None) -> Health:
@@ -323,6 +328,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         vault: Vault,
     ) -> None:
         stored = self._holding.stored(value, vault)
+        self._check_sizes([self._names.of(collection, key)], [stored])
         if ttl is not None:
             expiry.expiry_of(ttl)
         await self.key_value.put(key, stored, collection=collection, ttl=ttl)
@@ -340,7 +346,14 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         stored: list[dict[str, Any]] = []
         async for part in slices_between_turns(len(values)):
             stored += [self._holding.stored(value, vault) for value in values[part]]
+        self._check_sizes(await self._names.of_many(collection, keys), stored)
         await self.key_value.put_many(keys=keys, values=stored, collection=collection, ttl=ttl)
+
+    def _check_sizes(self, names: Sequence[tuple[str, str]], stored: Sequence[Mapping[str, Any]]) -> None:
+        """Raise if the store cannot hold one of *stored*, before it is given any of them."""
+        if self._check_value is not None:
+            for (base, name), one in zip(names, stored, strict=True):
+                self._check_value(base, name, one)
 
     def _base_collection(self, collection: str | None) -> str:
         return self._collections[collection]

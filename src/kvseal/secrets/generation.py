@@ -6,10 +6,10 @@ It is stored where the default order will find it, and read back before it is us
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from kvseal import file_lock
 from kvseal.errors import SecretNotFoundError
 from kvseal.errors.operating_system import reason_of
 from kvseal.secrets.defaults import (
@@ -26,6 +26,7 @@ from kvseal.secrets.system_keyring import has_keyring, write_keyring
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 def generate_default_secret() -> tuple[Secret, str | None]:
@@ -62,11 +63,15 @@ def _only_one() -> Iterator[None]:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = (directory / "generate.lock").open("w")
     except OSError as exc:
-        msg = f"no master secret can be generated into {directory}: {reason_of(exc)}"
-        raise SecretNotFoundError(msg, hint=NAME_ONE) from None
+        raise _not_into(directory, exc) from None
     with lock:
-        if os.name == "posix":
-            import fcntl  # noqa: PLC0415 - not on Windows
-
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            file_lock.take(lock.fileno())
+        except OSError as exc:
+            raise _not_into(directory, exc) from None
         yield
+
+
+def _not_into(directory: Path, exc: OSError) -> SecretNotFoundError:
+    msg = f"no master secret can be generated into {directory}: {reason_of(exc)}"
+    return SecretNotFoundError(msg, hint=NAME_ONE)

@@ -135,11 +135,12 @@ asyncio.run(main())
         script = """
 import asyncio, os, sys
 from kvseal.drivers import driver_from_url
-from kvseal.drivers.filetree import swaps
+from kvseal.drivers.filetree import folders, swaps
 from kvseal.drivers.base import Replacement
 
 name, at = sys.argv[2], int(sys.argv[3])
-function, calls = getattr(swaps, name), 0
+module = folders if name == "write_temporary" else swaps
+function, calls = getattr(module, name), 0
 
 def die_late(*args, **kwargs):
     global calls
@@ -151,7 +152,7 @@ def die_late(*args, **kwargs):
 async def main():
     driver = await driver_from_url("filetree:" + sys.argv[1])
     assert driver.capabilities.atomic_replace
-    setattr(swaps, name, die_late)
+    setattr(module, name, die_late)
     async for page in driver.scan():
         await driver.replace_many([Replacement(e, {**e.value, "by": name}) for e in page.entries])
 
@@ -161,9 +162,9 @@ asyncio.run(main())
         for n in range(count):
             await driver.put_if_absent(entry(f"key-{n}", {"n": n}))
         for name, at, new in (
-            ("write_temporary", 3, 2),
+            ("write_temporary", 3, 0),
             ("exchange", 5, 4),
-            ("read", 9, 3),
+            ("read", 19, 3),
             ("remove", 2, 12),
         ):
             killed = python(script, directory, name, at)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -40,7 +41,7 @@ class Dying:
 
     def __enter__(self) -> Self:
         patches = self._patches.__enter__()
-        for name in ("read", "remove", "write_temporary", "exchange"):
+        for name in ("read", "remove", "write_temporary", "write_temporaries", "exchange"):
             patches.setattr(swaps, name, self._step(getattr(swaps, name), name == "exchange"))
         patches.setattr(swaps.Swaps, "_mark", self._step(swaps.Swaps._mark))
         return self
@@ -243,6 +244,38 @@ class TestSwaps:
 
         assert [1] == refused
 
+    async def test_a_page_that_does_not_fit(
+        self, driver: FileTreeDriver, directory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """If one of the new files of a page cannot be written, no file is replaced and none is left."""
+        for n in range(9):
+            await driver.put_if_absent(entry(f"key-{n}", {"n": n}))
+        page = await scanned(driver)
+        fsync, left = os.fsync, iter([True] * 4)
+
+        def fill_up(descriptor: int) -> None:
+            if not next(left, False):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            fsync(descriptor)
+
+        with monkeypatch.context() as patches:
+            patches.setattr(os, "fsync", fill_up)
+            with pytest.raises(StoreUnreachableError, match="No space left"):
+                await driver.replace_many([Replacement(one, {"n": -1}) for one in page])
+
+        assert [{"n": n} for n in range(9)] == [value_of(directory, f"key-{n}") for n in range(9)]
+        assert [] == temporaries(directory)
+
+    async def test_a_page_with_one_entry_twice(
+        self, driver: FileTreeDriver, directory: Path, found: Entry
+    ) -> None:
+        """Of two replacements of one entry in a page the first is made, and the second one finds it changed."""
+        done = await driver.replace_many([Replacement(found, {"n": 1}), Replacement(found, {"n": 2})])
+
+        assert [True, False] == list(done)
+        assert {"n": 1} == value_of(directory)
+        assert [] == temporaries(directory)
+
     async def test_identical_body(self, driver: FileTreeDriver, directory: Path, found: Entry) -> None:
         """A replacement by just what is there succeeds, and writes nothing."""
         inode = (directory / "coll" / "key.json").stat().st_ino
@@ -283,6 +316,29 @@ class TestSwaps:
         await base.replace(driver, found, SMALL)
 
         assert ["sync", "exchange", "sync folder", "unlink"] == events
+
+    async def test_written_while_a_page_is_written(
+        self, driver: FileTreeDriver, directory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where the kernel cannot exchange, what an application wrote while the new files were written stays."""
+
+        def refuse(*_: Any) -> None:
+            raise OSError(22, "Invalid argument")
+
+        def written_late(*args: Any) -> Any:
+            done = write_temporaries(*args)
+            put_raw(directory, 7)
+            return done
+
+        monkeypatch.setattr(swaps, "exchange", refuse)
+        await driver.put_if_absent(entry())
+        found = await fetched(driver)
+        write_temporaries = swaps.write_temporaries
+        monkeypatch.setattr(swaps, "write_temporaries", written_late)
+
+        assert [False] == list(await driver.replace_many([Replacement(found, SMALL)]))
+        assert {"n": 7} == value_of(directory)
+        assert [] == temporaries(directory)
 
     async def test_without_exchange(
         self, driver: FileTreeDriver, directory: Path, monkeypatch: pytest.MonkeyPatch

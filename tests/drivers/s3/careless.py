@@ -27,68 +27,76 @@ class CarelessServer(HTTPService):
     def __init__(self, honours: Collection[str] = (), *, refuses_with: int = 412) -> None:
         self.objects: dict[str, bytes] = {}
         self.writes = 0
-        server = self
-        refusal = REFUSALS[refuses_with]
+        self.honours = honours
+        self.refusal = REFUSALS[refuses_with]
+        super().__init__(type("Handler", (_Handler,), {"careless": self}))
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
 
-            def do_PUT(self) -> None:
-                server.writes += 1
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                there = server.objects.get(self.key)
-                is_there = there is not None and "If-None-Match" in self.headers
-                if (is_there and "put-none" in honours) or (
-                    self.matches_other(there) and "put-match" in honours
-                ):
-                    self.answer(*refusal)
-                else:
-                    server.objects[self.key] = body
-                    self.answer(200, b"", ETag=etag(body))
+class _Handler(BaseHTTPRequestHandler):
+    """Answers for `careless`."""
 
-            def do_DELETE(self) -> None:
-                server.writes += 1
-                if self.matches_other(server.objects.get(self.key)) and "delete-match" in honours:
-                    self.answer(*refusal)
-                else:
-                    server.objects.pop(self.key, None)
-                    self.answer(204, b"")
+    protocol_version = "HTTP/1.1"
+    careless: CarelessServer
 
-            def do_HEAD(self) -> None:
-                self.answer(200, b"")
+    def do_PUT(self) -> None:
+        self.careless.writes += 1
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        there = self.careless.objects.get(self.key)
+        honours = self.careless.honours
+        is_there = there is not None and "If-None-Match" in self.headers
+        if (is_there and "put-none" in honours) or (self.matches_other(there) and "put-match" in honours):
+            self.answer(*self.careless.refusal)
+        else:
+            self.careless.objects[self.key] = body
+            self.answer(200, b"", ETag=etag(body))
 
-            def do_GET(self) -> None:
-                query = urlsplit(self.path).query
-                there = server.objects.get(self.key)
-                if "lifecycle" in query:
-                    self.answer(404, _NO_RULES)
-                elif "list-type" in query:
-                    self.answer(200, _EMPTY)
-                elif there is None:
-                    self.answer(404, _NOT_FOUND)
-                else:
-                    self.answer(200, there, ETag=etag(there))
+    def do_DELETE(self) -> None:
+        self.careless.writes += 1
+        if (
+            self.matches_other(self.careless.objects.get(self.key))
+            and "delete-match" in self.careless.honours
+        ):
+            self.answer(*self.careless.refusal)
+        else:
+            self.careless.objects.pop(self.key, None)
+            self.answer(204, b"")
 
-            @property
-            def key(self) -> str:
-                return unquote(urlsplit(self.path).path).split("/", 2)[-1]
+    def do_HEAD(self) -> None:
+        self.answer(200, b"")
 
-            def matches_other(self, there: bytes | None) -> bool:
-                wanted = self.headers.get("If-Match")
-                return wanted is not None and (there is None or wanted != etag(there))
+    def do_GET(self) -> None:
+        query = urlsplit(self.path).query
+        there = self.careless.objects.get(self.key)
+        if "lifecycle" in query:
+            self.answer(404, _NO_RULES)
+        elif "list-type" in query:
+            self.answer(200, _EMPTY)
+        elif there is None:
+            self.answer(404, _NOT_FOUND)
+        else:
+            self.answer(200, there, ETag=etag(there))
 
-            def answer(self, status: int, body: bytes, **headers: str) -> None:
-                self.send_response(status)
-                for name, text in headers.items():
-                    self.send_header(name, text)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+    @property
+    def key(self) -> str:
+        """The key of the object."""
+        return unquote(urlsplit(self.path).path).split("/", 2)[-1]
 
-            def log_message(self, *_: Any) -> None:
-                pass
+    def matches_other(self, there: bytes | None) -> bool:
+        """Whether the request is about another object than the one that is *there*."""
+        wanted = self.headers.get("If-Match")
+        return wanted is not None and (there is None or wanted != etag(there))
 
-        super().__init__(Handler)
+    def answer(self, status: int, body: bytes, **headers: str) -> None:
+        """Answer with *body*."""
+        self.send_response(status)
+        for name, text in headers.items():
+            self.send_header(name, text)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
 
 
 def etag(body: bytes) -> str:

@@ -15,7 +15,6 @@ from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
 from urllib.parse import parse_qs, urlsplit
 
 import botocore.session

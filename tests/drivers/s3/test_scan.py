@@ -16,11 +16,12 @@ from kvseal.drivers.base import Replacement
 from kvseal.drivers.manifest import NamedDriver
 from kvseal.drivers.s3 import bucket as buckets
 from kvseal.drivers.s3 import driver as drivers
-from kvseal.drivers.s3.driver import S3Driver
 from kvseal.errors import StoreError, UnsupportedStoreError
 
 if TYPE_CHECKING:
     from tests.drivers.s3.server import S3Server
+
+    from kvseal.drivers.s3.driver import S3Driver
 
 pytestmark = [pytest.mark.servers, pytest.mark.filterwarnings(UNSTABLE)]
 

@@ -19,6 +19,7 @@ from kvseal.drivers.body import patch_body
 from kvseal.drivers.disk import rows as disk_rows
 from kvseal.drivers.disk.value_files import UnsafeFileNameError, ValueFiles
 from kvseal.drivers.duckdb import rows as duckdb_rows
+from kvseal.drivers.dynamodb import items as dynamodb_items
 from kvseal.drivers.filetree.folders import read_info
 from kvseal.drivers.postgresql import rows as postgresql_rows
 from kvseal.errors import KvsealError
@@ -186,6 +187,30 @@ def _used_row(entry: Entry) -> None:
     assert (entry.value is None) == bool(entry.problem)
 
 
+def _items() -> list[bytes]:
+    return [*bodies()[:20], b"1700000000", b"1.5"]
+
+
+def _item(data: bytes) -> None:
+    """Read items of DynamoDB whose value and whose ttl are any text."""
+    text = data.decode("utf-8", "replace")
+    item = {"collection": {"S": "c"}, "key": {"S": "k"}, "value": {"S": text}}
+    for ttl in (None, {"N": text[:40]}, {"S": text}):
+        entry = dynamodb_items.entry_of(item if ttl is None else {**item, "ttl": ttl})
+        _used_row(entry)
+        dynamodb_items.is_live(entry)
+        assert dynamodb_items.size_of(entry) >= len(entry.stored)
+        if entry.value is not None:
+            _replaced(entry)
+
+
+def _replaced(entry: Entry) -> None:
+    try:
+        dynamodb_items.new_body(Replacement(entry, {"v": 1}))
+    except KvsealError:
+        return
+
+
 TARGETS = (
     Target(
         "body",
@@ -207,6 +232,7 @@ TARGETS = (
         _file,
         is_json=True,
     ),
+    Target("dynamodb-item", ("drivers.dynamodb.items.entry_of",), _items, _item, is_json=True),
     Target(
         "table-row",
         ("drivers.postgresql.rows.entry_of", "drivers.duckdb.rows.entry_of", "drivers.duckdb.rows.read_of"),

@@ -14,7 +14,9 @@ from kvseal.cli.migration.migrate import FernetKdf
 from kvseal.cli.migration.recoding import Partition
 from kvseal.cli.values import Argon2Cost, Duration
 from kvseal.drivers import driver_from_url, strip_password
+from kvseal.drivers.aws import shown, split_url
 from kvseal.drivers.backends import SCHEMES, backend_of_url
+from kvseal.drivers.dynamodb.table import checked_name
 from kvseal.drivers.redis.address import Address
 from kvseal.drivers.urls import StoreUrl
 from kvseal.errors import KvsealError
@@ -48,6 +50,8 @@ def _urls() -> list[bytes]:
             "",
         ),
         "postgresql://u@a:1,b:2/db?target_session_attrs=any&passfile=/dev/null",
+        "dynamodb://sessions?region=eu-central-1&endpoint=http://127.0.0.1:8000",
+        "dynamodb://arn:aws:dynamodb:eu-central-1:123456789012:table/sessions",
     )
     return [text.encode() for text in texts]
 
@@ -67,6 +71,11 @@ def _url(data: bytes) -> None:
             or len(address.password) < 9
         )
         address.options()
+    elif url.scheme == "dynamodb":
+        name, reach, _ = split_url(url.scheme, url.location)
+        checked_name(name)
+        again = shown(url.scheme, name, reach).removeprefix("dynamodb:")
+        assert (name, reach) == split_url(url.scheme, again)[:2]
     elif url.scheme in {"postgresql", "postgres"}:
         loop().create_connection = loop().create_unix_connection = _refuse  # type: ignore[method-assign]
         now(_opened(text))
@@ -130,7 +139,15 @@ def _cgroup(data: bytes) -> None:
     cgroups.read(root / "proc/self/cgroup")
 
 
-_DRIVERS = ("disk.multi", "duckdb.driver", "postgresql.driver", "redis.driver", "rocksdb.driver", "factory")
+_DRIVERS = (
+    "disk.multi",
+    "duckdb.driver",
+    "dynamodb.driver",
+    "postgresql.driver",
+    "redis.driver",
+    "rocksdb.driver",
+    "factory",
+)
 TARGETS = (
     Target(
         "url",

@@ -73,7 +73,7 @@ from kvseal.drivers.filetree.folders import NotAFileError, Tree, listing
 from kvseal.drivers.filetree.location import directory_and_rules, open_store
 from kvseal.drivers.filetree.names import Rule, StrategyRule
 from kvseal.drivers.filetree.purge import purge_trees
-from kvseal.drivers.filetree.swaps import Swaps, can_exchange, locked, recover_idle
+from kvseal.drivers.filetree.swaps import Swap, Swaps, can_exchange, locked, recover_idle
 from kvseal.errors import StoreError, StoreUnreachableError, UnsupportedStoreError
 
 if TYPE_CHECKING:
@@ -287,13 +287,16 @@ class FileTreeDriver(OnThisMachine):
 
     def _replace_many(self, replacements: Sequence[Replacement], bodies: Sequence[bytes]) -> list[bool]:
         done = [False] * len(replacements)
-        folders = dict.fromkeys(r.entry.locator.folder for r in replacements)
+        entries = [replacement.entry for replacement in replacements]
+        folders = dict.fromkeys(entry.locator.folder for entry in entries)
         for folder in folders:
             with contextlib.suppress(FileNotFoundError), self._swapping(folder) as swaps:
-                for n, replacement in enumerate(replacements):
-                    entry = replacement.entry
-                    if entry.locator.folder == folder and not has_expired(entry.expires_at):
-                        done[n] = swaps.swap(entry.locator.file, entry.stored, bodies[n])
+                mine = [n for n, entry in enumerate(entries) if _is_live_in(folder, entry)]
+                swapped = swaps.swap_many(
+                    [Swap(entries[n].locator.file, entries[n].stored, bodies[n]) for n in mine]
+                )
+                for n, is_done in zip(mine, swapped, strict=True):
+                    done[n] = is_done
         return done
 
     @contextlib.contextmanager
@@ -308,6 +311,10 @@ class FileTreeDriver(OnThisMachine):
                 yield swaps
             finally:
                 swaps.finish()
+
+
+def _is_live_in(folder: str, entry: Entry) -> bool:
+    return bool(entry.locator.folder == folder) and not has_expired(entry.expires_at)
 
 
 def _is_deleted(entry: Entry) -> bool:

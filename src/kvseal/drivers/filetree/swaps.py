@@ -43,19 +43,23 @@ import fcntl
 import hashlib
 import os
 import re
-import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from kvseal import clock
-from kvseal.drivers.filetree.folders import TEMPORARY, NotAFileError, listing, read, remove, write_temporary
+from kvseal import file_lock
+from kvseal.drivers.filetree.folders import (
+    TEMPORARY,
+    NotAFileError,
+    listing,
+    read,
+    remove,
+    write_temporaries,
+    write_temporary,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 _EXCHANGE: Final = 2
-_LOCK_SECONDS: Final = 60.0
-_LONGEST_PAUSE: Final = 0.05
-_STOPPED: Final = "another process has held the lock of the folder for a minute; it may have been stopped"
 _SWAP: Final = "swap"
 _BACK: Final = "back"
 _MARKED: Final = re.compile(
@@ -63,6 +67,19 @@ _MARKED: Final = re.compile(
     r"-(?P<expected>[0-9a-f]{32})-(?P<placed>[0-9a-f]{32})\.tmp"
 )
 _NO_LOCKS: Final = frozenset({errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+
+
+class Swap(NamedTuple):
+    """A file that is to hold *content* if it holds *expected*."""
+
+    target: str
+    expected: bytes
+    content: bytes
+
+    @property
+    def is_change(self) -> bool:
+        """Whether there is anything to write."""
+        return self.content != self.expected
 
 
 class Swaps:
@@ -75,19 +92,32 @@ class Swaps:
 
     def swap(self, target: str, expected: bytes, content: bytes) -> bool:
         """Let *target* hold *content*, if it holds *expected*; see the module for what that guarantees."""
-        if self._content(target) != expected:
-            return False
-        if content == expected:
-            return True
-        temporary = write_temporary(self._folder, content, like=target)
+        (done,) = self.swap_many([Swap(target, expected, content)])
+        return done
+
+    def swap_many(self, swaps: Sequence[Swap]) -> list[bool]:
+        """Do what `swap` does for each, in order; the new files are written, and reach the disk, together."""
+        held = [self._content(swap.target) == swap.expected for swap in swaps]
+        fresh = [swap for swap, is_held in zip(swaps, held, strict=True) if is_held and swap.is_change]
+        written = write_temporaries(self._folder, [(swap.content, swap.target) for swap in fresh])
+        try:
+            return [
+                is_held and (not swap.is_change or self._place(written.popleft(), swap))
+                for swap, is_held in zip(swaps, held, strict=True)
+            ]
+        finally:
+            for temporary in written:
+                remove(self._folder, temporary)
+
+    def _place(self, temporary: str, swap: Swap) -> bool:
         # Writing took long, compared to what follows: look again, so that putting back stays rare.
-        if self._content(target) != expected:
+        if self._content(swap.target) != swap.expected:
             remove(self._folder, temporary)
             return False
         if not self._atomic:
-            os.replace(temporary, target, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+            os.replace(temporary, swap.target, src_dir_fd=self._folder, dst_dir_fd=self._folder)
             return True
-        return self._exchange_or_put_back(temporary, target, expected, content)
+        return self._exchange_or_put_back(temporary, *swap)
 
     def insert(self, target: str, content: bytes) -> bool:
         """Let *target* hold *content*, if there is no such file."""
@@ -191,7 +221,7 @@ def locked(folder: int, *, required: bool) -> Iterator[None]:
         OSError: the file system has no locks, and they are *required*.
     """
     try:
-        _wait_for_lock(folder)
+        file_lock.take(folder)
     except OSError as exc:
         if required or exc.errno not in _NO_LOCKS:
             raise
@@ -200,19 +230,6 @@ def locked(folder: int, *, required: bool) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             fcntl.flock(folder, fcntl.LOCK_UN)
-
-
-def _wait_for_lock(folder: int) -> None:
-    """Take the lock; a process that was stopped while it had it is not waited for without end."""
-    until, pause = clock.monotonic() + _LOCK_SECONDS, 0.001
-    while True:
-        try:
-            return fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if clock.monotonic() >= until:
-                raise OSError(errno.ETIMEDOUT, _STOPPED) from None
-        time.sleep(pause)
-        pause = min(_LONGEST_PAUSE, 2 * pause)
 
 
 def recover_idle(folder: int) -> None:

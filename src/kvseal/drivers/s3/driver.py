@@ -168,6 +168,15 @@ class S3Driver:
         """Delete the older versions of the store's objects, where the bucket keeps any."""
         return await purge_bucket(self._bucket, dry_run=dry_run)
 
+    def units_of_scan(self, entries: Sequence[Entry]) -> int:
+        """Return the requests that read *entries*: one for each, and the listings, of which there are few."""
+        return len(entries)
+
+    def units_of_writes(self, replacements: Sequence[Replacement]) -> int:
+        """Return the requests that write *replacements*; S3 takes an object of any size that memory holds."""
+        refuse_problems(replacements)
+        return len([replacing_object(self._names, replacement) for replacement in replacements])
+
     def proves(self, entry: Entry, key: str) -> bool:
         """Whether *key*, in the collection of *entry* or if that is not known in any, leads to its object."""
         return self._names.lead_to(entry.collection, key, entry.locator.key)

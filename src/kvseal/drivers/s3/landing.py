@@ -26,6 +26,7 @@ class S3Places:
 
     names: ObjectNames
     loses_names: ClassVar[bool] = True
+    check_value: ClassVar[None] = None
 
     def check_key(self, key: str) -> None:
         """Raise `StoreError` if *key* climbs out of its collection by dot segments."""

@@ -21,7 +21,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from kvseal import exact_json
+from kvseal import exact_json, file_lock
 from kvseal.envelope.record import VAULT_ID_SIZE
 from kvseal.errors import ForkedMetaError, PinFileError, PinNotWrittenError, RolledBackMetaError
 from kvseal.errors.operating_system import next_step, reason_of
@@ -162,11 +162,8 @@ class Pin:
         with self._writing():
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | _FLAGS, 0o600)
         try:
-            if os.name == "posix":
-                import fcntl  # noqa: PLC0415 - not on Windows
-
-                with self._writing():
-                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with self._writing():
+                file_lock.take(descriptor)
             yield
         finally:
             os.close(descriptor)
