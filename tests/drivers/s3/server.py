@@ -108,6 +108,12 @@ class SeaweedServer(S3Server):
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """The process of the server."""
+        assert self._process is not None
+        return self._process.pid
+
     def __enter__(self) -> Self:
         port = free_port()
         ports = {name: free_port() for name in ("s3.port.grpc", *_PORTS)}
