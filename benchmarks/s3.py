@@ -141,10 +141,9 @@ async def measure(records: int, rounds: int) -> None:
                 taken = await cpu_while(server, migrate())
                 seconds[name] = taken.seconds
                 theirs, own = taken.server - copying.server, taken.own - copying.own
-                print(
-                    f"{name:12} {taken.seconds:6.2f} s  {records / taken.seconds:6.0f} records/s"
-                    f"  ms of CPU a record: server {theirs / records * 1e3:.1f}, own {own / records * 1e3:.1f}"
-                )
+                rate = f"{taken.seconds:6.2f} s  {records / taken.seconds:6.0f} records/s"
+                cpu = f"server {theirs / records * 1e3:.1f}, own {own / records * 1e3:.1f}"
+                print(f"{name:12} {rate}  ms of CPU a record: {cpu}")
             ratios.append(seconds["loop"] / seconds["recode"])
         print(
             f"recode on s3, {records:,} records: {median(ratios):.1f} times as fast as the loop (goal {GOAL})"

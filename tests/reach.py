@@ -35,6 +35,7 @@ NEEDS = {
     "shared_postgresql": "servers",
     "shared_redis": "servers",
     "shared_s3": "servers",
+    "shared_valkey": "servers",
     "transit": "servers",
 }
 """What a test needs that uses a fixture, by the fixture's name."""

@@ -17,17 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-import botocore.session
 import pytest
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.loaders import JSONFileLoader
-from key_value.aio.stores.s3 import S3Store
 from tests.servers import free_port, required
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from key_value.aio.stores.s3 import S3Store
     from typing_extensions import Self
 
 REGION = "us-east-1"
@@ -44,9 +40,14 @@ _PORTS = (
 
 _numbers = count()
 
-# Each client reads a megabyte of JSON that describes the service; the tests of a process read it once.
-_load = cache(partial(JSONFileLoader.load_file, JSONFileLoader()))
-JSONFileLoader.load_file = lambda _, path: _load(path)
+
+@cache
+def read_once() -> None:
+    """Let the tests of a process read the megabyte of JSON that describes the service once, and not each client."""
+    from botocore.loaders import JSONFileLoader
+
+    load = cache(partial(JSONFileLoader.load_file, JSONFileLoader()))
+    JSONFileLoader.load_file = lambda _, path: load(path)
 
 
 class S3Server:
@@ -61,6 +62,11 @@ class S3Server:
     def raw(self) -> Any:
         """The client."""
         if self._client is None:
+            # Imported late, as below: this module is a plugin of every run, and most have no server.
+            import botocore.session
+            from botocore.config import Config
+
+            read_once()
             config = Config(retries={"total_max_attempts": 1}, max_pool_connections=32)
             self._client = botocore.session.get_session().create_client(
                 "s3", region_name=REGION, endpoint_url=self.url, config=config, **KEYS
@@ -140,6 +146,8 @@ class SeaweedServer(S3Server):
 
     def _wait(self) -> None:
         """Return when an object can be written, which takes some seconds."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
         until = time.monotonic() + _SECONDS
         while time.monotonic() < until:
             assert self._process is not None
@@ -153,6 +161,8 @@ class SeaweedServer(S3Server):
 
 def store_at(location: str) -> S3Store:
     """Return the store at a URL of `S3Server.location`."""
+    from key_value.aio.stores.s3 import S3Store
+
     url = urlsplit(location)
     endpoint = parse_qs(url.query)["endpoint"][0]
     return S3Store(bucket_name=url.netloc, **S3Server(endpoint).settings())

@@ -44,6 +44,7 @@ def test_the_reserved_collection() -> None:
     assert (RESERVED, "__recode__/0007") == ObjectNames.of(PLAIN).names(f"{RESERVED}/__recode__/0007")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
 @given(collection=NAMES, key=NAMES)
 @example("a", "b/c").via("another split")
@@ -78,6 +79,7 @@ def test_plain_names_come_back(collection: str, key: str) -> None:
     assert [True] * len(possible) == [names.lead_to(None, other, object_key) for _, other in possible]
     assert not names.lead_to(None, f"{key}x", object_key)
     assert not names.lead_to(f"x{collection}", key, object_key)
+    assert not names.lead_to(None, key, f"/{key}")
 
 
 def test_given_collections() -> None:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.backends import UNSTABLE
-from tests.drivers.entries import FUTURE, PAST, SMALL, entry, fetched
-from tests.drivers.s3.answers import answer, between, busy_once, lost_once
+from tests.drivers.entries import FUTURE, PAST, SMALL, clock_is_ahead, entry, fetched
+from tests.drivers.s3.answers import answer, between, busy_once, lost_once, sent
 
+from kvseal.concurrency import each_in_thread
 from kvseal.drivers import base
 from kvseal.drivers.base import Entry, Replacement
+from kvseal.drivers.s3 import driver as drivers
 from kvseal.errors import StoreError, StoreUnreachableError
 
 if TYPE_CHECKING:
@@ -133,10 +135,39 @@ class TestConditionalRequestConflict:
             await replaced(driver, found)
 
 
-async def put(driver: S3Driver, **fields: Any) -> Entry:
+async def put(driver: S3Driver, key: str = "key", **fields: Any) -> Entry:
     """Put an entry and return what is there."""
-    await driver.put_if_absent(entry(**fields))
-    return await fetched(driver)
+    await driver.put_if_absent(entry(key, **fields))
+    return await fetched(driver, key)
+
+
+class TestBatches:
+    """What a batch decides before it asks the server."""
+
+    async def test_one_object_twice(self, driver: S3Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of two changes of one object the first is done: they are never asked for at the same time."""
+        rounds: list[list[str]] = []
+
+        async def each(function: Any, items: Any) -> Any:
+            rounds.append([new.key for _, new in items])
+            return await each_in_thread(function, items)
+
+        found, other = await put(driver), await put(driver, key="other")
+        monkeypatch.setattr(drivers, "each_in_thread", each)
+
+        done = await driver.replace_many([Replacement(one, NEW) for one in (found, found, other, found)])
+
+        assert [True, False, True, False] == list(done)
+        assert [["coll/key", "coll/other"], ["coll/key"], ["coll/key"]] == rounds
+
+    async def test_expired_since_it_was_read(self, driver: S3Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An entry that has expired since it was read is neither replaced nor deleted, though it is still there."""
+        soon = datetime.now(timezone.utc) + timedelta(hours=1)
+        found = await put(driver, expires_at=soon)
+        clock_is_ahead(monkeypatch, timedelta(days=1))
+
+        assert await replaced(driver, found) is False
+        assert await driver.delete_if_unchanged(found) is False
 
 
 class TestWhatStays:
@@ -170,29 +201,32 @@ class TestWhatStays:
 
     async def test_storage_class_and_encryption(self, driver: S3Driver) -> None:
         """The class, the key and the encryption that a read names are in the write that follows."""
-        found = await put(driver)
+        await put(driver)
         named = {
-            "BucketKeyEnabled": True,
-            "SSEKMSKeyId": "arn:aws:kms:eu-central-1:111122223333:key/1",
-            "ServerSideEncryption": "aws:kms",
-            "StorageClass": "STANDARD_IA",
+            "x-amz-server-side-encryption": "aws:kms",
+            "x-amz-server-side-encryption-aws-kms-key-id": "arn:aws:kms:eu-central-1:111122223333:key/1",
+            "x-amz-server-side-encryption-bucket-key-enabled": "true",
+            "x-amz-storage-class": "STANDARD_IA",
+            "x-amz-website-redirect-location": "/elsewhere",
         }
-        found.locator.headers.update(named)
-        seen: list[dict[str, str]] = []
+        seen: list[dict[str, Any]] = []
+
+        def name_more(request: Any) -> Any:
+            response = sent(driver, request)
+            response.headers.update(named)
+            return response
 
         def see(request: Any) -> Any:
             seen.append({name.lower(): text for name, text in request.headers.items()})
             return answer(request, 412, "PreconditionFailed")
 
+        with between(driver, "GetObject", name_more):
+            found = await fetched(driver)
         with between(driver, "PutObject", see):
             await replaced(driver, found)
 
         (headers,) = seen
-        as_text = lambda name: headers[name].decode()  # noqa: E731 - botocore's headers are bytes
-        assert "aws:kms" == as_text("x-amz-server-side-encryption")
-        assert named["SSEKMSKeyId"] == as_text("x-amz-server-side-encryption-aws-kms-key-id")
-        assert "true" == as_text("x-amz-server-side-encryption-bucket-key-enabled")
-        assert "STANDARD_IA" == as_text("x-amz-storage-class")
+        assert named == {name: headers[name].decode() for name in named}
 
     async def test_metadata_follow_the_expiry(
         self, driver: S3Driver, s3_server: S3Server, s3_bucket: str

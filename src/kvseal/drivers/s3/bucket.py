@@ -156,10 +156,9 @@ class Bucket:
             answer = self.ask("delete_object", expects=_LOST, Key=place.key, IfMatch=place.etag)
             if not answer.code:
                 return True
-            there = self.get(place.key)
-            if there is None:
-                return answer.was_repeated
-            if answer.code not in _BUSY or there.place.etag != place.etag:
+            if answer.was_repeated and self.get(place.key) is None:
+                return True
+            if answer.code not in _BUSY:
                 return False
         raise self._outrun()
 
@@ -201,14 +200,10 @@ class Bucket:
             answer = self.ask("put_object", expects=lost, **given)
             if not answer.code:
                 return True
-            may_be_ours = answer.was_repeated
-            if answer.code not in _BUSY and not may_be_ours:
-                return False
-            there = self.get(new.key)
-            if may_be_ours and there is not None and there.body == new.body:
+            if answer.was_repeated and (there := self.get(new.key)) and there.body == new.body:
                 return True
-            # Another writer was under way: what it did decides, or whether it did anything.
-            if answer.code not in _BUSY or (None if there is None else there.place.etag) != etag:
+            # Where another writer was under way, the condition decides once more, after what that has done.
+            if answer.code not in _BUSY:
                 return False
         raise self._outrun()
 
