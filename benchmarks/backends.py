@@ -1,5 +1,5 @@
 """
-The four backends of the migration's benchmark: real servers, real files, and copies of a filled store.
+The backends of the migration's benchmark: real servers, real files, and copies of a filled store.
 
 A copy is made by the backend itself and is byte for byte what was copied, so that every
 contestant migrates the same records and none finds what another one has left.
@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import asyncpg
 import pytest
 from key_value.aio.stores.disk import DiskStore
+from key_value.aio.stores.dynamodb import DynamoDBStore
 from key_value.aio.stores.filetree import FileTreeStore
 from key_value.aio.stores.postgresql import PostgreSQLStore
 from key_value.aio.stores.redis import RedisStore
 from redis import Redis
+from tests.drivers.dynamodb import server as dynamodb_server
 from tests.drivers.postgresql import server as postgresql_server
 from tests.servers import RedisServer
 
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
 
-SERVERS: Final = ("redis", "postgresql")
-NAMES: Final = (*SERVERS, "disk", "filetree")
+SERVERS: Final = ("redis", "postgresql", "dynamodb")
+NAMES: Final = ("redis", "postgresql", "disk", "filetree")
+ON_DEMAND: Final = ("dynamodb",)
+"""Measured only if named: the server is an emulator, which says little of the service."""
 
 _REDIS_COPY_AT_ONCE: Final = 1000
 
@@ -151,6 +155,32 @@ class PostgreSQLBackend:
             await connection.close()
 
 
+class DynamoDBBackend:
+    """A table that is filled, and one that is its copy."""
+
+    def __init__(self, server: dynamodb_server.Server) -> None:
+        self._server = server
+        self._filled = server.new_name()
+
+    @asynccontextmanager
+    async def filled(self) -> AsyncIterator[Any]:
+        async with self._store(self._filled) as store:
+            yield store
+
+    @asynccontextmanager
+    async def copy(self) -> AsyncIterator[Any]:
+        with self._server.table() as name:
+            self._server.put_all(name, dynamodb_server.items(self._server.url(self._filled)).values())
+            async with self._store(name) as store:
+                yield store
+
+    def _store(self, name: str) -> DynamoDBStore:
+        with warnings.catch_warnings():
+            # That its class is not stable yet.
+            warnings.simplefilter("ignore")
+            return DynamoDBStore(table_name=name, **self._server.settings())
+
+
 class DirectoryBackend:
     """A directory that is filled, and one that is its copy."""
 
@@ -201,6 +231,12 @@ def _postgresql() -> Iterator[PostgreSQLBackend]:
 
 
 @contextmanager
+def _dynamodb() -> Iterator[DynamoDBBackend]:
+    with dynamodb_server.running() as server:
+        yield DynamoDBBackend(server)
+
+
+@contextmanager
 def _disk() -> Iterator[DirectoryBackend]:
     with TemporaryDirectory(prefix="kvseal-benchmark-") as directory:
         yield DirectoryBackend(Path(directory), lambda path: DiskStore(directory=path))
@@ -215,6 +251,7 @@ def _filetree() -> Iterator[DirectoryBackend]:
 _OPEN: Final[dict[str, Callable[[], AbstractContextManager[Any]]]] = {
     "redis": _redis,
     "postgresql": _postgresql,
+    "dynamodb": _dynamodb,
     "disk": _disk,
     "filetree": _filetree,
 }

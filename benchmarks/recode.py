@@ -40,11 +40,12 @@ GOALS: Final = {
         ("postgresql", 14, 7),
         ("disk", 5, 2.5),
         ("filetree", 4, 1.5),
+        ("dynamodb", 5, 3),
     )
 }
 
-_RECORDS: Final = {"redis": 8000, "postgresql": 8000, "disk": 8000, "filetree": 1000}
-_QUICK_RECORDS: Final = {"redis": 1500, "postgresql": 1500, "disk": 1500, "filetree": 50}
+_RECORDS: Final = {"redis": 8000, "postgresql": 8000, "disk": 8000, "filetree": 1000, "dynamodb": 2000}
+_QUICK_RECORDS: Final = {"redis": 1500, "postgresql": 1500, "disk": 1500, "filetree": 50, "dynamodb": 300}
 _ROUNDS: Final = 5
 _QUICK_ROUNDS: Final = 3
 _RESTORED: Final = 4000
@@ -155,7 +156,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--records", type=int, metavar="N", help="how many; by default as the backend is fast"
     )
     parser.add_argument(
-        "--backend", action="append", choices=backends.NAMES, help="only this one; repeatable"
+        "--backend",
+        action="append",
+        choices=(*backends.NAMES, *backends.ON_DEMAND),
+        help="only this one; repeatable",
     )
     parser.add_argument("--million", action="store_true", help="also a million records on Redis")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured into FILE")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-KINDS = ("memory", "disk", "redis", "postgresql", "dynamodb", "filetree")
+KINDS = ("memory", "disk", "redis", "postgresql", "filetree")
 
 UNSTABLE = "ignore:A configured store is unstable:UserWarning"
 

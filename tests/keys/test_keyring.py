@@ -189,11 +189,28 @@ def test_as_many_slots_as_there_can_be(made: Made) -> None:
 
 
 def test_legacy_keys_open_a_window_and_close_it(made: Made) -> None:
-    """Holding legacy keys lets legacy records be read; dropping them makes the vault strict again."""
-    closed = changes.without_legacy_keys(made.meta, made.root, now=NOW)
+    """Holding legacy keys lets legacy records be read; the vault is strict again before they are dropped."""
+    closed = changes.without_legacy_reads(made.meta, made.root, now=NOW, at=NOW)
+    ids = frozenset(key.id for key in made.meta.legacy)
+    again = changes.with_legacy_reads_again(closed, made.root, now=NOW)
 
     assert Policy(read_legacy=True) == made.meta.policy
-    assert (Policy(), ()) == (closed.policy, closed.legacy)
+    assert (Policy(), {NOW}) == (closed.policy, {key.ended_at for key in closed.legacy})
+    assert (frozenset(), ()) == (closed.old_key_ids, Keyring(closed, made.root).legacy)
+    assert (made.meta.policy, made.meta.legacy) == (again.policy, again.legacy)
+    assert () == changes.without_legacy_keys(closed, made.root, ids=ids, now=NOW).legacy
+    assert again.legacy == changes.without_legacy_keys(again, made.root, ids=ids, now=NOW).legacy
+
+
+def test_a_key_that_has_ended_is_held_anew(made: Made) -> None:
+    """An import of a key with which reads have ended begins them again, and holds it once."""
+    closed = changes.without_legacy_reads(made.meta, made.root, now=NOW, at=NOW)
+    keys = Keyring(made.meta, made.root).legacy
+
+    opened = changes.with_legacy_keys(closed, made.root, keys=keys, plaintext=False, now=NOW, at=NOW)
+
+    assert keys == Keyring(opened, made.root).legacy
+    assert len(made.meta.legacy) == len(opened.legacy)
 
 
 def test_window_for_plaintext_does_not_close_by_itself(made: Made) -> None:

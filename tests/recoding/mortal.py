@@ -18,6 +18,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from tests.backends import Place
+from tests.drivers.dynamodb.server import warm
 from tests.fakes import HookedDriver
 from tests.processes import CHEAP, NEW
 from tests.recoding.worlds import KEY
@@ -84,6 +85,7 @@ if __name__ == "__main__":
     base.PAGE_SIZE = 32  # type: ignore[misc]
     # So that also what a checkpoint says is met: a small migration ends before its first renewal.
     Lease.renew_for_ever.__defaults__ = (0.02,)
+    warm()
     for request in sys.stdin:
         if not (pid := os.fork()):
             child(*request.split())

@@ -21,6 +21,7 @@ from kvseal.errors import (
     WrongLegacyKeyError,
 )
 from kvseal.keys.keyring import LegacyKey
+from kvseal.keys.stamps import time_of
 from kvseal.legacy import FERNET
 from kvseal.legacy.fernet import parse_key
 from kvseal.recoding import Migration, PlaintextRule, import_keys, migrate, prepare
@@ -70,7 +71,7 @@ async def test_a_clock_that_is_ahead(store: MemoryStore, monkeypatch: pytest.Mon
 
 
 async def test_three_steps(store: MemoryStore) -> None:
-    """Import changes no record, the new application reads all, finalizing seals the rest and drops the key."""
+    """Import changes no record, the new application reads all, finalizing seals the rest and ends old reads."""
     await fill(store, VALUES)
 
     done = await imported(store)
@@ -89,7 +90,8 @@ async def test_three_steps(store: MemoryStore) -> None:
 
     assert end.finalized
     assert end.vault is not None
-    assert ((), False) == (end.vault.legacy, end.vault.policy["read_legacy"])
+    assert [True] == [held.ended_at is not None for held in end.vault.legacy]
+    assert not end.vault.policy["read_legacy"]
     assert {2} == await formats_of(store)
     assert [{"v": 3}, {"v": 4}] == await new(store).get_many(["c", "late"], collection="c")
     await old(store).put("later", {"v": 5}, collection="c")
@@ -130,6 +132,59 @@ async def test_again(store: MemoryStore) -> None:
 
     assert second.finalized
     assert first.vault == second.vault
+
+
+async def test_the_key_is_dropped_later(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that begins a grace after old reads ended, and finds nothing old, drops the key; none before does."""
+    await fill(store, VALUES)
+    await imported(store)
+    first = await finalized(store)
+    assert first.vault is not None
+    (ended_at,) = [time_of(held.ended_at or "") for held in first.vault.legacy]
+
+    left = []
+    for seconds in (3599, 3600):
+        now = ended_at + timedelta(seconds=seconds)
+        monkeypatch.setattr(clock, "utc_seconds", lambda now=now: now)
+        done = await finalized(store)
+        assert done.vault is not None
+        left.append((done.finalized, len(done.vault.legacy)))
+
+    assert [(True, 1), (True, 0)] == left
+
+
+async def test_the_key_is_dropped_at_once(store: MemoryStore) -> None:
+    """By the word of an operator that no process writes the old format, reads end and the key goes in one run."""
+    await fill(store, VALUES)
+    await imported(store)
+
+    done = await finalized(store, grace=timedelta())
+
+    assert done.vault is not None
+    assert (True, ()) == (done.finalized, done.vault.legacy)
+
+
+async def test_an_old_record_that_appears_late(store: MemoryStore) -> None:
+    """What an old process wrote after reads had ended is not lost: the vault still has the key, and says so."""
+    await fill(store, VALUES)
+    await imported(store)
+    await finalized(store)
+    await old(store).put("late", {"v": 4}, collection="c")
+    with pytest.raises(LegacyRecordError):
+        await new(store).get("late", collection="c")
+
+    with pytest.raises(RecodeError, match="the vault still keeps the keys") as caught:
+        await finalized(store)
+    assert "--import-keys" in caught.value.hint
+    again = await import_keys(store, [], secret=SECRET)
+
+    assert again.vault is not None
+    assert ([None], True) == (
+        [held.ended_at for held in again.vault.legacy],
+        again.vault.policy["read_legacy"],
+    )
+    assert {"v": 4} == await new(store).get("late", collection="c")
+    assert (await finalized(store)).finalized
 
 
 async def test_a_record_that_no_key_opens(store: MemoryStore) -> None:

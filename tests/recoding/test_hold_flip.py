@@ -19,6 +19,7 @@ from tests.recoding.test_no_downtime import (
     EVERY,
     HOT,
     LEGACY,
+    SLOW,
     UNTOUCHED,
     check_values,
     deployed,
@@ -48,7 +49,7 @@ MANY = {"disk": 700, "redis": 700, "postgresql": 700, "dynamodb": 100, "s3": 60}
 
 
 @pytest.fixture(
-    params=["disk", "redis", "postgresql", "dynamodb", pytest.param("s3", marks=pytest.mark.long)]
+    params=["disk", "redis", "postgresql", SLOW, pytest.param("s3", marks=pytest.mark.long)]
 )
 def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Yield an empty store on a backend that processes share."""

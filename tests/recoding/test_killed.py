@@ -47,7 +47,7 @@ RECORDS = {
     "disk": 1_100,
     "redis": 1_100,
     "postgresql": 1_100,
-    "dynamodb": 100,
+    "dynamodb": 60,
     "filetree": 100,
     "filetree-v1": 100,
     "s3": 60,

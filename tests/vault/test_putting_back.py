@@ -284,7 +284,8 @@ async def test_a_second_dek_goes_with_the_first(application: Application) -> Non
     vault = application.vault
     await vault.put_back()
     await vault.read_legacy_with([LegacyKey(FERNET, parse_key(KEY))])
-    await vault.end_legacy_reads()
+    ended = await vault.end_legacy_reads()
+    await vault.drop_legacy_keys({held.id for held in ended.legacy})
     await vault.rotate_root()
     fresh = EnvelopeEncryptionWrapper(application.store, secret=SECRET, create=False)
     assert {"n": 2} == await fresh.get("under the lost DEK 2")

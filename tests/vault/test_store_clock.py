@@ -15,8 +15,10 @@ from kvseal.drivers import driver_for
 from kvseal.drivers.base import Capabilities, StoreTime
 from kvseal.drivers.delegate import DelegatingDriver
 from kvseal.errors import ClocksApartError, DEKNeededError
+from kvseal.keys.keyring import LegacyKey
 from kvseal.recoding import plan_reencryption, retire
 from kvseal.recoding.retirement import KEPT
+from kvseal.recoding.settling import ended_before
 from kvseal.vault.store_clock import TOLERANCE, read_clocks
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ class Times:
     store: timedelta = NONE
     answer: timedelta = NONE
     awake: timedelta = NONE
+    step: timedelta = NONE
+    """By which the store's clock rounds down when it answers."""
 
     def boottime(self) -> float:
         """Return the seconds of a clock that only goes on."""
@@ -68,8 +72,9 @@ class World:
 
             async def store_time(self) -> StoreTime:
                 answered = times.now + times.store
+                beyond = timedelta(microseconds=answered.microsecond) if times.step else NONE
                 times.pass_by(times.answer)
-                return StoreTime(answered, 0.0, 0.0)
+                return StoreTime(answered - beyond, 0.0, 0.0, times.step.total_seconds())
 
         return Clocked(driver_for(self.memory))
 
@@ -114,6 +119,21 @@ async def test_a_stamp_is_not_before_the_answer_could_be_given(world: World) -> 
     assert world.times.now <= created <= world.times.now + timedelta(seconds=1)
 
 
+@pytest.mark.parametrize("beyond", [1, 999])
+async def test_a_clock_in_whole_seconds(world: World, beyond: int) -> None:
+    """Where the answer leaves out what is beyond a second, a stamp is not before the store's time either."""
+    world.times.step = timedelta(seconds=1)
+    world.times.pass_by(timedelta(milliseconds=beyond))
+
+    clocks = await read_clocks(world.driver)
+
+    assert clocks.store <= world.times.now <= clocks.stamp
+    assert NONE == clocks.apart
+    await (await world.vault()).rotate_dek()
+    created = (await world.vault()).meta.deks[1].created_at
+    assert world.times.now <= created <= world.times.now + timedelta(seconds=2)
+
+
 async def test_stamps_never_fall(world: World) -> None:
     """After the store's clock was put back, a new DEK is not older than the one before it."""
     vault = await world.vault()
@@ -155,6 +175,31 @@ async def test_a_retired_dek_is_kept_by_both_clocks(world: World) -> None:
 
     world.times.pass_by(timedelta(seconds=3))
     assert (await retire(world.driver, vault, 1)).dropped
+
+
+async def test_an_old_key_is_kept_by_both_clocks(world: World) -> None:
+    """The grace of a key with which reads have ended is over when the later clock says so; a wrong one says nothing."""
+    vault = await world.vault()
+    await vault.read_legacy_with([LegacyKey("fernet", bytes(32))])
+    await vault.end_legacy_reads()
+
+    async def dropped() -> frozenset[str]:
+        return await ended_before(vault, HOUR)
+
+    world.times.own = 24 * HOUR
+    with pytest.raises(ClocksApartError, match="when an old key may be dropped"):
+        await dropped()
+    assert await ended_before(vault, NONE)
+    for behind in ("own", "store"):
+        world.times.own = world.times.store = NONE
+        world.times.pass_by(HOUR / 2)
+        setattr(world.times, behind, timedelta(seconds=-3))
+        assert not await dropped()
+    world.times.pass_by(timedelta(seconds=2))
+    assert not await dropped()
+
+    world.times.pass_by(timedelta(seconds=3))
+    assert 1 == len(await dropped())
 
 
 @pytest.mark.parametrize("off", [HOUR, -HOUR], ids=["ahead", "behind"])

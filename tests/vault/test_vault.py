@@ -397,7 +397,14 @@ async def test_legacy_records_are_read_while_the_policy_says_so(
     await FernetEncryptionWrapper(key_value=any_store, fernet=Fernet(key)).put("old", {"v": 1})
     status = await vault.end_legacy_reads()
 
-    assert () == status.legacy
+    assert [False] == [held.ended_at is None for held in status.legacy]
+    with pytest.raises(LegacyRecordError):
+        await kv.get("old")
+    await vault.resume_legacy_reads()
+    assert {"v": 1} == await kv.get("old")
+    await FernetEncryptionWrapper(key_value=any_store, fernet=Fernet(key)).put("old", {"v": 1})
+    ended = await vault.end_legacy_reads()
+    assert () == (await vault.drop_legacy_keys({held.id for held in ended.legacy})).legacy
     with pytest.raises(LegacyRecordError):
         await kv.get("old")
     await vault.close()

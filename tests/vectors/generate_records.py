@@ -144,10 +144,18 @@ def metas() -> dict[str, Any]:
         states=["readable", "active"],
         legacy=["fernet", "kvseal-dek", "kvseal-dek"],
     )
+    ended = _vault(
+        urandom,
+        "reads with the first of two legacy keys have ended",
+        [("primary", Secret(b"correct horse"), None)],
+        policy=Policy(read_legacy=True),
+        legacy=["fernet", "fernet"],
+        ended=1,
+    )
     return {
         "format": "kvseal vault meta, version 1",
         "provenance": PROVENANCE,
-        "positive": [small, rotated, kept, held, joined, full],
+        "positive": [small, rotated, kept, held, joined, ended, full],
         "negative_are": "the last of the positive ones, with a new value at each path of the edits",
         "negative": _refused_metas(full),
     }
@@ -442,6 +450,7 @@ def _vault(
     legacy: list[str] | None = None,
     previous: bytes | None = None,
     writes_with: int | None = None,
+    ended: int = 0,
 ) -> dict[str, Any]:
     # "kept" stands for a DEK that is retired and not dropped; beside one, those that are dropped have a stamp too.
     states, policy, legacy = states or ["active"], policy or Policy(), legacy or []
@@ -480,8 +489,9 @@ def _vault(
                 kind,
                 _time(2026),
                 _wrap(urandom, root, rootkey._LEGACY_PURPOSE, key, root._legacy_aad(kind, identifier)),
+                _time(2027) if number < ended else None,
             )
-            for identifier, (kind, key) in legacy_keys.items()
+            for number, (identifier, (kind, key)) in enumerate(legacy_keys.items())
         ),
         handover=None if previous is None else Handover.between(RootKey(previous, root.vault_id), root),
     ).authenticated(root)
@@ -578,6 +588,19 @@ def _refused_metas(full: dict[str, Any]) -> list[dict[str, Any]]:
         refused("held since no time", malformed, write({"as": "sealed"})),
         refused("held since a number", malformed, write({"as": "sealed", "since": 1})),
         refused("claimed hold", tampered, write({"as": "legacy", "key": legacy, "since": since})),
+        refused(
+            "held under a key that has ended",
+            malformed,
+            write({"as": "legacy", "key": legacy, "since": since}),
+            (("legacy", 0), {**meta["legacy"][0], "ended_at": since}),
+        ),
+        refused(
+            "DEK that has ended",
+            malformed,
+            (("legacy", 0), {**meta["legacy"][0], "kind": "kvseal-dek", "id": lost, "ended_at": since}),
+        ),
+        refused("key that has ended at no time", malformed, (("legacy", 0, "ended_at"), 1)),
+        refused("claimed end", tampered, (("legacy", 0, "ended_at"), since)),
         refused(
             "held under a DEK that lost its number",
             malformed,

@@ -50,7 +50,9 @@ async def test_policy(vector: dict[str, Any], cheap: Argon2idParams) -> None:
     writers = {"sealed": wrapped(vault), "fernet": old(store), "plaintext": store}
     await writers[vector["stored"]].put("k", VALUE, collection="c")
     policy = Policy(read_legacy=vector["read_legacy"], read_plaintext=vector["read_plaintext"])
-    await rewrite_policy(vault, store, policy, held=[held(vault, kind) for kind in vector["held"]])
+    await rewrite_policy(
+        vault, store, policy, held=[held(vault, kind, vector.get("ended", False)) for kind in vector["held"]]
+    )
 
     try:
         value = await wrapped(vault).get("k", collection="c")
@@ -63,10 +65,9 @@ async def test_policy(vector: dict[str, Any], cheap: Argon2idParams) -> None:
     assert vector["reads_as"] == actual
 
 
-def held(vault: Vault, kind: str) -> WrappedLegacyKey:
+def held(vault: Vault, kind: str, has_ended: bool) -> WrappedLegacyKey:
     """Return the old application's key as the vault would hold it under that kind."""
     identifier = f"00000001{len(kind):08x}"
     now = clock.utc_seconds()
-    return WrappedLegacyKey(
-        identifier, kind, now, vault.way_in().root.wrap_legacy(parse_key(KEY), kind, identifier)
-    )
+    wrapped_key = vault.way_in().root.wrap_legacy(parse_key(KEY), kind, identifier)
+    return WrappedLegacyKey(identifier, kind, now, wrapped_key, now if has_ended else None)

@@ -77,7 +77,7 @@ def test_independent_implementation_agrees() -> None:
     done = subprocess.run([sys.executable, VERIFIER], capture_output=True, text=True, check=False)
 
     assert "" == done.stderr
-    assert "134 record, 65 vault meta, 36 extension and 20 reading vectors verified\n" == done.stdout
+    assert "134 record, 70 vault meta, 36 extension and 22 reading vectors verified\n" == done.stdout
 
 
 def test_verifier_is_independent() -> None:
@@ -134,12 +134,13 @@ async def test_meta_opens(vector: dict[str, Any]) -> None:
         keyring = await open_meta(vector["meta"], secret)
 
         assert vector["deks"] == {str(number): dek.hex() for number, dek in keyring._deks.items()}
-        kinds = {key["id"]: key["kind"] for key in vector["meta"]["legacy"]}
-        seconds = {name for name, kind in kinds.items() if kind == "kvseal-dek"}
-        old = [key for name, key in vector["legacy"].items() if name not in seconds]
-        assert old == [key.key.hex() for key in keyring.legacy]
-        expected = [key for name, key in vector["legacy"].items() if name in seconds]
-        assert expected == [dek.hex() for deks in keyring._seconds.values() for dek in deks]
+        held: dict[str, list[str]] = {"old": [], "ended": [], "second": []}
+        for key in vector["meta"]["legacy"]:
+            is_second, has_ended = key["kind"] == "kvseal-dek", "ended_at" in key
+            held["second" if is_second else "ended" if has_ended else "old"] += [vector["legacy"][key["id"]]]
+        assert held["old"] == [key.key.hex() for key in keyring.legacy]
+        assert held["ended"] == [key.key.hex() for key in keyring.ended]
+        assert held["second"] == [dek.hex() for deks in keyring._seconds.values() for dek in deks]
         assert (record["value"], None) == keyring.codecs[""].open(
             record["stored"], record["collection"], record["key"]
         )

@@ -307,7 +307,8 @@ def check_meta(meta: dict[str, Any]) -> None:
     check_extensions(meta)
     require(re.fullmatch("[0-9a-f]{32}", meta["vault_id"]), "VaultMetaError")
     require(type(meta["revision"]) is int and 1 <= meta["revision"] < 2**53, "VaultMetaError")
-    check_policy(meta["policy"], {key["id"] for key in meta["legacy"] if key["kind"] != "kvseal-dek"})
+    opening = [key["id"] for key in meta["legacy"] if key["kind"] != "kvseal-dek" and "ended_at" not in key]
+    check_policy(meta["policy"], set(opening))
     require(meta["policy"]["binding"] in BINDINGS, "VaultMetaError")
     for slot in meta["slots"]:
         require(set(slot) | {"expires_at"} == SLOT_FIELDS | {"expires_at"}, "VaultMetaError")
@@ -323,7 +324,8 @@ def check_meta(meta: dict[str, Any]) -> None:
             forms = [fields, fields | stamped, fields | stamped | WRAP_FIELDS]
         require(set(dek) in forms, "VaultMetaError")
     for key in meta["legacy"]:
-        require(set(key) == {"id", "kind", "created_at"} | WRAP_FIELDS, "VaultMetaError")
+        ends = {"ended_at"} & set(key) if key["kind"] != "kvseal-dek" else set()
+        require(set(key) == {"id", "kind", "created_at"} | ends | WRAP_FIELDS, "VaultMetaError")
         require(re.fullmatch("[a-z][a-z0-9-]{0,31}", key["kind"]), "VaultMetaError")
         if key["kind"] == "kvseal-dek":
             numbered = re.fullmatch("[0-9a-f]{16}", key["id"])
@@ -338,7 +340,7 @@ def check_meta(meta: dict[str, Any]) -> None:
     require(states.index("active") == len(states) - 1 if "active" in states else False, "VaultMetaError")
     parts = [meta, *meta["slots"], *meta["deks"], *meta["legacy"]]
     times = [value for part in parts for name, value in part.items() if name.endswith("_at")]
-    require(all(re.fullmatch(TIME, time) for time in times), "VaultMetaError")
+    require(all(isinstance(time, str) and re.fullmatch(TIME, time) for time in times), "VaultMetaError")
 
 
 def check_policy(policy: dict[str, Any], held: set[str]) -> None:
@@ -372,7 +374,11 @@ def reads_at(expires_at: int | None, now: int) -> str:
 
 
 def reads_under(policy: dict[str, bool], held: set[str], stored: str) -> str:
-    """Return what a stored value of that kind reads as under a policy, with legacy keys of those kinds held."""
+    """
+    Return what a stored value of that kind reads as under a policy, with legacy keys of those kinds held.
+
+    A key with which reads have ended is none of them.
+    """
     if stored == "sealed":
         return "value"
     if stored == "plaintext":
@@ -613,7 +619,8 @@ def verify_reading(vectors: dict[str, Any]) -> int:
     for vector in vectors["expiry"]:
         expect(vector["name"], vector["reads_as"], reads_at(vector["expires_at"], vector["now"]))
     for vector in vectors["policy"]:
-        actual = reads_under(vector, set(vector["held"]), vector["stored"])
+        opening = set() if vector.get("ended") else set(vector["held"])
+        actual = reads_under(vector, opening, vector["stored"])
         expect(vector["name"], vector["reads_as"], actual)
     return len(vectors["expiry"]) + len(vectors["policy"])
 

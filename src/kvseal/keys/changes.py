@@ -20,6 +20,7 @@ from kvseal.keys.wrapped_keys import SECOND_DEK, WrappedDEK, WrappedLegacyKey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
     from datetime import datetime
 
     from kvseal.keys.keyring import LegacyKey
@@ -172,7 +173,9 @@ def with_legacy_keys(
     With *written*, new values are written so from the same moment on, as by `with_writes`.
     """
     policy = replace(meta.policy, read_legacy=True, read_plaintext=meta.policy.read_plaintext or plaintext)
-    legacy = (*meta.legacy, *(_wrap_legacy(root, key, now) for key in keys))
+    again = {(key.kind, key.key) for key in keys}
+    stay = (key for key in meta.legacy if key.ended_at is None or _unwrapped(root, key) not in again)
+    legacy = (*stay, *(_wrap_legacy(root, key, now) for key in keys))
     if written is not None:
         policy = _writing(replace(meta, policy=policy, legacy=legacy), written, at)
     return _next(meta, root, now, policy=policy, legacy=legacy)
@@ -188,16 +191,28 @@ def with_writes(meta: VaultMeta, root: RootKey, *, written: str, now: datetime, 
     return _next(meta, root, now, policy=_writing(meta, written, at))
 
 
-def without_legacy_keys(meta: VaultMeta, root: RootKey, *, now: datetime) -> VaultMeta:
+def without_legacy_reads(meta: VaultMeta, root: RootKey, *, now: datetime, at: datetime) -> VaultMeta:
     """
-    Drop the legacy keys and allow reading sealed records only; a DEK that is held among them stays.
+    Allow reading sealed records only since *at*, the store's time; the legacy keys stay wrapped.
 
     Raises:
         VaultHeldError: under hold.
     """
     policy = replace(_sealing(meta.policy), read_legacy=False, read_plaintext=False)
-    legacy = tuple(key for key in meta.legacy if key.second_dek is not None)
+    legacy = tuple(replace(key, ended_at=at) if key.opens_old else key for key in meta.legacy)
     return _next(meta, root, now, policy=policy, legacy=legacy)
+
+
+def with_legacy_reads_again(meta: VaultMeta, root: RootKey, *, now: datetime) -> VaultMeta:
+    """Read old records again with every legacy key that has ended and was not dropped."""
+    legacy = tuple(replace(key, ended_at=None) for key in meta.legacy)
+    return _next(meta, root, now, policy=replace(meta.policy, read_legacy=True), legacy=legacy)
+
+
+def without_legacy_keys(meta: VaultMeta, root: RootKey, *, ids: AbstractSet[str], now: datetime) -> VaultMeta:
+    """Forget those of the legacy keys of these *ids* that have ended."""
+    legacy = tuple(key for key in meta.legacy if key.ended_at is None or key.id not in ids)
+    return _next(meta, root, now, legacy=legacy)
 
 
 def without_extension(meta: VaultMeta, root: RootKey, *, name: str, now: datetime) -> VaultMeta:
@@ -216,7 +231,7 @@ def check_written(written: str) -> None:
 def _writing(meta: VaultMeta, written: str, at: datetime) -> Policy:
     check_written(written)
     at = at if meta.policy.write is None else max(at, meta.policy.write.since)
-    key = next((held.id for held in meta.legacy if held.kind == written), None)
+    key = next((held.id for held in meta.legacy if held.kind == written and held.opens_old), None)
     forms = {SEALED: WritePolicy("sealed", at), PLAINTEXT: WritePolicy("plaintext", at)}
     by_key = None if key is None else WritePolicy("legacy", at, key)
     policy = replace(meta.policy, write=forms.get(written, by_key))
@@ -322,6 +337,10 @@ def _new_dek(root: RootKey, number: int, now: datetime) -> WrappedDEK:
 def _wrap_second(root: RootKey, number: int, dek: bytes, now: datetime) -> WrappedLegacyKey:
     identifier = f"{number:08x}{urandom(4).hex()}"
     return WrappedLegacyKey(identifier, SECOND_DEK, now, root.wrap_legacy(dek, SECOND_DEK, identifier))
+
+
+def _unwrapped(root: RootKey, key: WrappedLegacyKey) -> tuple[str, bytes]:
+    return key.kind, root.unwrap_legacy(key.wrapped, key.kind, key.id)
 
 
 def _wrap_legacy(root: RootKey, key: LegacyKey, now: datetime) -> WrappedLegacyKey:

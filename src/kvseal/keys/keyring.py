@@ -57,6 +57,7 @@ class Keyring:
         "_deks",
         "_seconds",
         "codecs",
+        "ended",
         "legacy",
         "policy",
         "retired",
@@ -80,14 +81,19 @@ class Keyring:
         # Kept here and not in wrappers, so that no key outlives the keyring.
         self.codecs: BoundedCache[str, RecordCodec] = BoundedCache(self._build_codec, _CONTEXTS)
         legacy: dict[str, LegacyKey] = {}
+        ended: list[LegacyKey] = []
         seconds: defaultdict[int, list[bytes]] = defaultdict(list)
         for key in meta.legacy:
             unwrapped = root.unwrap_legacy(key.wrapped, key.kind, key.id)
-            if key.second_dek is None:
+            if key.second_dek is not None:
+                seconds[key.second_dek].append(unwrapped)
+            elif key.opens_old:
                 legacy[key.id] = LegacyKey(key.kind, unwrapped)
             else:
-                seconds[key.second_dek].append(unwrapped)
+                ended.append(LegacyKey(key.kind, unwrapped))
         self.legacy = tuple(legacy.values())
+        self.ended = tuple(ended)
+        """Legacy keys that open nothing any more, and are not dropped yet."""
         self._seconds = {number: tuple(deks) for number, deks in seconds.items()}
         write = meta.policy.write
         held = None if write is None or write.key is None else legacy[write.key]
@@ -96,9 +102,7 @@ class Keyring:
 
     def includes(self, other: Keyring) -> bool:
         """Whether every DEK, under its number, and every legacy key of *other* is in this keyring, too."""
-        return not other._missing_in(self) and {(key.kind, key.key) for key in other.legacy} <= {
-            (key.kind, key.key) for key in self.legacy
-        }
+        return not other._missing_in(self) and other._old_keys() <= self._old_keys()
 
     def lost_in(self, later: Keyring) -> int | None:
         """Return the lowest number whose DEK is another one in *later*, or gone without being retired."""
@@ -111,6 +115,9 @@ class Keyring:
     def _missing_in(self, other: Keyring) -> list[tuple[int, bytes]]:
         """Return the DEKs, by number, that are not in *other*, neither first nor second."""
         return [(n, dek) for n, dek in self._all() if not any(compare_digest(dek, d) for d in other._of(n))]
+
+    def _old_keys(self) -> set[tuple[str, bytes]]:
+        return {(key.kind, key.key) for key in (*self.legacy, *self.ended)}
 
     def _all(self) -> list[tuple[int, bytes]]:
         return [(number, dek) for number in sorted({*self._deks, *self._seconds}) for dek in self._of(number)]

@@ -129,8 +129,8 @@ class VaultMeta:
 
     @property
     def old_key_ids(self) -> frozenset[str]:
-        """The ids of the held keys of old formats: a DEK that lost its number is none of them."""
-        return frozenset(key.id for key in self.legacy if key.kind != SECOND_DEK)
+        """The ids of the held keys that open records in an old format."""
+        return frozenset(key.id for key in self.legacy if key.opens_old)
 
     def authenticated(self, root: RootKey) -> VaultMeta:
         """Return this meta with its MAC under *root*."""

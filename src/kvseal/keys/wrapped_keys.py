@@ -56,6 +56,13 @@ class WrappedLegacyKey:
     kind: str
     created_at: datetime
     wrapped: WrappedKey
+    ended_at: datetime | None = None
+    """Since when it opens nothing; it stays wrapped for a while, should old records appear after all."""
+
+    @property
+    def opens_old(self) -> bool:
+        """Whether it opens records in an old format: it is no DEK, and reads with it have not ended."""
+        return self.kind != SECOND_DEK and self.ended_at is None
 
     @property
     def second_dek(self) -> int | None:
@@ -88,17 +95,18 @@ def legacy_of(value: Mapping[str, Any]) -> WrappedLegacyKey:
     if not ID.fullmatch(identifier) or not _LEGACY_KIND.fullmatch(kind):
         msg = "not a legacy key of this version"
         raise ValueError(msg)
-    return WrappedLegacyKey(identifier, kind, time_of(value["created_at"]), wrapped_of(value))
+    ended_at = time_of(value["ended_at"]) if "ended_at" in value else None
+    if kind == SECOND_DEK and ended_at is not None:
+        msg = "reads with a DEK do not end"
+        raise ValueError(msg)
+    return WrappedLegacyKey(identifier, kind, time_of(value["created_at"]), wrapped_of(value), ended_at)
 
 
 def legacy_json(key: WrappedLegacyKey) -> dict[str, Any]:
     """Return *key* as the vault meta stores it."""
-    return {
-        "id": key.id,
-        "kind": key.kind,
-        "created_at": time_text(key.created_at),
-        **wrapped_json(key.wrapped),
-    }
+    ended = {} if key.ended_at is None else {"ended_at": time_text(key.ended_at)}
+    stamps = {"created_at": time_text(key.created_at), **ended}
+    return {"id": key.id, "kind": key.kind, **stamps, **wrapped_json(key.wrapped)}
 
 
 def wrapped_of(value: Mapping[str, Any]) -> WrappedKey:

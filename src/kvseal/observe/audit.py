@@ -9,7 +9,8 @@ Each record has an attribute `kvseal`, a flat dict of schema 1, and a message fo
 * `vault.refute`: `revision`, of the meta that the store has lost, or holds another one instead of
 * `slot.add`, `slot.remove`, `slot.keep`, `slot.expire`: `slot_id`, `slot_kind`, `expires_at`, `revision`
 * `dek.add`, `dek.retire`, `dek.drop`: `dek`, `revision`
-* `legacy_key.import`, `legacy_key.drop`: `legacy_key_id`, `legacy_key_kind`, `revision`
+* `legacy_key.import`, `legacy_key.end`, `legacy_key.resume`, `legacy_key.drop`: `legacy_key_id`,
+  `legacy_key_kind`, `revision`
 * `policy.change`: `before`, `after`, `revision`; `root.rotate`: `revision`
 * `secret.rotate`: `slot_id` and `old_slot_id`, after the changes of slots that it consists of
 * `recode.start`, `recode.end`: `run`, the same in both, `command`, `partition`, `dry_run`; at the
@@ -149,9 +150,8 @@ def _differences(before: Stored, after: Stored) -> Iterator[tuple[str, Fields]]:
     for dek in after["deks"]:
         yield from ((event, {"dek": dek["number"]}) for event in _of_dek(deks.get(dek["number"]), dek))
     held, holds = _by_id(before["legacy"]), _by_id(after["legacy"])
-    yield from (
-        ("legacy_key.import", _legacy_key(key)) for key_id, key in holds.items() if key_id not in held
-    )
+    for key_id, key in holds.items():
+        yield from ((event, _legacy_key(key)) for event in _of_legacy_key(held.get(key_id), key))
     yield from (("legacy_key.drop", _legacy_key(key)) for key_id, key in held.items() if key_id not in holds)
     if before["policy"] != after["policy"]:
         yield "policy.change", {"before": dict(before["policy"]), "after": dict(after["policy"])}
@@ -165,6 +165,13 @@ def _of_dek(before: Stored | None, after: Stored) -> Iterator[str]:
         yield "dek.retire"
     if "wrapped" in before and "wrapped" not in after:
         yield "dek.drop"
+
+
+def _of_legacy_key(before: Stored | None, after: Stored) -> Iterator[str]:
+    if before is None:
+        yield "legacy_key.import"
+    elif ("ended_at" in before) != ("ended_at" in after):
+        yield "legacy_key.end" if "ended_at" in after else "legacy_key.resume"
 
 
 def _by_id(things: Any) -> dict[str, Any]:

@@ -28,8 +28,8 @@ from kvseal.observe.events import ignore
 from kvseal.recoding.engine import WHOLE, is_prepared, recode
 from kvseal.recoding.formats import KVSEAL, SealedTarget
 from kvseal.recoding.plan import PlaintextRule, Plan, plan_migration
-from kvseal.recoding.settling import SETTLED_AFTER, await_reads, check_settled
-from kvseal.recoding.surveying import Survey, likeness_of, survey
+from kvseal.recoding.settling import SETTLED_AFTER, check_settled, end_legacy, ended_before
+from kvseal.recoding.surveying import Survey, keyless, survey
 from kvseal.vault.vault import Vault
 
 if TYPE_CHECKING:
@@ -108,6 +108,11 @@ class _Request:
         return not (self.dry_run or self.only_imports)
 
     @property
+    def resumes(self) -> bool:
+        """Whether keys are imported and none is given: then those that have ended are meant."""
+        return self.only_imports and not self.legacy
+
+    @property
     def plaintext(self) -> PlaintextRule:
         return self.options.get("plaintext", PlaintextRule.REFUSE)
 
@@ -123,6 +128,8 @@ class _Prepared:
     vault: Vault | None
     codecs: Sequence[LegacyCodec]
     total: int
+    ended: frozenset[str]
+    """To finalize: the legacy keys that this run's census may show to be needed by nothing any more."""
 
 
 async def migrate(
@@ -145,9 +152,9 @@ async def migrate(
 
     Legacy keys in the vault are tried too.  `migrate` surveys the whole store before its first write,
     which may be the vault meta.  Then it awaits *before_writes*, unless this run resumes an earlier
-    one or finds nothing to do.  With *finalize* legacy reads end, and the legacy keys are dropped,
-    once every record is re-sealed and the verify pass has found no other; where an old format was held,
-    not before *grace* has passed since the flip.
+    one or finds nothing to do.  With *finalize* legacy reads end once every record is re-sealed and the
+    verify pass has found no other; where an old format was held, not before *grace* has passed since the
+    flip.  The legacy keys stay wrapped until such a run has begun *grace* after that end: see `end_legacy`.
 
     Raises:
         WrongLegacyKeyError, PlaintextFoundError: found by the survey; nothing was written.
@@ -214,8 +221,9 @@ async def import_keys(
     Hold *keys* in the vault, so that its wrappers read old records from now on.
 
     As in `migrate`, a survey checks first that the keys open records, and the vault is created if
-    needed.  With the rule to seal plaintext, wrappers read plaintext too.  With *hold*, they go on writing
-    the old format, in the same change: that of the first of *keys*, or plaintext.  Raises like `migrate`.
+    needed.  Without *keys*, those are meant that the vault has kept since reads with them ended.  With the
+    rule to seal plaintext, wrappers read plaintext too.  With *hold*, they go on writing the old format, in
+    the same change: that of the first of *keys*, or plaintext.  Raises like `migrate`.
     """
     write = (keys[0].kind if keys else PLAINTEXT) if hold else None
     if write is not None:
@@ -234,6 +242,8 @@ async def import_keys(
         if prepared.vault is None:
             return Migration(None, None)
         if not dry_run:
+            if request.resumes and prepared.vault.keyring.ended:
+                await prepared.vault.resume_legacy_reads()
             plaintext = request.plaintext is PlaintextRule.SEAL
             await prepared.vault.read_legacy_with(keys, plaintext=plaintext, write=write)
         return Migration(None, prepared.vault.status())
@@ -245,13 +255,15 @@ async def _prepared(places: Places, request: _Request) -> AsyncIterator[_Prepare
     options = request.options
     adopts, reaches = options.get("adopts"), _opening(options)
     vault = await Vault.open_if_any(places.destination, adopts=adopts, **reaches)
+    ended: frozenset[str] = frozenset()
     try:
         if vault is not None and vault.holds and request.seals:
             msg = "the vault's policy holds new values in the old format, and a migration would seal them"
             raise VaultHeldError(msg, hint="vaultctl policy seal first; nothing was changed")
         if vault is not None and request.settles_in is not None:
             await check_settled(vault, request.settles_in)
-        codecs = merged([*request.legacy, *_held(vault)])
+            ended = await ended_before(vault, request.settles_in)
+        codecs = merged([*request.legacy, *_held(vault, ended=request.resumes)])
         look = options.get("before_survey")
         prepares = not request.dry_run and (look is not None or request.before_writes is not None)
         begins = prepares and await _begins(places, request, codecs, vault)
@@ -264,7 +276,7 @@ async def _prepared(places: Places, request: _Request) -> AsyncIterator[_Prepare
         if vault is None and not request.dry_run:
             kdf = options.get("kdf")
             vault = await Vault.open_or_create(places.destination, kdf=kdf, adopts=adopts, **reaches)
-        yield _Prepared(vault, codecs, found.total)
+        yield _Prepared(vault, codecs, found.total, ended)
     finally:
         if vault is not None:
             await vault.close()
@@ -283,8 +295,9 @@ async def _surveyed(
     source: Driver, request: _Request, codecs: Sequence[LegacyCodec], vault: Vault | None
 ) -> Survey:
     """Survey every entry, and raise if the keys open no legacy record."""
-    if vault is None:
-        await _refuse_keyless(source, request, codecs)
+    is_keyless = not codecs and request.plaintext is not PlaintextRule.SEAL
+    if is_keyless and vault is None:
+        raise await keyless(source)
     found = await survey(
         source,
         codecs,
@@ -295,16 +308,10 @@ async def _surveyed(
         listener=request.listener,
     )
     # If everything is sealed, an earlier run may have finalized, and dropped the keys, before it was killed.
-    if set(found.formats) - {KVSEAL, PlaintextCodec.format, *(one.format for one in request.leaves)}:
-        await _refuse_keyless(source, request, codecs)
+    known = {KVSEAL, PlaintextCodec.format, *(one.format for one in request.leaves)}
+    if is_keyless and not known.issuperset(found.formats):
+        raise await keyless(source, has_ended=vault is not None and bool(vault.keyring.ended))
     return found
-
-
-async def _refuse_keyless(source: Driver, request: _Request, codecs: Sequence[LegacyCodec]) -> None:
-    if not codecs and request.plaintext is not PlaintextRule.SEAL:
-        msg = "no key for old records was given, and the vault holds none"
-        hint = await likeness_of(source)
-        raise RecodeError(msg, hint=hint or "name the old key, for example with --fernet-key REF")
 
 
 async def _begins(
@@ -343,30 +350,28 @@ async def _recode(places: Places, request: _Request, prepared: _Prepared, contex
         total=prepared.total,
         listener=request.listener,
     )
-    if report.units is None:
-        return report
-    # The survey is a scan, too.
-    return replace(report, units=replace(report.units, scans=report.units.scans + 1))
+    return report.after_survey()
 
 
 async def _ended(
     places: Places, request: _Request, prepared: _Prepared, report: Report, *, finalize: bool
 ) -> Migration:
-    """With *finalize*, end legacy reads if no record needs them any more."""
+    """With *finalize*, end legacy reads if no record needs them any more, and a grace later drop the keys."""
     vault = prepared.vault
     if vault is None:
         return Migration(report, None)
     finalized = finalize and _is_complete(report, request, vault)
-    if finalized and (vault.keyring.policy.read_legacy or vault.keyring.policy.read_plaintext):
-        await await_reads(places.source.capabilities)
-        await vault.end_legacy_reads()
+    if finalized:
+        lag = places.source.capabilities.reads_lag
+        await end_legacy(vault, prepared.ended, at_once=not request.settles_in, reads_lag=lag)
     return Migration(report, vault.status(), finalized)
 
 
-def _held(vault: Vault | None) -> Sequence[LegacyCodec]:
+def _held(vault: Vault | None, *, ended: bool) -> Sequence[LegacyCodec]:
     if vault is None:
         return ()
-    return codecs_for((key.kind, key.key) for key in vault.keyring.legacy)
+    keys = (*vault.keyring.legacy, *(vault.keyring.ended if ended else ()))
+    return codecs_for((key.kind, key.key) for key in keys)
 
 
 def _refuse_blindness(driver: Driver) -> None:

@@ -46,6 +46,11 @@ class Report:
     expired: dict[str, int] | None = None
     units: Units | None = None
 
+    def after_survey(self) -> Report:
+        """Return this report of a run before which a survey scanned everything once."""
+        units = self.units
+        return self if units is None else replace(self, units=replace(units, scans=units.scans + 1))
+
     @property
     def exit_code(self) -> int:
         """0, or 3 if some records failed, or 4 if some are not converted yet."""

@@ -175,13 +175,13 @@ async def retire(
         _check_sight(driver)
         readers = [SealedTarget.of(vault, context) for context in contexts]
         needs = await take_needs(driver, readers, listener=listener)
-        capabilities = driver.capabilities
+        reads_lag = driver.capabilities.reads_lag
     finally:
         if driver is not store:
             await driver.close()
     _check_needs(needs, number, driver.location)
     if not dry_run:
-        await await_reads(capabilities)
+        await await_reads(reads_lag)
         await (vault.drop_dek(number) if will_drop(dek, grace) else vault.retire_dek(number))
     result = _result(vault, number, changed=not dry_run)
     seconds = clock.monotonic() - started

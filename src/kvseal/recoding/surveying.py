@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from kvseal import clock
 from kvseal.drivers.base import PAGE_SIZE
 from kvseal.envelope.stored import is_sealed
-from kvseal.errors import PlaintextFoundError, RecordError, WrongLegacyKeyError
+from kvseal.errors import PlaintextFoundError, RecodeError, RecordError, WrongLegacyKeyError
 from kvseal.keys.meta import META_COLLECTION
 from kvseal.legacy import PlaintextCodec
 from kvseal.legacy.likeness import Likeness
@@ -82,7 +82,16 @@ async def survey(
     return Survey(dict(look.formats))
 
 
-async def likeness_of(driver: Driver) -> str:
+async def keyless(driver: Driver, *, has_ended: bool = False) -> RecodeError:
+    """Return the error of a run without a key for old records; *has_ended* if the vault keeps one still."""
+    if has_ended:
+        msg = "old records have appeared since reads of them ended; the vault still keeps the keys"
+        return RecodeError(msg, hint="vaultctl migrate-from-fernet --import-keys reads them again")
+    hint = await _likeness_of(driver) or "name the old key, for example with --fernet-key REF"
+    return RecodeError("no key for old records was given, and the vault holds none", hint=hint)
+
+
+async def _likeness_of(driver: Driver) -> str:
     """Return what the first entries of *driver*'s store look like, as a hint; or nothing."""
     seen = Likeness()
     pages = driver.scan()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from kvseal.keys.making_slots import Slot
     from kvseal.keys.meta import VaultMeta
-    from kvseal.keys.wrapped_keys import WrappedDEK
+    from kvseal.keys.wrapped_keys import WrappedDEK, WrappedLegacyKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +79,18 @@ class DEKStatus:
 
 @dataclass(frozen=True, slots=True)
 class LegacyKeyStatus:
-    """One legacy key that the vault holds."""
+    """One legacy key that the vault holds; one that has ended opens nothing until it is dropped."""
 
     id: str
     kind: str
     created_at: str
+    ended_at: str | None
+
+    @classmethod
+    def of(cls, key: WrappedLegacyKey) -> LegacyKeyStatus:
+        """Describe *key*."""
+        ended_at = None if key.ended_at is None else time_text(key.ended_at)
+        return cls(key.id, key.kind, time_text(key.created_at), ended_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +132,7 @@ class VaultStatus:
             ),
             deks=tuple(map(DEKStatus.of, meta.deks)),
             policy=meta.policy.as_json(),
-            legacy=tuple(LegacyKeyStatus(k.id, k.kind, time_text(k.created_at)) for k in meta.legacy),
+            legacy=tuple(map(LegacyKeyStatus.of, meta.legacy)),
             extensions=tuple(
                 ExtensionStatus(name, name in meta.extensions.critical, name in KNOWN)
                 for name in meta.extensions.parts

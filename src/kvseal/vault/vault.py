@@ -28,6 +28,7 @@ from kvseal.vault.session import NOT_OURS, OpenVault
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+    from collections.abc import Set as AbstractSet
     from datetime import timedelta
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
@@ -309,5 +310,19 @@ class Vault(OpenVault):
         return await self.amend(partial(changes.with_writes, written=form), stamps=True)
 
     async def end_legacy_reads(self) -> VaultStatus:
-        """Drop the legacy keys and read sealed records alone from now on."""
-        return await self.amend(changes.without_legacy_keys)
+        """
+        Read sealed records alone from now on; the legacy keys open nothing, and stay wrapped.
+
+        Raises:
+            VaultHeldError: new values are still written in an old format.
+            Conflict: another process changed the vault meta; nothing was written.
+        """
+        return await self.amend(changes.without_legacy_reads, stamps=True)
+
+    async def resume_legacy_reads(self) -> VaultStatus:
+        """Read old records again with the legacy keys that have ended, as long as they are not dropped."""
+        return await self.amend(changes.with_legacy_reads_again)
+
+    async def drop_legacy_keys(self, ids: AbstractSet[str]) -> VaultStatus:
+        """Forget those legacy keys of these *ids* that have ended; `kvseal.recoding.migrate` does."""
+        return await self.amend(partial(changes.without_legacy_keys, ids=ids))

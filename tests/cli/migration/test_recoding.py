@@ -160,7 +160,11 @@ def test_three_steps(old: Terminalless) -> None:
     assert "next: deploy EnvelopeEncryptionWrapper everywhere" in imported.err
     assert "next: run this with --finalize" in sealed.err
     assert "finalized: nothing old is left" in finalized.err
-    assert ([], False) == (ended["legacy"], ended["policy"]["read_legacy"])
+    assert "next: this again after 20" in finalized.err
+    assert (1, False) == (len(ended["legacy"]), ended["policy"]["read_legacy"])
+    at_once = old("migrate-from-fernet --finalize --grace 0 --yes --no-backup")
+    assert (0, True) == (at_once.code, "the old keys are dropped" in at_once.err)
+    assert [] == old("status --json").lines[0]["legacy"]
 
 
 def test_importing_no_key(old: Terminalless) -> None:

@@ -15,20 +15,21 @@ import tarfile
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import botocore.session
 import pytest
+from botocore import session
 from botocore.config import Config
 
 from kvseal.drivers.aws import split_url
 from kvseal.drivers.dynamodb.driver import DynamoDBDriver
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 PACKAGE = "amplify-dynamodb-simulator"
 VERSION = "2.9.30"
@@ -39,6 +40,7 @@ KEYS = {"aws_access_key_id": "tests", "aws_secret_access_key": "tests"}
 """The server asks for some, and takes any."""
 # Little is compiled in so short a life, and two servers share a small machine.
 OPTIONS = ["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData"]
+KEY = ("collection", "key")
 ATTEMPTS = 5
 SECONDS = 60
 
@@ -115,9 +117,7 @@ class Server:
         """Return a client from outside."""
         if self._client is None:
             config = Config(retries={"mode": "legacy"}, parameter_validation=False)
-            self._client = botocore.session.get_session().create_client(
-                "dynamodb", config=config, **self.settings()
-            )
+            self._client = session.get_session().create_client("dynamodb", config=config, **self.settings())
         return self._client
 
     def start(self) -> None:
@@ -181,6 +181,20 @@ class Server:
         yield name
         self.client().delete_table(TableName=name)
 
+    def put_all(self, table: str, items: Iterable[Mapping[str, Any]]) -> None:
+        """Put *items* into *table*, 25 in a request."""
+        rest = [{"PutRequest": {"Item": item}} for item in items]
+        for start in range(0, len(rest), 25):
+            self.client().batch_write_item(RequestItems={table: rest[start : start + 25]})
+
+    def empty(self, table: str) -> None:
+        """Delete every item of *table*."""
+        pages = self.client().get_paginator("scan").paginate(TableName=table, ConsistentRead=True)
+        keys = [{name: item[name] for name in KEY} for page in pages for item in page["Items"]]
+        for start in range(0, len(keys), 25):
+            few = [{"DeleteRequest": {"Key": key}} for key in keys[start : start + 25]]
+            self.client().batch_write_item(RequestItems={table: few})
+
     def _is_up(self) -> bool:
         assert self._process is not None
         end = time.monotonic() + SECONDS
@@ -192,6 +206,12 @@ class Server:
             else:
                 return True
         return False
+
+
+def warm() -> None:
+    """Read the models of services once for all clients of this process and of those that it forks."""
+    session.create_loader = cache(session.create_loader)
+    session.get_session().create_client("dynamodb", region_name=REGION, **KEYS).close()
 
 
 def settings_of(url: str) -> dict[str, str]:
@@ -206,7 +226,7 @@ def settings_of(url: str) -> dict[str, str]:
 def _client_of(url: str) -> Iterator[tuple[Any, str]]:
     settings = settings_of(url)
     name = settings.pop("table_name")
-    client = botocore.session.get_session().create_client("dynamodb", **settings)
+    client = session.get_session().create_client("dynamodb", **settings)
     yield client, name
     client.close()
 
@@ -223,7 +243,7 @@ def emptied(url: str) -> None:
     held = items(url).values()
     with _client_of(url) as (client, name):
         for item in held:
-            client.delete_item(TableName=name, Key={part: item[part] for part in ("collection", "key")})
+            client.delete_item(TableName=name, Key={part: item[part] for part in KEY})
 
 
 @contextmanager

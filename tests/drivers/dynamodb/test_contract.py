@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
 from aiobotocore.session import get_session
 from key_value.aio.stores.dynamodb import DynamoDBStore
 from tests.drivers.contract import DriverContract
+from tests.drivers.dynamodb.server import local
 from tests.drivers.dynamodb.tables import BulkStore, raw_writer
 from tests.drivers.entries import Backend, entry, scanned
 
 from kvseal.drivers import driver_for, driver_from_url
-from kvseal.drivers.base import PAGE_SIZE
 from kvseal.drivers.dynamodb.items import ITEM_BYTES
 
 if TYPE_CHECKING:
@@ -27,25 +28,39 @@ pytestmark = [
 
 
 class DynamoDBContract(DriverContract):
-    """The contract, with as many keys as a slow store puts in a moment."""
+    """The contract, with pages that a slow server fills in a moment."""
 
-    many = 3 * PAGE_SIZE
+    page = 48
+    many = 5 * page
     store_clock = "server's"
+    splits = True
     largest_body = ITEM_BYTES
-    # The server removes what has expired, when it finds the time: see `test_scan_of_what_has_expired`.
+    # The server removes what has expired, when it finds the time: see `test_expired` in test_scan.
     keeps_expired = False
 
 
-class TestFromURL(DynamoDBContract):
-    """Every promise of a driver, found from the URL."""
+@pytest_asyncio.fixture(scope="class", loop_scope="class")
+async def bulk(shared_dynamodb: Server) -> AsyncIterator[BulkStore]:
+    """Yield a store over a table, one for all tests of a class."""
+    with local(), shared_dynamodb.table() as name:
+        async with BulkStore(table_name=name, **shared_dynamodb.settings()) as store:
+            yield store
 
-    @pytest.fixture
-    async def backend(self, shared_dynamodb: Server, table: str) -> AsyncIterator[Backend]:
-        """Yield an empty store and its driver."""
-        driver = await driver_from_url(shared_dynamodb.url(table))
-        async with BulkStore(table_name=table, **shared_dynamodb.settings()) as store:
-            yield Backend(store, driver, raw_writer(shared_dynamodb, table))
+
+@pytest.mark.asyncio(loop_scope="class")
+class TestFromURL(DynamoDBContract):
+    """Every promise of a driver, found from the URL, over one table for all."""
+
+    @pytest_asyncio.fixture(loop_scope="class")
+    async def backend(
+        self, shared_dynamodb: Server, bulk: BulkStore, monkeypatch: pytest.MonkeyPatch
+    ) -> AsyncIterator[Backend]:
+        """Yield the store, empty, and its driver."""
+        monkeypatch.setattr("kvseal.drivers.dynamodb.scanning.PAGE_SIZE", self.page)
+        driver = await driver_from_url(shared_dynamodb.url(bulk._table_name))
+        yield Backend(bulk, driver, raw_writer(shared_dynamodb, bulk._table_name))
         await driver.close()
+        shared_dynamodb.empty(bulk._table_name)
 
 
 class TestFromStore:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ from tests.backends import UNSTABLE, Place
 from tests.backup.made import FUTURE, LARGE, everything, put_all
 from tests.backup.made import entry as made
 from tests.drivers.dynamodb.faults import Faults
+from tests.drivers.dynamodb.tables import item
 from tests.drivers.entries import fetched
 from tests.processes import CHEAP, NEW
 from tests.recoding.test_hold_flip import job, until_all_write
@@ -21,6 +23,7 @@ from kvseal import EnvelopeEncryptionWrapper, Vault
 from kvseal.backup import backup, restore
 from kvseal.cli.app import run
 from kvseal.drivers import driver_from_url
+from kvseal.drivers.body import write_body
 from kvseal.drivers.dynamodb import driver as module
 from kvseal.recoding import migrate
 from kvseal.records.by_name import get_record, put_record
@@ -167,6 +170,25 @@ async def test_backups(driver: DynamoDBDriver, tmp_path: Path, to_disk: bool) ->
     assert 4 == (await restore(tmp_path / "file", target)).already
     await opened.close()
     await disk.close()
+
+
+@pytest.mark.long
+async def test_memory_of_many_records(driver: DynamoDBDriver, shared_dynamodb: Server, table: str) -> None:
+    """A scan of ten times as many records takes no more memory."""
+    peaks = []
+    for count in (1_500, 15_000):
+        body = write_body({"x": "x" * 600}, created_at=None, expires_at=None)
+        shared_dynamodb.put_all(table, (item("c", f"key-{n}", body, None) for n in range(count)))
+        tracemalloc.start()
+        seen = 0
+        async for page in driver.scan():
+            seen += len(page.entries)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert count == seen
+    print(peaks)  # noqa: T201 - what a long run is for
+
+    assert peaks[1] < 1.3 * peaks[0]
 
 
 async def test_memory_of_a_scan(store: DynamoDBStore, driver: DynamoDBDriver) -> None:

@@ -301,13 +301,15 @@ class TestClients:
     async def test_fork(self, driver: DynamoDBDriver) -> None:
         """A child process uses connections of its own."""
         await driver.put_if_absent(entry())
+        ours = driver._client.client()
 
         def in_a_child() -> int:
             if pid := os.fork():
                 return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             code = 1
             try:
-                code = 0 if asyncio.run(driver.get("coll", "key")) else 2
+                found = asyncio.run(driver.get("coll", "key"))
+                code = 0 if found is not None and driver._client.client() is not ours else 2
             finally:
                 os._exit(code)
 

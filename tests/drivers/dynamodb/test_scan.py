@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from collections import Counter
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,16 +11,20 @@ from tests.drivers.dynamodb.faults import Faults
 from tests.drivers.dynamodb.tables import BulkStore, item
 from tests.drivers.entries import CREATED, FUTURE, PAST, SMALL, entry, fetched, fill, numbers, scanned
 
+from kvseal import clock
 from kvseal.drivers import abilities
 from kvseal.drivers.base import PAGE_SIZE, Replacement
 from kvseal.drivers.body import write_body
+from kvseal.drivers.dynamodb import scanning
 from kvseal.drivers.dynamodb.driver import READS_LAG
+from kvseal.errors import StoreUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tests.drivers.dynamodb.server import Server
 
+    from kvseal.drivers.base import Entry
     from kvseal.drivers.dynamodb.driver import DynamoDBDriver
 
 pytestmark = [
@@ -94,6 +99,105 @@ async def test_reads_are_consistent(bulk: BulkStore, driver: DynamoDBDriver) -> 
     assert READS_LAG > 0
 
 
+class TestParts:
+    """Parts that are read without the rest: together the whole, also of what is put after they were made."""
+
+    @staticmethod
+    async def within(driver: DynamoDBDriver, bounds: str, **options: Any) -> list[Entry]:
+        """Return what is within *bounds*."""
+        return [one async for page in driver.scan_within(bounds, **options) for one in page.entries]
+
+    @pytest.mark.parametrize("most", [1000, 2], ids=["ranges", "segments"])
+    async def test_split(
+        self, bulk: BulkStore, driver: DynamoDBDriver, monkeypatch: pytest.MonkeyPatch, most: int
+    ) -> None:
+        """Each entry is in one part, each part goes on behind any of its pages, and is about as large as others."""
+        monkeypatch.setattr(scanning, "PAGE_SIZE", 8)
+        monkeypatch.setattr(scanning, "_SAMPLES", 32)
+        monkeypatch.setattr(scanning, "MOST_COLLECTIONS", most)
+        for number, count in enumerate((100, 3, 57)):
+            keys = [f"key-{n}" for n in range(count)]
+            await bulk.put_many(
+                keys, [{"n": 1000 * number + n} for n in range(count)], collection=f"c-{number}"
+            )
+        before = numbers(await scanned(driver))
+
+        parts = await driver.split(4)
+        assert parts is not None
+        for collection, key in (("a", "0"), ("c-0", "key-555"), ("c-1", "zz"), ("c-11", "k"), ("z", "z")):
+            await bulk.put(key, {"n": -1}, collection=collection)
+        found: list[Entry] = []
+        for bounds in parts:
+            assert await driver.is_split_so(bounds)
+            pages = [page async for page in driver.scan_within(bounds)]
+            mine = [one for page in pages for one in page.entries]
+            for done, page in enumerate(pages, 1):
+                seen = [one for earlier in pages[:done] for one in earlier.entries]
+                assert mine == seen + await self.within(driver, bounds, after=page.cursor)
+            found += mine
+
+        names = [(one.collection, one.key) for one in found]
+        assert len(names) == len(set(names))
+        assert before + Counter({-1: 5}) == numbers(found)
+        if most > 2:
+            assert 20 < min([len(await self.within(driver, bounds)) for bounds in parts])
+
+    async def test_what_a_part_reads(self, bulk: BulkStore, driver: DynamoDBDriver) -> None:
+        """A part of one collection asks for its own keys alone."""
+        await fill(bulk, 400)
+        parts = await driver.split(4)
+        assert parts is not None
+        faults = Faults.of(driver)
+
+        sizes = [len(await self.within(driver, bounds)) for bounds in parts]
+
+        assert [100] * 4 == sizes
+        assert {"Scan": 8, "Query": 5} == faults.requests
+
+    async def test_newcomers(
+        self, bulk: BulkStore, driver: DynamoDBDriver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The last part ends, although more is put behind it after every page."""
+        monkeypatch.setattr(scanning, "PAGE_SIZE", 8)
+        await fill(bulk, 40)
+        parts, rounds = await driver.split(2), 0
+        assert parts is not None
+
+        async for _ in driver.scan_within(parts[-1]):
+            keys = [f"z-{rounds}-{n}" for n in range(9 if rounds < 10 else 0)]
+            await bulk.put_many(keys, [{"n": -1} for _ in keys], collection="coll")
+            rounds += 1
+
+        assert rounds < 10
+
+    async def test_little(self, driver: DynamoDBDriver) -> None:
+        """A table with next to nothing in it is not split."""
+        await driver.put_if_absent(entry())
+
+        assert await driver.split(4) is None
+
+    @pytest.mark.parametrize(
+        "bounds", ["", "[]", "{}", '{"segment": 4, "of": 4}', '{"behind": ["a"], "up_to": null}', "no bounds"]
+    )
+    async def test_no_bounds(self, driver: DynamoDBDriver, bounds: str) -> None:
+        """What are no bounds of a part is no part."""
+        assert not await driver.is_split_so(bounds)
+        with pytest.raises(StoreUnreachableError, match="bounds"):
+            await self.within(driver, bounds)
+
+    async def test_expired(self, driver: DynamoDBDriver) -> None:
+        """A part leaves out what has expired, or has it if asked."""
+        for n in range(8):
+            await driver.put_if_absent(entry(f"key-{n}", {"n": n}, expires_at=PAST if n % 2 else None))
+        parts = await driver.split(2)
+        assert parts is not None
+
+        every = [len(await self.within(driver, bounds, expired=True)) for bounds in parts]
+        live = [len(await self.within(driver, bounds)) for bounds in parts]
+
+        assert (8, 4) == (sum(every), sum(live))
+
+
 class TestTimes:
     """The attribute `ttl` and the body both have the expiry."""
 
@@ -125,10 +229,16 @@ class TestTimes:
 
         assert later == (await fetched(driver)).expires_at
 
-    async def test_the_second_in_which_it_expires(self, put: Any, driver: DynamoDBDriver) -> None:
+    async def test_the_second_in_which_it_expires(
+        self, put: Any, driver: DynamoDBDriver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """The store stops reading at the whole second, and so does the driver."""
-        now = datetime.now(timezone.utc)
-        put(now + timedelta(seconds=0.9 - now.microsecond / 1e6), {"N": str(int(now.timestamp()))})
+        second = FUTURE.replace(microsecond=0)
+        put(second + timedelta(seconds=0.9), {"N": str(int(second.timestamp()))})
+        monkeypatch.setattr(clock, "utc_now", lambda: second - timedelta(seconds=0.1))
+        assert await driver.get("coll", "key") is not None
+
+        monkeypatch.setattr(clock, "utc_now", lambda: second + timedelta(seconds=0.5))
 
         assert await driver.get("coll", "key") is None
         assert 1 == len(await scanned(driver, expired=True))

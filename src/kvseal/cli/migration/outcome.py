@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from kvseal.cli.migration.recoding import LEFT_OVER, exit_code
 from kvseal.errors import ExitCode
 from kvseal.keys.policy import SEALED
+from kvseal.keys.stamps import time_of, time_text
 from kvseal.keys.wrapped_keys import SECOND_DEK
 from kvseal.recoding.engine import WHOLE
 from kvseal.recoding.formats import KVSEAL
@@ -33,8 +34,9 @@ def tell_imported(output: Output, done: Migration) -> None:
 
 
 def _old_keys(done: Migration) -> int:
-    """Return how many old keys the vault holds: a DEK that lost its number is none."""
-    return 0 if done.vault is None else sum(key.kind != SECOND_DEK for key in done.vault.legacy)
+    """Return how many keys open old records: no DEK that lost its number, and none that has ended."""
+    keys = () if done.vault is None else done.vault.legacy
+    return sum(key.kind != SECOND_DEK and key.ended_at is None for key in keys)
 
 
 def tell_migrated(output: Output, done: Migration, options: Recoding) -> int:
@@ -72,11 +74,23 @@ def _tell_next(output: Output, done: Migration, report: Report, options: Recodin
     elif options.finalize and not done.finalized:
         output.note(_not_finalized(report))
     elif done.finalized:
-        output.note("finalized: nothing old is left, old reads have ended and the old keys are dropped")
+        _tell_finalized(output, done, options)
     elif _old_keys(done):
         output.note("next: run this with --finalize to end old reads and drop the old keys")
     else:
         output.note("next: vaultctl verify, then deploy EnvelopeEncryptionWrapper and retire the old key")
+
+
+def _tell_finalized(output: Output, done: Migration, options: Recoding) -> None:
+    ended = [] if done.vault is None else [key.ended_at for key in done.vault.legacy if key.ended_at]
+    if not ended:
+        output.note("finalized: nothing old is left, old reads have ended and the old keys are dropped")
+        return
+    until = time_text(time_of(max(ended)) + options.settles_in)
+    output.note(
+        "finalized: nothing old is left, and old reads have ended; the vault still keeps the old keys"
+    )
+    output.note(f"next: this again after {until}, to count once more and drop them, or now with --grace 0")
 
 
 def _not_finalized(report: Report) -> str:

@@ -240,14 +240,14 @@ _OPTIONS: Final[dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]]] =
         "--finalize",
         is_flag=True,
         default=None,
-        help="When nothing old is left, end old reads and drop the old keys.",
+        help="When nothing old is left, end old reads; the same again after --grace drops the old keys.",
     ),
     "grace": click.option(
         "--grace",
         type=Duration(zero=True),
         metavar="DURATION",
-        help="With --finalize: how long ago the vault must have been flipped, if it ever held an old format;"
-        " 0 if every process was restarted since.  [default: 1h]",
+        help="With --finalize: how long ago the vault must have been flipped, if it ever held an old format,"
+        " and how long ended keys are kept; 0 if every process was restarted since.  [default: 1h]",
     ),
     "partition": click.option("--partition", type=Partition(), help="Do one of n parts: 1/n, 2/n … n/n."),
     "workers": click.option(

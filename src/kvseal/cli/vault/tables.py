@@ -31,8 +31,8 @@ def tables_of(now: VaultStatus) -> list[Table]:
         Table("DEKs", ("number", "state", "created"), [(d.id, state_of(d), d.created_at) for d in now.deks]),
     ]
     if now.legacy:
-        rows = [(key.id, key.kind, key.created_at) for key in now.legacy]
-        tables.append(Table("Legacy keys", ("id", "kind", "held since"), rows))
+        rows = [(key.id, key.kind, key.created_at, key.ended_at or "") for key in now.legacy]
+        tables.append(Table("Legacy keys", ("id", "kind", "held since", "reads ended"), rows))
     if now.extensions:
         parts = [(part.name, _meaning(part)) for part in now.extensions]
         tables.append(Table("Extensions", ("name", "this vaultctl"), parts))

@@ -5,11 +5,8 @@ Its client is its own and works in kvseal's threads, so it may be used from any 
 consistently.  The store's own `get` does not, and may return what a write has replaced for a moment
 (`Capabilities.reads_lag`).
 
-* A scan goes through the table in the server's order: by a hash of the collection, and within one by keys.
-  Newcomers ahead of it in a collection could hold it up for ever, so where a collection takes more than one
-  page, its highest key is asked for, and what was put behind that is passed over.
-* A part of a scan reads the whole table and leaves out what is not its own: the server's own segments split
-  by collection alone, and the bounds of key ranges would have to be the same for every part.
+* A part of a scan by `partition` reads the whole table and leaves out what is not its own; `split` makes
+  parts that do not: see `kvseal.drivers.dynamodb.scanning`.
 * `store_time` is the `Date` of an answer, to a second.
 """
 
@@ -23,7 +20,6 @@ from kvseal import clock
 from kvseal.concurrency import in_thread
 from kvseal.drivers.aws import FEW_ATTEMPTS, FORBIDDEN, AwsClient, Reach, shown, split_url
 from kvseal.drivers.base import (
-    PAGE_SIZE,
     Capabilities,
     Count,
     Page,
@@ -34,6 +30,7 @@ from kvseal.drivers.base import (
 from kvseal.drivers.dynamodb import items
 from kvseal.drivers.dynamodb.items import checked_names, entry_of, is_live, item_key, new_item
 from kvseal.drivers.dynamodb.purge import purge_table
+from kvseal.drivers.dynamodb.scanning import Segment, entries_in, part_of, split, table_pages
 from kvseal.drivers.dynamodb.swaps import CONDITION_FAILED, Swap, Swapper, condition_of
 from kvseal.drivers.dynamodb.table import (
     NOT_FOUND,
@@ -43,6 +40,7 @@ from kvseal.drivers.dynamodb.table import (
     make_table,
     not_found,
 )
+from kvseal.errors import StoreUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -57,8 +55,6 @@ _KEEPS_SESSION: Final = version("py-key-value-aio").startswith("0.4.")
 """Until 0.5 a store was made of a session of aioboto3; since then of settings."""
 READS_LAG: Final = 5.0
 """Seconds after which an eventually consistent read has what was written: usually well within one."""
-_LAST_KEY: Final = "\U0010ffff" * (items.KEY_BYTES // 4)
-"""No key is behind this one."""
 _LIVE: Final = "attribute_not_exists(#t) OR #t > :now"
 
 
@@ -90,26 +86,35 @@ class DynamoDBDriver:
         self, *, after: str | None = None, partition: tuple[int, int] = (0, 1), expired: bool = False
     ) -> AsyncIterator[Page]:
         """Yield the entries in the server's order, each page by one request; the cursor is names."""
-        position: tuple[str, str] | None = None if after is None else tuple(json.loads(after))
-        bound: tuple[str, str] | None = None
-        while True:
-            body = await self._read(
-                "scan", Limit=PAGE_SIZE, ConsistentRead=True, **_behind("ExclusiveStartKey", position)
-            )
-            found = [entry_of(item) for item in body.get("Items", ())]
-            last = body.get("LastEvaluatedKey")
-            position = _names(last) if last else _place(found[-1]) if found else position
-            is_outrun = bool(found) and _is_behind(found[-1], bound)
-            if is_outrun and position is not None:
-                position = (position[0], _LAST_KEY)
-            entries = [one for one in found if not _is_behind(one, bound) and _is_of(one, partition)]
-            entries = entries if expired else [one for one in entries if is_live(one)]
-            if last is not None and position is not None and (bound is None or bound[0] != position[0]):
-                bound = await self._highest(position[0])
+        async for page in table_pages(self._read, _position(after), None):
+            entries = [one for one in page if _is_of(one, partition) and (expired or is_live(one))]
             if entries:
-                yield Page(entries, json.dumps(position))
-            if last is None:
-                return
+                yield Page(entries, json.dumps(_place(page[-1])))
+
+    async def split(self, parts: int) -> Sequence[str] | None:
+        """Return ranges of names, or segments, with about as many items; this reads all names once."""
+        return await split(self._read, parts)
+
+    async def is_split_so(self, bounds: str) -> bool:
+        """Whether *bounds* are those of a part; these hold for ever."""
+        return part_of(bounds) is not None
+
+    async def scan_within(
+        self, bounds: str, *, after: str | None = None, expired: bool = False
+    ) -> AsyncIterator[Page]:
+        """Yield the entries of one part, and read nothing of the others."""
+        part, position = part_of(bounds), _position(after)
+        if part is None:
+            msg = f"{self.location}: the bounds of this part do not hold there"
+            raise StoreUnreachableError(msg, hint="run the same command again, for every part")
+        if isinstance(part, Segment):
+            pages = table_pages(self._read, position, part)
+        else:
+            pages = entries_in(self._read, part, position)
+        async for page in pages:
+            entries = page if expired else [one for one in page if is_live(one)]
+            if entries:
+                yield Page(entries, json.dumps(_place(page[-1])))
 
     async def get(self, collection: str, key: str) -> Entry | None:
         """Return the entry as it is stored, with a `problem` where it cannot be read."""
@@ -225,21 +230,6 @@ class DynamoDBDriver:
         """Make the table as the store does, unless it is there."""
         await in_thread(make_table, self._client, self._table, self.location, self._table_config)
 
-    async def _highest(self, collection: str) -> tuple[str, str]:
-        """Return the names of the last item of *collection*; of one that is empty by now, no key."""
-        body = await self._read(
-            "query",
-            Limit=1,
-            ConsistentRead=True,
-            ScanIndexForward=False,
-            KeyConditionExpression="#c = :c",
-            ProjectionExpression="#c, #k",
-            ExpressionAttributeNames={"#c": "collection", "#k": "key"},
-            ExpressionAttributeValues={":c": {"S": collection}},
-        )
-        found = body.get("Items", ())
-        return _names(found[0]) if found else (collection, "")
-
     async def _put(self, item: Mapping[str, Any], condition: Mapping[str, Any]) -> Answer:
         given = {"Item": item, **condition, "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
         answer = await self._ask("put_item", expects={*CONDITION_FAILED, NOT_FOUND}, **given)
@@ -314,6 +304,10 @@ def _now() -> dict[str, str]:
     return {"N": str(int(clock.wall()))}
 
 
+def _position(after: str | None) -> tuple[str, str] | None:
+    return None if after is None else tuple(json.loads(after))
+
+
 def _behind(argument: str, position: tuple[str, str] | None) -> dict[str, Any]:
     return {} if position is None else {argument: item_key(*position)}
 
@@ -324,11 +318,6 @@ def _names(item: Mapping[str, Any]) -> tuple[str, str]:
 
 def _place(entry: Entry) -> tuple[str, str]:
     return entry.locator.collection, entry.locator.key
-
-
-def _is_behind(entry: Entry, bound: tuple[str, str] | None) -> bool:
-    """Whether *entry* was put behind the end of its collection after that was asked for."""
-    return bound is not None and entry.collection == bound[0] and _place(entry)[1] > bound[1]
 
 
 def _is_of(entry: Entry, partition: tuple[int, int]) -> bool:
