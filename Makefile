@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+# Users have bytecode; without it each process of the tests and benchmarks compiles kvseal anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 SECONDS ?= 3600
 # The tests that need no server, no process and no network, and do not search at length.
 QUICK := not servers and not processes and not exhaustive and not long

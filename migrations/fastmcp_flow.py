@@ -4,10 +4,10 @@ A real login at a real FastMCP server, so that its stores hold what they hold in
 `Upstream` is a small OAuth server on 127.0.0.1 (authorize, token, introspect), `server` a FastMCP
 server whose `OAuthProxy` sends its clients there, and `Browser` a client that registers, consents,
 is redirected, and exchanges its code.  Nothing but FastMCP's own public classes and its HTTP
-endpoints is used, and it works with FastMCP 2.13 to 4.1.  Needs `fastmcp` and nothing of kvseal.
+endpoints is used, and it works with FastMCP 2.13 to 4.2.  Needs `fastmcp` and nothing of kvseal.
 
-`Recorder` is for the frozen vaults: it notes what passes through FastMCP's own encryption wrapper,
-and lets what would expire within minutes live until 2099.
+`Recorder` is for the frozen vaults: it notes what passes through FastMCP's own encryption wrapper, or
+another one, and lets what would expire within minutes live until 2099.
 """
 
 from __future__ import annotations
@@ -288,10 +288,11 @@ class Recorder:
         """Seconds that take the place of every time to live, for entries that are to have expired."""
         self._ttl = ttl
 
-    def attach(self) -> None:
-        """Listen to every `FernetEncryptionWrapper` of this process."""
-        from key_value.aio.wrappers.encryption import FernetEncryptionWrapper as Wrapper
+    def attach(self, kind: Any = None) -> None:
+        """Listen to every wrapper of this *kind* in this process; the default is py-key-value's Fernet."""
+        from key_value.aio.wrappers.encryption import FernetEncryptionWrapper
 
+        Wrapper = kind or FernetEncryptionWrapper  # noqa: N806 - a class
         recorder, put, delete = self, Wrapper.put, Wrapper.delete
 
         async def recorded_put(

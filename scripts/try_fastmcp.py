@@ -12,7 +12,9 @@ Then, against a small OAuth server on 127.0.0.1:
 2. its store is found by the client secret, and migrated in place;
 3. the server starts again, on the same store behind `EnvelopeEncryptionWrapper`: the access tokens
    are still accepted, a refresh works, nobody registers again, and a new client can log in;
-4. to show that this proves something, the server starts once more without kvseal: now the same
+4. everything is rotated as after a leak: secret, DEK, every record, and the old DEKs are dropped; the store
+   loses names, and no list of them is given; the server goes on;
+5. to show that this proves something, the server starts once more without kvseal: now the same
    tokens are refused, and no stored record opens with the old key.
 
 Exits with 0 only if all of it is so.  Needs Python 3.10 or newer and a package index.
@@ -30,6 +32,7 @@ import subprocess
 import sys
 import venv
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,6 +145,31 @@ async def migrate(home: Path, secret: bytes) -> tuple[str, Report]:
     return place.url, done.report
 
 
+async def rotate_all(url: str) -> dict[str, int]:
+    """Rotate the secret and the DEK, re-encrypt, retire every older DEK; return what failed at each step."""
+    from kvseal import Vault  # noqa: PLC0415
+    from kvseal.recoding import plan_reencryption, recode, retire, verify  # noqa: PLC0415
+
+    store, secret = store_at(url), secrets.token_urlsafe(32)
+    vault = await Vault.open(store, secret="env:KVSEAL_MASTER_KEY")
+    os.environ["KVSEAL_NEXT_KEY"] = secret
+    await vault.rotate(new_secret="env:KVSEAL_NEXT_KEY")
+    os.environ["KVSEAL_MASTER_KEY"] = secret
+    await vault.rotate_dek()
+    done = await recode(store, plan_reencryption(vault))
+    # The server is stopped, so no process seals under an older DEK any more.
+    older = [dek.number for dek in vault.meta.deks if dek.state == "readable"]
+    retired = [await retire(store, vault, number, grace=timedelta(0)) for number in older]
+    verified = await verify(store, vault)
+    await vault.close()
+    return {
+        "reencrypt": done.exit_code,
+        "kept DEKs": sum(not one.dropped for one in retired),
+        "unopened": sum(one.unopened for one in retired),
+        "verify": verified.exit_code,
+    }
+
+
 async def opened_by_the_old_key(url: str, secret: bytes) -> int:
     """Return how many stored records the old key still opens."""
     from kvseal.errors import RecordError  # noqa: PLC0415
@@ -157,6 +185,12 @@ async def opened_by_the_old_key(url: str, secret: bytes) -> int:
             continue
         count += 1
     return count
+
+
+async def register_a_url(url: str) -> None:
+    """Store what a client leaves whose identifier is the address of its metadata; nothing is fetched."""
+    client = "https://app.example.com/oauth/client-metadata.json"
+    await sealed(url).put(client, {"client_id": client}, collection="mcp-oauth-proxy-clients")
 
 
 async def registrations(url: str) -> int:
@@ -207,6 +241,15 @@ def trial(work: Path, issuer: str) -> None:
     with running(listening, upstream.url, "--store", url):
         check("after a restart, too", ACCEPTED, first.status_of(third["access_token"]))
         check("and so is the refreshed one", ACCEPTED, first.status_of(renewed["access_token"]))
+    asyncio.run(register_a_url(url))
+    nothing = dict.fromkeys(("reencrypt", "kept DEKs", "unopened", "verify"), 0)
+    check("all is rotated, and nothing failed or stayed behind", nothing, asyncio.run(rotate_all(url)))
+    with running(listening, upstream.url, "--store", url):
+        check(
+            "with every key replaced, the tokens are accepted",
+            ACCEPTED,
+            first.status_of(third["access_token"]),
+        )
     check("the upstream saw three logins and one refresh", 4, upstream.asked["token"])
     left = asyncio.run(opened_by_the_old_key(url, secret.encode()))
     check("nothing was written with the old key", 0, left)

@@ -211,6 +211,11 @@ class HookedDriver:
         done: bool = await self._around("delete", lambda: self._driver.delete_if_unchanged(entry))
         return done
 
+    @property
+    def loses_names(self) -> bool:
+        """Say whether names get lost; that is no operation on the store."""
+        return abilities.loses_names(self._driver)
+
     def proves(self, entry: Entry, key: str) -> bool:
         """Prove; that is no operation on the store."""
         return abilities.proves(self._driver, entry, key)

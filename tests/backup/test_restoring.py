@@ -260,7 +260,8 @@ class TestEntries:
         for dry_run in (True, False):
             report = await restore(path, any_store, dry_run=dry_run)
             assert {"restored": 3, "failed": 1} == counts(report)
-            assert {None: "its name is not known, so only a file tree store can hold it"} == reasons(report)
+            why = "its name is not known, so only a file tree store can hold it"
+            assert {None: f"{why} (c/S_x-00000000.json)"} == reasons(report)
 
 
 class TestDryRun:

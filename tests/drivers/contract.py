@@ -38,7 +38,7 @@ from tests.drivers.entries import (
 )
 
 from kvseal import clock
-from kvseal.drivers import abilities, base, landing_of
+from kvseal.drivers import abilities, base, driver_for, landing_of
 from kvseal.drivers.base import PAGE_SIZE, Count, Entry, Replacement
 from kvseal.drivers.chain import Chain
 from kvseal.errors import Conflict, StoreError, UnsealableValueError, UnsupportedStoreError
@@ -169,6 +169,18 @@ class DriverContract:
         (found,) = await scanned(backend.driver)
 
         assert [True, False] == [abilities.proves(backend.driver, found, key) for key in ("key", "other")]
+
+    async def test_leads(self, backend: Backend) -> None:
+        """Names lead to the entry that they are the names of, whatever of them a scan gives back; others do not."""
+        await backend.store.put("key", SMALL, collection="coll")
+        (found,) = await scanned(backend.driver)
+        claims = [("coll", "key"), ("coll", "other"), ("other", "key")]
+
+        assert [True, False, False] == [abilities.leads(backend.driver, found, *names) for names in claims]
+
+    def test_loses_names(self, backend: Backend) -> None:
+        """The landing of a store and its driver say the same of whether names get lost."""
+        assert landing_of(backend.store).loses_names == abilities.loses_names(driver_for(backend.store))
 
     async def test_default_collection(self, backend: Backend) -> None:
         """What the store puts without a collection is where the wrapper chain says."""

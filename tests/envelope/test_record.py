@@ -116,10 +116,11 @@ def test_normative_document_has_the_real_offsets() -> None:
         (0b0000_0001, {"encoding": Encoding.EXTENDED_JSON}),
         (0b0000_0010, {"encoding": Encoding.MESSAGEPACK}),
         (0b0000_0100, {"expires_at": 0}),
+        (0b0000_1000, {"names_inside": True}),
         (0b0001_0000, {"binding": Binding.COLLECTION}),
         (0b0010_0000, {"binding": Binding.NONE}),
     ],
-    ids=["none", "extended-json", "messagepack", "expiry", "collection", "unbound"],
+    ids=["none", "extended-json", "messagepack", "expiry", "names-inside", "collection", "unbound"],
 )
 def test_flags(flags: int, fields: dict[str, Any]) -> None:
     """Each property of a record has its own bits."""
@@ -140,6 +141,17 @@ def test_truncated_with_expiry(missing: int) -> None:
         Header.parse(sample(expires_at=1)[:-missing])
 
 
+@pytest.mark.parametrize("expires_at", [None, 1])
+@pytest.mark.parametrize("size", range(8))
+def test_truncated_with_names_inside(size: int, expires_at: int | None) -> None:
+    """A record that carries names has room for two empty ones beside its tag."""
+    record = sample(names_inside=True, expires_at=expires_at)
+
+    with pytest.raises(MalformedRecordError, match="truncated"):
+        Header.parse(record + bytes(size))
+    assert Header.parse(record + bytes(8)).names_inside
+
+
 @pytest.mark.parametrize("version", [0, 2, 3, 128, 255])
 def test_unknown_version(version: int) -> None:
     """Every format version but 1 is its own error."""
@@ -158,9 +170,9 @@ def test_unknown_suite(suite: int) -> None:
 
 @pytest.mark.parametrize("flags", range(256), ids="{:08b}".format)
 def test_flags_are_known_or_refused(flags: int) -> None:
-    """Of the 256 values of the flags exactly the eighteen that mean something are read."""
-    record = patched(sample(expires_at=1), 2, flags)
-    known = flags & 0b1100_1000 == 0 and flags & 0b11 <= 2 and flags >> 4 <= 2
+    """Of the 256 values of the flags exactly the 24 that mean something are read."""
+    record = patched(sample(expires_at=1) + bytes(8), 2, flags)
+    known = flags & 0b1100_0000 == 0 and flags & 0b11 <= 2 and flags >> 4 <= (0 if flags & 0b1000 else 2)
 
     if known:
         assert record[:32] == Header.parse(record).encode()[:32]

@@ -21,7 +21,7 @@ from typing import Any
 from kvseal import Argon2idParams, Policy, Secret, exact_json
 from kvseal.envelope.codec import RecordCodec
 from kvseal.envelope.payload import Encoding, encode
-from kvseal.envelope.record import Binding, Header
+from kvseal.envelope.record import NAMES_INSIDE, Binding, Header
 from kvseal.envelope.sealing import Associations, Opener, Sealer
 from kvseal.envelope.stored import DATA_FIELD, VERSION_FIELD, to_stored
 from kvseal.envelope.wrapping import WrappedKey, wrap_key
@@ -93,13 +93,15 @@ def records() -> dict[str, Any]:
     ]
     negative = _refused_records(urandom)
     packed, refused_packings = _packed_records(urandom), _refused_packings(urandom)
+    # A stream of its own, so that the vectors of before stay what they were.
+    named = Randomness("kvseal record-v1, names inside")
     return {
         "format": "kvseal record, version 1",
         "provenance": PROVENANCE,
         "vault_id": VAULT_ID.hex(),
         "deks": {str(number): dek.hex() for number, dek in DEKS.items()},
-        "positive": positive + packed + _json_records(urandom),
-        "negative": negative + refused_packings + _refused_json(urandom),
+        "positive": positive + packed + _json_records(urandom) + _named_records(named),
+        "negative": negative + refused_packings + _refused_json(urandom) + _refused_names(named),
     }
 
 
@@ -152,10 +154,16 @@ def metas() -> dict[str, Any]:
         legacy=["fernet", "fernet"],
         ended=1,
     )
+    carrying = _vault(
+        urandom,
+        "every record carries its names",
+        [("primary", Secret(b"correct horse"), None)],
+        policy=Policy(names_inside=True),
+    )
     return {
         "format": "kvseal vault meta, version 1",
         "provenance": PROVENANCE,
-        "positive": [small, rotated, kept, held, joined, ended, full],
+        "positive": [small, rotated, kept, held, joined, ended, carrying, full],
         "negative_are": "the last of the positive ones, with a new value at each path of the edits",
         "negative": _refused_metas(full),
     }
@@ -193,6 +201,7 @@ def _vector(name: str, record: bytes, payload: bytes, **names: str) -> dict[str,
         "binding": int(header.binding),
         "dek": header.dek,
         "encoding": int(header.encoding),
+        **({"names_inside": True} if header.names_inside else {}),
         "expires_at": header.expires_at,
         "nonce": header.nonce.hex(),
         "payload": payload.hex(),
@@ -303,6 +312,85 @@ def _refused_packings(urandom: Randomness) -> list[dict[str, Any]]:
     ]
 
 
+def _named_records(urandom: Randomness) -> list[dict[str, Any]]:
+    """Return vectors of records that carry their names."""
+    made: dict[str, tuple[str, str, str, int | None, dict[str, Any]]] = {
+        "plain": ("c", "k", "", None, VALUE),
+        "empty names": ("", "", "", None, VALUE),
+        "a URL": ("clients", "https://app.example.com/client.json?a=1#b", "", None, VALUE),
+        "unicode": ("Sitzungen für Köln", "ключ 🔑", "", None, VALUE),
+        "not normalized": ("Ko\u0308ln", "K\u00f6ln", "", None, VALUE),
+        "lone surrogates": ("\ud800", "a\udfff", "", None, VALUE),
+        "surrogates that are no pair": ("\udd11\ud83d", "k", "", None, VALUE),
+        "context": ("c", "k", "tenant-7", None, VALUE),
+        "expiry": ("c", "k", "", EXPIRY, VALUE),
+        "expiry and context": ("c", "k", "é", -1, VALUE),
+        "extended JSON": ("c", "k", "", None, {"a": 2**64}),
+        "long": ("c" * 300, "k" * 70_000, "", None, {}),
+    }
+    vectors = []
+    for name, (collection, key, context, expires_at, value) in made.items():
+        sealer = Sealer(DEKS[2], 2, Associations(VAULT_ID, context=context), urandom=urandom)
+        payload, encoding = encode(value)
+        record = sealer.seal(payload, collection, key, encoding, expires_at, names_inside=True)
+        names = {"collection": collection, "key": key, "context": context}
+        vector = _vector(f"names inside: {name}", record, payload, **names)
+        vectors.append({**vector, "value": json.dumps(value)})
+    return vectors
+
+
+def _refused_names(urandom: Randomness) -> list[dict[str, Any]]:
+    """Return records that carry other names than those asked for, and plaintexts that begin with none."""
+    sealer = Sealer(DEKS[1], 1, Associations(VAULT_ID), urandom=urandom)
+    payload, encoding = encode(VALUE)
+    place = {"collection": "c", "key": "k", "context": "", "weakest": 2, "vault_id": VAULT_ID.hex()}
+
+    def refused(name: str, error: str, record: bytes, **where: Any) -> dict[str, Any]:
+        return {
+            "name": f"names inside: {name}",
+            "error": error,
+            **place,
+            **where,
+            "stored": to_stored(record),
+        }
+
+    def sealed(collection: str, key: str) -> bytes:
+        return sealer.seal(payload, collection, key, encoding, names_inside=True)
+
+    # Each begins as it should for c/k, so that what comes behind it is what is refused.
+    plaintexts = {
+        "no second name": b"\0\0\0\1c\0\0\0",
+        "first length beyond the end": b"\0\0\0\xffc" + b"\0\0\0\1k" + payload,
+        "second length beyond the end": b"\0\0\0\1c" + b"\xff\xff\xff\xffk" + payload,
+        "overlong": b"\0\0\0\2\xc1\xa3" + b"\0\0\0\1k" + payload,
+        "overlong surrogate": b"\0\0\0\1c" + b"\0\0\0\4\xf0\x8d\xa0\x80" + payload,
+        "surrogate pair": b"\0\0\0\1c" + b"\0\0\0\6\xed\xa0\xbd\xed\xb4\x91" + payload,
+        "beyond Unicode": b"\0\0\0\1c" + b"\0\0\0\4\xf4\x90\x80\x80" + payload,
+        "half a character": b"\0\0\0\1\xc3" + b"\0\0\0\1k" + payload,
+        "no character begins so": b"\0\0\0\2\xbf\x80" + b"\0\0\0\1k" + payload,
+        "names, and no payload": b"\0\0\0\1c" + b"\0\0\0\1k",
+    }
+    moved, tampered, malformed = "MovedRecordError", "TamperedRecordError", "MalformedRecordError"
+    good = sealed("c", "k")
+    vectors = [
+        refused("another key", moved, sealed("c", "l")),
+        refused("another collection", moved, sealed("d", "k")),
+        refused("shifted", moved, sealed("ck", "")),
+        refused("a longer key", moved, sealed("c", "k2")),
+        refused("another form of the same text", moved, sealed("c", "\u00f6"), key="o\u0308"),
+        refused("into a context", tampered, good, context="x"),
+        refused("flag removed", tampered, good[:2] + bytes((good[2] & ~0b1000,)) + good[3:]),
+        refused("no room for them", malformed, good[:55]),
+        refused(
+            "no room for them and an expiry", malformed, good[:2] + bytes((good[2] | 0b100,)) + good[3:63]
+        ),
+    ]
+    for name, plaintext in plaintexts.items():
+        # Authentic, as only a holder of the DEK could make it.
+        vectors.append(refused(name, malformed, sealer.seal(plaintext, "", "", encoding | NAMES_INSIDE)))
+    return vectors
+
+
 def _json_records(urandom: Randomness) -> list[dict[str, Any]]:
     """Return vectors of the encodings 0 and 1 at their bounds."""
     deep = b'{"k":' * 254 + b"1" + b"}" * 254
@@ -385,7 +473,9 @@ def _refused_records(urandom: Randomness) -> list[dict[str, Any]]:
         refused("suite 2", "UnknownSuiteError", changed(1, 2)),
         refused("encoding 2", tampered, changed(2, 0b0000_0010)),
         refused("encoding 3", flags, changed(2, 0b0000_0011)),
-        refused("unknown flag 3", flags, changed(2, 0b0000_1000)),
+        refused("claimed names inside", tampered, changed(2, 0b0000_1000)),
+        refused("names inside, bound to the collection", flags, changed(2, 0b0001_1000)),
+        refused("names inside, bound to nothing", flags, changed(2, 0b0010_1000)),
         refused("unknown flag 6", flags, changed(2, 0b0100_0000)),
         refused("unknown flag 7", flags, changed(2, 0b1000_0000)),
         refused("binding 3", flags, changed(2, 0b0011_0000)),
@@ -588,6 +678,10 @@ def _refused_metas(full: dict[str, Any]) -> list[dict[str, Any]]:
         refused("held since no time", malformed, write({"as": "sealed"})),
         refused("held since a number", malformed, write({"as": "sealed", "since": 1})),
         refused("claimed hold", tampered, write({"as": "legacy", "key": legacy, "since": since})),
+        refused("names inside, bound to the collection", malformed, (("policy", "names_inside"), True)),
+        refused("names inside false", malformed, *_bound(False)),
+        refused("names inside 1", malformed, *_bound(1)),
+        refused("claimed names inside", tampered, *_bound(True)),
         refused(
             "held under a key that has ended",
             malformed,
@@ -655,6 +749,10 @@ def _refused_metas(full: dict[str, Any]) -> list[dict[str, Any]]:
         refused("too little memory for the lanes", "KDFParametersError", (("slots", 0, "m"), 15)),
         refused("memory above the ceiling", "KDFParametersError", (("slots", 0, "m"), 2**32 - 1)),
     ]
+
+
+def _bound(names_inside: Any) -> tuple[tuple[tuple[str | int, ...], Any], ...]:
+    return (("policy", "binding"), "collection+key"), (("policy", "names_inside"), names_inside)
 
 
 def _bare(dek: dict[str, Any]) -> dict[str, Any]:

@@ -16,13 +16,16 @@ import json
 import re
 import struct
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from argon2.low_level import Type, hash_secret_raw
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.cmac import CMAC
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HERE = Path(__file__).parent
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
@@ -162,28 +165,60 @@ def open_record(
     version, suite, flags, reserved, number = struct.unpack(">BBBBI", record[:8])
     require(version == 1, "UnknownRecordVersionError")
     require(suite == 1, "UnknownSuiteError")
-    encoding, expires, binding = flags & 3, flags & 4, flags >> 4
-    require(encoding < 3 and binding < 3 and not flags & 8, "UnknownFlagsError")
+    encoding, expires, inside, binding = flags & 3, flags & 4, flags & 8, flags >> 4
+    require(encoding < 3 and binding < 3 and not (inside and binding), "UnknownFlagsError")
     require(reserved == 0 and number > 0, "MalformedRecordError")
     body = 40 if expires else 32
-    require(len(record) >= body + 16, "MalformedRecordError")
+    require(len(record) >= body + 16 + (8 if inside else 0), "MalformedRecordError")
     require(number in deks, "UnknownDEKError")
     require(binding <= weakest, "TamperedRecordError")
     aad = b"kvseal/record/v1\0" + vault_id + record[:8] + record[32:body]
-    aad += field(collection if binding < 2 else "") + field(key if binding < 1 else "")
+    bound = (collection if binding < 2 else "", key if binding < 1 else "")
+    aad += field("") * 2 if inside else field(bound[0]) + field(bound[1])
     aad += field(context) if context else b""
     payload = xaes_open(deks[number], record[8:32], record[body:], aad)
     require(payload is not None, "TamperedRecordError")
+    names = None
+    if inside:
+        *names, payload = names_and_payload(payload)
+        require(names == [collection, key], "MovedRecordError")
     expires_at = struct.unpack(">q", record[32:40])[0] if expires else None
     require(type(value_of(payload, encoding)) is dict, "MalformedRecordError")
     return {
         "dek": number,
         "encoding": encoding,
         "binding": binding,
+        **({} if names is None else {"names_inside": True}),
         "expires_at": expires_at,
         "nonce": record[8:32].hex(),
         "payload": payload,
     }
+
+
+def names_and_payload(plaintext: bytes) -> tuple[str, str, bytes]:
+    """Return the names inside and what follows them, or refuse."""
+    names = []
+    for _ in range(2):
+        length = int.from_bytes(taken(plaintext, 0, 4), "big")
+        name, plaintext = taken(plaintext, 4, length), plaintext[4 + length :]
+        names.append("".join(code_points(name)))
+        require(not re.search("[\ud800-\udbff][\udc00-\udfff]", names[-1]), "MalformedRecordError")
+    return names[0], names[1], plaintext
+
+
+def code_points(name: bytes) -> Iterator[str]:
+    """Yield the code points of generalized UTF-8, of which each has one form; or refuse."""
+    while name:
+        size = next((n for n, first in ((1, 0x80), (2, 0xE0), (3, 0xF0), (4, 0xF8)) if name[0] < first), 5)
+        require(not 0x80 <= name[0] < 0xC0, "MalformedRecordError")
+        point = name[0] & (0x7F, 0x1F, 0x0F, 0x07, 0x00)[size - 1]
+        for byte in taken(name, 1, size - 1):
+            require(byte >> 6 == 2, "MalformedRecordError")
+            point = point << 6 | byte & 0x3F
+        least = (0, 0x80, 0x800, 0x10000, 0x110000)[size - 1]
+        require(least <= point < 0x110000, "MalformedRecordError")
+        yield chr(point)
+        name = name[size:]
 
 
 def value_of(payload: bytes, encoding: int) -> Any:
@@ -345,7 +380,9 @@ def check_meta(meta: dict[str, Any]) -> None:
 
 def check_policy(policy: dict[str, Any], held: set[str]) -> None:
     """Refuse a policy that is malformed, or writes what it does not read."""
-    optional = {"max_dek_age", "max_dek_records", "write"}
+    optional = {"max_dek_age", "max_dek_records", "names_inside", "write"}
+    if "names_inside" in policy:
+        require(policy["names_inside"] is True and policy["binding"] == "collection+key", "VaultMetaError")
     require(set(policy) - optional == {"read_legacy", "read_plaintext", "binding"}, "VaultMetaError")
     require(
         all(isinstance(policy[name], bool) for name in ("read_legacy", "read_plaintext")), "VaultMetaError"

@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from kvseal import clock
-from kvseal.backup.file import BackupReader, is_meta, open_file
+from kvseal.backup.claims import NamesInside, marked
+from kvseal.backup.file import is_meta, open_file
 from kvseal.backup.needed_deks import dek_of, meta_in, usable_deks
+from kvseal.backup.reading import batches, groups
 from kvseal.backup.report import Failures, RestoreReport
-from kvseal.concurrency import in_thread
 from kvseal.drivers.abilities import in_place_of, put_many_if_absent
-from kvseal.drivers.base import Replacement, has_expired, refuse_problem
+from kvseal.drivers.base import Replacement, failure_of, has_expired, refuse_problem
 from kvseal.drivers.reach import driver_of, recodable_driver
 from kvseal.envelope.kdf import DEFAULT_MEMORY_CEILING
-from kvseal.envelope.stored import is_sealed
+from kvseal.envelope.stored import has_names_inside, is_sealed
 from kvseal.errors import (
     BackupFileError,
     Conflict,
@@ -38,13 +39,13 @@ from kvseal.errors import (
     VaultMetaError,
 )
 from kvseal.keys.meta import META_COLLECTION, META_KEY, VaultMeta
-from kvseal.observe.events import Failure, Progress, ignore
+from kvseal.observe.events import Progress, ignore
 from kvseal.vault.metastore import MetaStore
 from kvseal.vault.returning import returned_to
 from kvseal.vault.store_clock import check_clocks, read_clocks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import Sequence
 
     from key_value.aio.protocols.key_value import AsyncKeyValue
 
@@ -68,6 +69,8 @@ async def restore(
     overwrite_meta: bool = False,
     only_meta: bool = False,
     secret: Unlocker | None = None,
+    names_inside: bool = False,
+    contexts: Sequence[str] = ("",),
     listener: Listener = ignore,
 ) -> RestoreReport:
     """
@@ -87,11 +90,16 @@ async def restore(
     not be opened, or not for long.  So is one under another DEK of the same number, by the meta in the file.
     Where no vault meta is seen, sealed records replace nothing, and those that were put back are counted.
 
+    With *names_inside*, entries of which the file has the place alone get the names that their records carry,
+    which the *secret* opens under one of *contexts*: so they fit into a store of any kind.  A record that
+    was copied or moved, and records that claim the same names, are failures: see `kvseal.backup.claims`.
+
     With *meta_store*, the vault meta in the file goes there, and the one that is there then counts.
     With *only_meta* only the vault meta is restored, so entries deleted since stay deleted.
 
     Raises:
         MalformedBackupError, BackupFileError: nothing was written.
+        WrongSecretError: with *names_inside*, the secret opens no vault meta; nothing was written.
         VaultExistsError: the store holds another vault meta; nothing was written.
         ClocksApartError: this host's clock is not the store's; nothing was written.
         Conflict: a DEK was retired meanwhile that records need which were put back.
@@ -102,7 +110,10 @@ async def restore(
     try:
         await check_clocks(driver, "what has expired in a backup")
         with open_file(Path(path)) as file:
-            run = _Restore(driver, metas, listener, dry_run, overwrite, overwrite_meta, only_meta, secret)
+            names = NamesInside(secret, contexts) if names_inside and secret is not None else None
+            run = _Restore(
+                driver, metas, listener, dry_run, overwrite, overwrite_meta, only_meta, secret, names
+            )
             return await run.all(file)
     finally:
         for one in {driver, metas} - {store, meta_store}:
@@ -120,6 +131,8 @@ class _Restore:
     overwrite_meta: bool
     only_meta: bool
     secret: Unlocker | None = None
+    names: NamesInside | None = None
+    """The names that records carry, `None` where those are not to be read."""
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: Failures = field(default_factory=Failures)
     deks: frozenset[int] | None = None
@@ -133,18 +146,20 @@ class _Restore:
 
     async def all(self, file: BinaryIO) -> RestoreReport:
         total, saved = 0, None
-        async for batch in _batches(file):
+        async for batch in batches(file):
+            if self.names is not None:
+                await self.names.look_at(batch, self.metas)
             total += len(batch)
             self._tell("check", total, None)
         file.seek(0)
-        async for batch in _batches(file):
+        async for batch in batches(file):
             if not self._scanned:
                 saved = batch.pop(0) if is_meta(batch[0]) else None
                 if saved is not None:
                     await self._settle(saved)
                     MetaStore(self.metas).warn_of_eviction()
                 self.deks = await self._deks_of_the_vault(saved)
-            await self._settle_all([] if self.only_meta else batch)
+            await self._settle_all([] if self.only_meta else await self._named(batch))
             self._tell("restore", self._scanned, total)
         await self._refuse_retired_meanwhile(saved)
         if self.only_meta and not self._scanned:
@@ -164,9 +179,18 @@ class _Restore:
     def _scanned(self) -> int:
         return self.outcomes.total()
 
+    async def _named(self, batch: Sequence[Entry]) -> Sequence[Entry]:
+        """Return *batch* with the names that its records carry; those not to be believed have failed."""
+        if self.names is None:
+            return batch
+        believed, refused = await self.names.believed(batch)
+        for entry, error in refused:
+            self._fail(entry, error)
+        return believed
+
     async def _settle_all(self, entries: Sequence[Entry]) -> None:
         """Put *entries* as batches, and settle the others a few at a time; the first error stops all."""
-        for group in _groups(entries):
+        for group in groups(entries):
             puts = await self._put_all(group)
             left = [(entry, puts.get(n)) for n, entry in enumerate(group) if puts.get(n) is not True]
             for start in range(0, len(left), IN_FLIGHT):
@@ -184,7 +208,7 @@ class _Restore:
         if self.dry_run:
             return {}
         numbers = [number for number, entry in enumerate(group) if self._is_plain(entry)]
-        puts = await put_many_if_absent(self.driver, [group[number] for number in numbers])
+        puts = await put_many_if_absent(self.driver, [marked(group[number]) for number in numbers])
         for number, put in zip(numbers, puts, strict=True):
             if put is True:
                 self._count(group[number])
@@ -195,7 +219,7 @@ class _Restore:
         """Whether nothing is to be looked at or changed before *entry* is put."""
         return not (
             entry.problem
-            or entry.path is not None
+            or _has_place_alone(entry)
             or is_meta(entry)
             or has_expired(entry.expires_at)
             or self._missing_dek(entry) is not None
@@ -209,10 +233,13 @@ class _Restore:
         except (StoreError, UnsealableValueError) as exc:
             if is_meta(entry) and not entry.problem:
                 raise
-            self.outcomes["failed"] += 1
-            failure = Failure(entry.collection, entry.key, str(exc))
-            self.failures.add(failure)
-            self.listener(failure)
+            self._fail(entry, exc)
+
+    def _fail(self, entry: Entry, error: StoreError | UnsealableValueError) -> None:
+        self.outcomes["failed"] += 1
+        failure = failure_of(entry, str(error))
+        self.failures.add(failure)
+        self.listener(failure)
 
     async def _outcome(self, entry: Entry, put: Put | None) -> str:
         """Return the outcome for *entry*; *put* is what became of it in a batch, `None` outside of one."""
@@ -228,7 +255,7 @@ class _Restore:
             return "expired"
         self._refuse_unreadable(entry)
         driver = self._driver_of(entry)
-        if entry.path is not None:
+        if _has_place_alone(entry):
             # Checked first, because its error says why a store cannot hold an entry without a name.
             await in_place_of(driver, entry)
         return await self._put(driver, entry, put)
@@ -236,7 +263,7 @@ class _Restore:
     async def _put(self, driver: Driver, entry: Entry, put: Put | None) -> str:
         for _ in range(_ATTEMPTS):
             if put is None and not self.dry_run:
-                put = await driver.put_if_absent(entry)
+                put = await driver.put_if_absent(marked(entry))
             if put:
                 return "restored"
             put = None
@@ -322,7 +349,8 @@ class _Restore:
 
     async def _replaced(self, entry: Entry, there: Entry) -> str | None:
         refuse_problem(there)
-        replacement = Replacement(there, entry.value or {}, entry.expires_at)
+        inside = has_names_inside(entry.value or {})
+        replacement = Replacement(there, entry.value or {}, entry.expires_at, names_inside=inside)
         done = self.dry_run or (await self._driver_of(entry).replace_many([replacement]))[0]
         return "overwritten" if done else None
 
@@ -347,28 +375,12 @@ class _Restore:
         self.listener(Progress(phase, done, total, changed, self.failures.count, seconds))
 
 
+def _has_place_alone(entry: Entry) -> bool:
+    return entry.collection is None or entry.key is None
+
+
 class _UnrestoredError(StoreError):
     """One entry was not restored, for this reason."""
-
-
-async def _batches(file: BinaryIO) -> AsyncIterator[list[Entry]]:
-    reader = await in_thread(BackupReader, file)
-    batches = reader.batches()
-    while (batch := await in_thread(next, batches, None)) is not None:
-        yield batch
-
-
-def _groups(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
-    """Yield *entries* in order, in groups without duplicate names: of two, the later is written later."""
-    group: dict[object, Entry] = {}
-    for entry in entries:
-        name = (entry.collection, entry.key, entry.path)
-        if name in group:
-            yield list(group.values())
-            group = {}
-        group[name] = entry
-    if group:
-        yield list(group.values())
 
 
 def _same(one: Entry, other: Entry) -> bool:

@@ -71,6 +71,16 @@ argon2_option: Final = click.option(
     help=f"Argon2id cost: passes, KiB, lanes; or {', '.join(PROFILES)}.",
 )
 
+contexts_option: Final = click.option(
+    "--context",
+    "contexts",
+    multiple=True,
+    metavar="TEXT",
+    help="A context that the application gives a wrapper; repeatable. Its records are opened, too.",
+)
+names_inside_option: Final = click.option(
+    "--names-inside", is_flag=True, help="Open the vault, for the names that records carry."
+)
 context_option: Final = click.option(
     "--context", default="", metavar="TEXT", help="The context that the application gives its wrapper."
 )

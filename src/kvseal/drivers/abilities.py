@@ -8,6 +8,7 @@ so no caller asks what a driver is.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from kvseal.drivers.base import Count, Written, refusal
@@ -25,6 +26,15 @@ PUTS_AT_ONCE: Final = 16
 @runtime_checkable
 class HidesNames(Protocol):
     """A driver that cannot give every name back, and can say where a name would lead."""
+
+    @property
+    def loses_names(self) -> bool:
+        """
+        Whether a name may not come back from where its entry is kept, so that kvseal's records carry it.
+
+        Fixed by the store and its strategies, whatever is stored; `Landing.loses_names` of the store agrees.
+        """
+        ...
 
     def proves(self, entry: Entry, key: str) -> bool:
         """Whether *key* is stored where *entry* is, in its collection if that is known; reads nothing."""
@@ -145,6 +155,18 @@ def proves(driver: Driver, entry: Entry, key: str) -> bool:
     return driver.proves(entry, key) if isinstance(driver, HidesNames) else entry.key == key
 
 
+def leads(driver: Driver, entry: Entry, collection: str, key: str) -> bool:
+    """Whether these names are stored in the very place where *entry* is, and are no others than it has."""
+    if entry.collection not in {None, collection} or entry.key not in {None, key}:
+        return False
+    return proves(driver, replace(entry, collection=collection), key)
+
+
+def loses_names(driver: Driver) -> bool:
+    """Whether what is stored may not say whose it is, so that a record has to carry its names."""
+    return isinstance(driver, HidesNames) and driver.loses_names
+
+
 def place(driver: Driver, collection: str, key: str) -> Hashable | None:
     """Return the `locator` of an entry of these names; `None` where the driver gives all names back."""
     return driver.place(collection, key) if isinstance(driver, HidesNames) else None
@@ -157,7 +179,8 @@ async def in_place_of(driver: Driver, entry: Entry) -> Entry | None:
     if isinstance(driver, KeepsPaths) and entry.path is not None:
         return await driver.get_at(entry)
     msg = "its name is not known, so only a file tree store can hold it"
-    raise StoreError(msg, hint="give the names when the backup is taken: --manifest")
+    hint = "restore --names-inside, if its record carries its name; or backup --manifest"
+    raise StoreError(msg, hint=hint)
 
 
 async def put_many_if_absent(driver: Driver, entries: Sequence[Entry]) -> Sequence[Put]:

@@ -35,6 +35,7 @@ from kvseal.errors import (
     StoreUnreachableError,
     UnsealableValueError,
 )
+from kvseal.observe.events import Failure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -98,7 +99,9 @@ class Entry:
     backend cannot give them back.  `value` is the stored mapping, `None` where `problem`
     says why it cannot be read.  Times are aware UTC.  `locator` and `stored` are the
     driver's own: the place of the entry, and the exact bytes that a write compares.
-    `path` is the place of an entry without both names, in this store and in a copy of it.
+    `path` is the place of an entry without both names, in this store and in a copy of it.  With
+    `names_inside` the value itself says its names to those who can open it, so that a store which does not
+    keep them gets none beside it.
     """
 
     collection: str | None
@@ -110,6 +113,7 @@ class Entry:
     stored: bytes = field(default=b"", repr=False)
     problem: str = ""
     path: str | None = None
+    names_inside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +126,16 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """*value* for *entry*, if the backend still holds *entry* as it was read."""
+    """
+    *value* for *entry*, if the backend still holds *entry* as it was read.
+
+    `names_inside` is that of the entry to be: see `Entry`.
+    """
 
     entry: Entry
     value: Mapping[str, Any] = field(repr=False)
     expires_at: datetime | _Keep | None = KEEP
+    names_inside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +297,13 @@ async def on_disk(location: str, function: Callable[P, T], /, *args: P.args, **k
     except OSError as exc:
         msg = f"{location}: {exc}"
         raise StoreUnreachableError(msg, hint="check the free space and the permissions there") from exc
+
+
+def failure_of(entry: Entry, reason: str) -> Failure:
+    """Return the failure of *entry*: by its place, where the store does not show its names."""
+    where = "" if entry.path is None else f" ({entry.path})"
+    names = (None, None) if entry.names_inside else (entry.collection, entry.key)
+    return Failure(*names, f"{reason}{where}")
 
 
 def refuse_problems(replacements: Sequence[Replacement]) -> None:

@@ -83,14 +83,23 @@ def patch_body(
     expires_at: datetime | _Keep | None = KEEP,
     *,
     names: tuple[str, str] | None = None,
+    names_inside: bool = False,
 ) -> str:
-    """Return the body *text* with another value, another expiry unless it is `KEEP`, and *names* if given."""
-    if expires_at is KEEP and names is None and (around := _around_value(text)) is not None:
+    """
+    Return the body *text* with another value, another expiry unless it is `KEEP`, and *names* if given.
+
+    With *names_inside* it has none, whatever it had.
+    """
+    keeps_rest = expires_at is KEEP and names is None and not names_inside
+    if keeps_rest and (around := _around_value(text)) is not None:
         before, after = around
         return f"{before}{_dump(value)}{after}"
     fields = _fields(text)
     fields["value"] = dict(value)
-    if names is not None:
+    if names_inside:
+        fields.pop("collection", None)
+        fields.pop("key", None)
+    elif names is not None:
         fields["collection"], fields["key"] = names
     if expires_at is None:
         fields.pop("expires_at", None)

@@ -64,6 +64,11 @@ class DelegatingDriver:
         """Delete."""
         return await self._driver.delete_if_unchanged(entry)
 
+    @property
+    def loses_names(self) -> bool:
+        """Whether the other driver may not give a name back."""
+        return abilities.loses_names(self._driver)
+
     def proves(self, entry: Entry, key: str) -> bool:
         """Prove."""
         return abilities.proves(self._driver, entry, key)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 from urllib.parse import unquote
 
 from kvseal.errors import StoreError
@@ -29,6 +29,11 @@ class Landing(Protocol):
     @property
     def check_key(self) -> Callable[[str], object] | None:
         """What raises `StoreError` for a key that leaves its collection; `None` where no key can."""
+        ...
+
+    @property
+    def loses_names(self) -> bool:
+        """Whether a name may not come back from where it lands: as the driver's `loses_names` says."""
         ...
 
     @property
@@ -62,6 +67,7 @@ class ExactNames:
     """Both names are kept apart and as they are, in columns or dictionaries."""
 
     check_key: None = None
+    loses_names: ClassVar[bool] = False
     check_value: None = None
 
     def reaches(self, collection: str, reserved: str) -> bool:
@@ -78,6 +84,7 @@ class JoinedPlaces:
     """One key of both names, `collection::key`: a collection may begin with another one and the separator."""
 
     check_key: None = None
+    loses_names: ClassVar[bool] = False
     check_value: None = None
 
     def reaches(self, collection: str, reserved: str) -> bool:
@@ -96,6 +103,7 @@ class FolderPlaces:
 
     folder: Callable[[str], str]
     file: Callable[[str], str] | None = None
+    loses_names: bool = False
     check_value: None = None
 
     @property
@@ -116,6 +124,7 @@ class FolderPlaces:
 class UnknownPlaces:
     """A store that kvseal does not know: it may fold names as file systems, HTTP and S3-like servers do."""
 
+    loses_names: ClassVar[bool] = False
     check_value: None = None
 
     def check_key(self, key: str) -> None:

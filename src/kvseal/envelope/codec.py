@@ -11,11 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from kvseal.envelope.bounded_cache import BoundedCache
-from kvseal.envelope.common import opening, sealing
+from kvseal.envelope.common import opening, sealing, sealing_inside
 from kvseal.envelope.payload import decode, encode, encode_json, is_strict
-from kvseal.envelope.record import ENCODING_MASK, expiry_of
-from kvseal.envelope.stored import from_stored, to_stored
-from kvseal.errors import MalformedRecordError
+from kvseal.envelope.record import ENCODING_MASK, Binding, Header, expiry_of
+from kvseal.envelope.stored import from_stored, has_names_inside, to_stored
+from kvseal.errors import MalformedRecordError, RecordError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,9 +27,23 @@ _COLLECTIONS: Final = 4096
 
 
 class RecordCodec:
-    """Seals with the active DEK and opens with every DEK of one keyring, for one context."""
+    """
+    Seals with the active DEK and opens with every DEK of one keyring, for one context.
 
-    __slots__ = ("_open", "_seal", "active_dek", "opening", "sealing")
+    With *names_inside* the records that it seals carry their names, unless the binding leaves one out.  With
+    *loses_names* they do, too, and `opening` leaves records that do not to a caller that can seal them anew.
+    """
+
+    __slots__ = (
+        "_names_in",
+        "_open",
+        "_seal",
+        "active_dek",
+        "loses_names",
+        "names_inside",
+        "opening",
+        "sealing",
+    )
 
     active_dek: int
     """The number of the DEK that seals."""
@@ -40,12 +54,24 @@ class RecordCodec:
     opening: BoundedCache[str, Open]
     """By collection at the base store: what `open` does, prepared for it."""
 
-    def __init__(self, sealer: Sealer, opener: Opener) -> None:
+    def __init__(
+        self, sealer: Sealer, opener: Opener, *, names_inside: bool = False, loses_names: bool = False
+    ) -> None:
+        binds_names = sealer.binding == Binding.COLLECTION_AND_KEY
         self._seal = sealer.seal
         self._open = opener.open
+        self._names_in = opener.names_in
         self.active_dek = sealer.dek
-        self.sealing = BoundedCache(partial(sealing, sealer, self._seal_uncommon), _COLLECTIONS)
-        self.opening = BoundedCache(partial(opening, opener, self._open_uncommon), _COLLECTIONS)
+        self.loses_names = loses_names and binds_names
+        self.names_inside = (names_inside or loses_names) and binds_names
+        prepare = sealing_inside if self.names_inside else sealing
+        self.sealing = BoundedCache(partial(prepare, sealer, self._seal_uncommon), _COLLECTIONS)
+        if self.loses_names:
+            self.opening = BoundedCache(
+                lambda collection: partial(self._open_named, collection), _COLLECTIONS
+            )
+        else:
+            self.opening = BoundedCache(partial(opening, opener, self._open_uncommon), _COLLECTIONS)
 
     def seal(
         self, value: Mapping[str, Any], collection: str, key: str, expires_at: int | None = None
@@ -76,7 +102,18 @@ class RecordCodec:
         Raises:
             RecordError: the subclass says why *stored* is no record of this vault for these names.
         """
+        if self.loses_names:
+            return self._open_uncommon(collection, stored, key)
         return self.opening[collection](stored, key)
+
+    def names_in(self, stored: Mapping[str, Any]) -> tuple[str, str] | None:
+        """Return the names that the record carries, `None` where it has none; raises like `open`."""
+        return self._names_in(from_stored(stored))
+
+    def is_current(self, stored: Mapping[str, Any]) -> bool:
+        """Whether the header of a sealed record says what `seal` would make it say."""
+        header = Header.parse(from_stored(stored))
+        return header.dek == self.active_dek and (header.names_inside or not self.names_inside)
 
     def verify(
         self, stored: Mapping[str, Any], collection: str, key: str
@@ -97,13 +134,22 @@ class RecordCodec:
         self, collection: str, value: Mapping[str, Any], key: str, expires_at: int | None = None
     ) -> dict[str, Any]:
         payload, encoding = encode(value)
-        return to_stored(self._seal(payload, collection, key, encoding, expires_at))
+        record = self._seal(payload, collection, key, encoding, expires_at, names_inside=self.names_inside)
+        return to_stored(record)
 
     def _open_uncommon(
         self, collection: str, stored: Mapping[str, Any], key: str
     ) -> tuple[dict[str, Any], int | None]:
         record, _, value = self._opened(stored, collection, key)
         return value, expiry_of(record)
+
+    def _open_named(
+        self, collection: str, stored: Mapping[str, Any], key: str
+    ) -> tuple[dict[str, Any], int | None]:
+        if not has_names_inside(stored):
+            msg = "the record does not carry its names"
+            raise RecordError(msg)
+        return self._open_uncommon(collection, stored, key)
 
     def _opened(
         self, stored: Mapping[str, Any], collection: str, key: str

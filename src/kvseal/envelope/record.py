@@ -36,14 +36,17 @@ DERIVATION_END: Final = FIXED_SIZE + DERIVATION_SIZE
 """Up to here the records of one run of a writer are the same, but for their flags."""
 EXPIRY_END: Final = NONCE_END + EXPIRY_SIZE
 MIN_SIZE: Final = NONCE_END + TAG_SIZE
+MIN_NAMES: Final = 8
+"""Bytes of two empty names inside."""
 
 ENCODING_MASK: Final = 0b0000_0011
 EXPIRES: Final = 0b0000_0100
+NAMES_INSIDE: Final = 0b0000_1000
 BINDING_SHIFT: Final = 4
 BINDING_MASK: Final = 0b0011_0000
 MAX_DEK: Final = 2**32 - 1
 
-_KNOWN_FLAGS: Final = ENCODING_MASK | EXPIRES | BINDING_MASK
+_KNOWN_FLAGS: Final = ENCODING_MASK | EXPIRES | NAMES_INSIDE | BINDING_MASK
 _EXPIRY_LIMIT: Final = 2**63
 pack_length: Final = Struct(">I").pack
 
@@ -64,7 +67,7 @@ class Header:
     offset size
     0      1   format version = 1
     1      1   suite: 1 = XAES-256-GCM
-    2      1   flags: bits 0-1 encoding, bit 2 expiry present, bits 4-5 binding
+    2      1   flags: bits 0-1 encoding, bit 2 expiry present, bit 3 names inside, bits 4-5 binding
     3      1   0
     4      4   DEK number, big-endian
     8      24  nonce
@@ -76,6 +79,7 @@ class Header:
     encoding: Encoding = Encoding.JSON
     binding: Binding = Binding.COLLECTION_AND_KEY
     expires_at: int | None = None
+    names_inside: bool = False
 
     @classmethod
     def parse(cls, record: bytes) -> Header:
@@ -100,13 +104,13 @@ class Header:
             encoding=Encoding(flags & ENCODING_MASK),
             binding=Binding((flags & BINDING_MASK) >> BINDING_SHIFT),
             expires_at=expiry_of(record),
+            names_inside=bool(flags & NAMES_INSIDE),
         )
 
     def start(self) -> bytes:
         """Return header bytes 0-7."""
-        flags = (
-            self.encoding | self.binding << BINDING_SHIFT | (EXPIRES if self.expires_at is not None else 0)
-        )
+        flags = self.encoding | self.binding << BINDING_SHIFT
+        flags |= (EXPIRES if self.expires_at is not None else 0) | (NAMES_INSIDE if self.names_inside else 0)
         return bytes((FORMAT_VERSION, SUITE_XAES_256_GCM, flags, 0)) + self.dek.to_bytes(4, "big")
 
     def encode(self) -> bytes:
@@ -124,16 +128,15 @@ def check_start(record: bytes) -> None:
         msg = f"the record is sealed with suite {suite}; this kvseal knows suite {SUITE_XAES_256_GCM}"
         raise UnknownSuiteError(msg, hint="upgrade kvseal")
     known = not flags & ~_KNOWN_FLAGS and flags & ENCODING_MASK <= max(Encoding)
-    if not known or flags & BINDING_MASK == BINDING_MASK:
+    if not known or flags & BINDING_MASK == BINDING_MASK or (flags & NAMES_INSIDE and flags & BINDING_MASK):
         msg = f"the record has flags {flags:#010b}, some of which this kvseal does not know"
         raise UnknownFlagsError(msg, hint="upgrade kvseal")
     if reserved:
         msg = f"the record's reserved byte is {reserved}, not 0"
         raise MalformedRecordError(msg)
-    if flags & EXPIRES and len(record) < MIN_SIZE + EXPIRY_SIZE:
-        msg = (
-            f"the record is truncated: {len(record)} bytes with an expiry, at least {MIN_SIZE + EXPIRY_SIZE}"
-        )
+    least = MIN_SIZE + (EXPIRY_SIZE if flags & EXPIRES else 0) + (MIN_NAMES if flags & NAMES_INSIDE else 0)
+    if len(record) < least:
+        msg = f"the record is truncated: {len(record)} bytes with these flags, at least {least} are needed"
         raise MalformedRecordError(msg)
 
 

@@ -18,6 +18,7 @@ from cryptography.exceptions import InvalidTag
 
 from kvseal.envelope.aead import DERIVATION_SIZE, NONCE_SIZE, XAES256GCM
 from kvseal.envelope.bounded_cache import BoundedCache
+from kvseal.envelope.inside import names_field, parse_names, payload_of
 from kvseal.envelope.payload import Encoding
 from kvseal.envelope.record import (
     AAD_LABEL,
@@ -28,6 +29,7 @@ from kvseal.envelope.record import (
     EXPIRY_END,
     FIXED_SIZE,
     FORMAT_VERSION,
+    NAMES_INSIDE,
     NONCE_END,
     SUITE_XAES_256_GCM,
     Binding,
@@ -69,6 +71,9 @@ OpenRun: TypeAlias = (
 )
 """Of a reader: what decrypts, the AAD before an expiry (if any), the AAD from there to the key, the count."""
 
+_NAMES_LEFT_OUT: Final = BINDING_MASK | NAMES_INSIDE
+"""Flags of records whose AAD lacks a name."""
+
 
 class Associations:
     """Builds the AAD of one vault and context: `prefix`, which many records share, the key, `context`."""
@@ -81,8 +86,11 @@ class Associations:
 
     def of(self, start: bytes, expiry: bytes, collection: str, key: str) -> bytes:
         """Return the AAD for header bytes 0-7, the encoded expiry and the bound names."""
-        if weaker := start[2] & BINDING_MASK:
-            collection, key = bound_names(Binding(weaker >> BINDING_SHIFT), collection, key)
+        if left_out := start[2] & _NAMES_LEFT_OUT:
+            if left_out & NAMES_INSIDE:
+                collection = key = ""
+            else:
+                collection, key = bound_names(Binding(left_out >> BINDING_SHIFT), collection, key)
         return self._label + start + expiry + name_field(collection) + name_field(key) + self.context
 
     def around_expiry(self, start: bytes, collection: str) -> tuple[bytes, bytes]:
@@ -140,13 +148,24 @@ class Sealer:
         return run
 
     def seal(
-        self, payload: bytes, collection: str, key: str, encoding: int = 0, expires_at: int | None = None
+        self,
+        payload: bytes,
+        collection: str,
+        key: str,
+        encoding: int = 0,
+        expires_at: int | None = None,
+        *,
+        names_inside: bool = False,
     ) -> bytes:
         """
-        Return the record of *payload* for these names at the base store.
+        Return the record of *payload* for these names at the base store, which it carries if *names_inside*.
 
         *expires_at* is in Unix milliseconds.  Sealing the same payload twice gives different records.
         """
+        flags = encoding | (EXPIRES if expires_at is not None else 0)
+        if names_inside:
+            flags |= NAMES_INSIDE
+            payload = names_field(collection, key) + payload
         head, encrypt, budget = self.run
         for _ in budget:
             break
@@ -154,7 +173,7 @@ class Sealer:
             head, encrypt, _ = self.renewed()
         self.sealed.number += 1
         rest = self.urandom(NONCE_REST)
-        start = self.start(encoding | (EXPIRES if expires_at is not None else 0))
+        start = self.start(flags)
         expiry = encode_expiry(expires_at)
         aad = self.associations.of(start, expiry, collection, key)
         return b"".join((start, head[FIXED_SIZE:], rest, expiry, encrypt(rest, payload, aad)))
@@ -204,8 +223,23 @@ class Opener:
             MalformedRecordError, UnknownRecordVersionError: *record* is no record that this kvseal reads.
             UnknownDEKError: none of these DEKs sealed it.
             TamperedRecordError: it was changed, or sealed for other names, another context or vault.
+            MovedRecordError: it carries other names.
         """
         header = Header.parse(record)
+        payload = self._decrypted(record, header, collection, key)
+        if header.names_inside:
+            payload = payload_of(payload, collection, key)
+        self._opened[header.dek].number += 1
+        return payload
+
+    def names_in(self, record: bytes) -> tuple[str, str] | None:
+        """Return the names that *record* carries, `None` where it has none; raises like `open`."""
+        header = Header.parse(record)
+        if not header.names_inside:
+            return None
+        return parse_names(self._decrypted(record, header, "", ""))[:2]
+
+    def _decrypted(self, record: bytes, header: Header, collection: str, key: str) -> bytes:
         if header.binding > self._weakest:
             msg = f"the record is bound to {header.binding.name}, weaker than this vault's policy accepts"
             raise TamperedRecordError(msg)
@@ -213,11 +247,9 @@ class Opener:
         aes_gcm = self._derived(record[4:DERIVATION_END])
         aad = self.associations.of(record[:FIXED_SIZE], record[NONCE_END:body], collection, key)
         try:
-            payload = aes_gcm.decrypt(record[DERIVATION_END:NONCE_END], record[body:], aad)
+            return aes_gcm.decrypt(record[DERIVATION_END:NONCE_END], record[body:], aad)
         except InvalidTag:
-            payload = self._opened_second(header.dek, record, body, aad)
-        self._opened[header.dek].number += 1
-        return payload
+            return self._opened_second(header.dek, record, body, aad)
 
     def _opened_second(self, dek: int, record: bytes, body: int, aad: bytes) -> bytes:
         """Open with a DEK that has lost its number to another one, or raise `TamperedRecordError`."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pybase64 import b64decode, b64encode_as_string
 
+from kvseal.envelope.record import NAMES_INSIDE
 from kvseal.errors import (
     LegacyRecordError,
     MalformedRecordError,
@@ -39,6 +40,18 @@ _MIGRATE: Final = "import it with vaultctl migrate-from-fernet"
 def is_sealed(value: Mapping[str, Any]) -> bool:
     """Whether *value* claims to be a kvseal record: readable or not, it is never plaintext or legacy."""
     return DATA_FIELD in value and value.get(VERSION_FIELD) == VERSION
+
+
+def has_names_inside(value: Mapping[str, Any]) -> bool:
+    """Whether *value* claims to be a record that carries its names: then no names belong beside it."""
+    text = value.get(DATA_FIELD)
+    if not is_sealed(value) or type(text) is not str:
+        return False
+    try:
+        flags = b64decode(text[:QUANTUM], None, True)[2]
+    except (binascii.Error, ValueError, IndexError):
+        return False
+    return bool(flags & NAMES_INSIDE)
 
 
 def from_stored(value: Mapping[str, Any]) -> bytes:

@@ -9,6 +9,7 @@ Every error kvseal raises, each a subclass of py-key-value's own.
       · UnknownFlagsError
     - UnknownDEKError
     - TamperedRecordError (CorruptedDataError)
+      · MovedRecordError
     - SealedTwiceError
     - LegacyRecordError
     - PlaintextRecordError
@@ -85,6 +86,7 @@ from kvseal.errors.records import (
     LegacyRecordError,
     MalformedRecordError,
     MissingRecordError,
+    MovedRecordError,
     PlaintextRecordError,
     RecordError,
     ReservedNameError,
@@ -187,6 +189,7 @@ __all__ = [
     "ManifestError",
     "MissingRecordError",
     "MistypedSecretError",
+    "MovedRecordError",
     "PinFileError",
     "PinNotWrittenError",
     "PlaintextFoundError",

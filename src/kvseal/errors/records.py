@@ -63,6 +63,10 @@ class TamperedRecordError(RecordError, CorruptedDataError):
     """The record was changed, or was sealed for another name, context or vault."""
 
 
+class MovedRecordError(TamperedRecordError):
+    """The record carries its names, and they are not those of the place where it was found."""
+
+
 class SealedTwiceError(RecordError):
     """The value in the record is a sealed record itself: two wrappers seal, one above the other."""
 

@@ -152,9 +152,9 @@ def with_new_root(
     return _next(meta, successor, now, **fields)
 
 
-def with_limits(meta: VaultMeta, root: RootKey, *, limits: Mapping[str, Any], now: datetime) -> VaultMeta:
-    """Set these *limits* of the policy, at which a rotation of the DEK is due; the others stay."""
-    return _next(meta, root, now, policy=replace(meta.policy, **limits))
+def with_settings(meta: VaultMeta, root: RootKey, *, settings: Mapping[str, Any], now: datetime) -> VaultMeta:
+    """Set these *settings* of the policy, such as the limits at which a rotation is due; the others stay."""
+    return _next(meta, root, now, policy=replace(meta.policy, **settings))
 
 
 def with_legacy_keys(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from hmac import compare_digest
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
 
 from kvseal.envelope.bounded_cache import BoundedCache
 from kvseal.envelope.codec import RecordCodec
@@ -39,6 +39,22 @@ class LegacyKey:
     def __reduce__(self) -> NoReturn:
         msg = "a LegacyKey is not pickled or copied"
         raise TypeError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class WithNames:
+    """Asks for the codec of *context* whose records carry their names: for a store that loses them."""
+
+    context: str
+
+
+CodecKey: TypeAlias = "str | WithNames"
+"""A context, or a context on a store that loses names."""
+
+
+def codec_key(context: str, *, loses_names: bool) -> CodecKey:
+    """Return what asks a keyring for the codec of *context* on a store that does or does not lose names."""
+    return WithNames(context) if loses_names else context
 
 
 class Keyring:
@@ -79,7 +95,7 @@ class Keyring:
         }
         self.retired = frozenset(dek.number for dek in meta.deks if dek.state == "retired")
         # Kept here and not in wrappers, so that no key outlives the keyring.
-        self.codecs: BoundedCache[str, RecordCodec] = BoundedCache(self._build_codec, _CONTEXTS)
+        self.codecs: BoundedCache[CodecKey, RecordCodec] = BoundedCache(self._build_codec, _CONTEXTS)
         legacy: dict[str, LegacyKey] = {}
         ended: list[LegacyKey] = []
         seconds: defaultdict[int, list[bytes]] = defaultdict(list)
@@ -131,7 +147,9 @@ class Keyring:
         """The number of the DEK that seals new records."""
         return self._active
 
-    def _build_codec(self, context: str) -> RecordCodec:
+    def _build_codec(self, key: CodecKey) -> RecordCodec:
+        loses_names = isinstance(key, WithNames)
+        context = key.context if isinstance(key, WithNames) else key
         associations = Associations(self.vault_id, context=context)
         binding, active = self.policy.binding, self._active
         sealed = operations[self.vault_id, active, "seal"]
@@ -139,6 +157,8 @@ class Keyring:
         return RecordCodec(
             Sealer(self._deks[active], active, associations, binding=binding, counts=sealed),
             Opener(self._deks, associations, weakest=binding, counts=opened, seconds=self._seconds),
+            names_inside=self.policy.names_inside,
+            loses_names=loses_names,
         )
 
     def _opened(self, number: int) -> Count:
@@ -156,10 +176,10 @@ class Keyring:
         raise TypeError(msg)
 
 
-class LockedCodecs(dict[str, RecordCodec]):
+class LockedCodecs(dict[CodecKey, RecordCodec]):
     """Replaces the codecs of a locked vault: every lookup raises."""
 
-    def __missing__(self, _: str) -> RecordCodec:
+    def __missing__(self, _: CodecKey) -> RecordCodec:
         raise locked()
 
 

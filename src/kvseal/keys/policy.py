@@ -74,11 +74,14 @@ class Policy:
     records are bound to, and the weakest binding that is accepted.  Without `write` new values are always
     sealed; it is there once an old format was held, so that old and new releases could read everything.
 
+    With `names_inside` every record carries its names, and not only on stores that lose them.
+
     `max_dek_age`, in seconds, and `max_dek_records` are soft limits: once the active DEK is older, or
     has sealed more records, kvseal asks for a rotation and refuses nothing.
 
     Raises:
-        ValueError, TypeError: a limit is not an integer, or out of bounds.
+        ValueError, TypeError: a limit is not an integer, or out of bounds; or a name is not bound, with
+            `names_inside`.
     """
 
     read_legacy: bool = False
@@ -87,8 +90,12 @@ class Policy:
     max_dek_age: int | None = None
     max_dek_records: int | None = None
     write: WritePolicy | None = None
+    names_inside: bool = False
 
     def __post_init__(self) -> None:
+        if self.names_inside and self.binding != Binding.COLLECTION_AND_KEY:
+            msg = "names are inside only of records that are bound to both"
+            raise ValueError(msg)
         _check("max_dek_age", self.max_dek_age, LONGEST_DEK_AGE)
         _check("max_dek_records", self.max_dek_records, MOST_DEK_RECORDS)
 
@@ -129,6 +136,7 @@ class Policy:
             value.get("max_dek_age"),
             value.get("max_dek_records"),
             WritePolicy.from_json(value["write"]) if "write" in value else None,
+            _only_true(value, "names_inside"),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -139,8 +147,17 @@ class Policy:
             "read_plaintext": self.read_plaintext,
             "binding": _BINDING_NAMES[self.binding],
             **{name: limit for name, limit in limits.items() if limit is not None},
+            **({"names_inside": True} if self.names_inside else {}),
             **({} if self.write is None else {"write": self.write.as_json()}),
         }
+
+
+def _only_true(value: dict[str, Any], name: str) -> bool:
+    """Return whether *name* is there; what is not set is absent, so that a policy has one form."""
+    if value.get(name, True) is not True:
+        msg = f"{name} is true or absent"
+        raise ValueError(msg)
+    return name in value
 
 
 def whole_seconds(age: timedelta) -> int:

@@ -14,14 +14,23 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from kvseal import clock
-from kvseal.drivers.base import PAGE_SIZE, has_expired
+from kvseal.drivers import abilities
+from kvseal.drivers.base import PAGE_SIZE, failure_of, has_expired
 from kvseal.drivers.reach import recodable_driver
 from kvseal.errors import LegacyRecordError, PlaintextRecordError, RecordError, UnknownDEKError
 from kvseal.keys.meta import META_COLLECTION
 from kvseal.legacy import FERNET, FernetCodec, PlaintextCodec, codecs_for
 from kvseal.observe.events import Failure, Progress, ignore
 from kvseal.recoding.decision import classify, format_of
-from kvseal.recoding.formats import KVSEAL, LegacySource, RefusedSource, StrictSource, dek_of, opened
+from kvseal.recoding.formats import (
+    KVSEAL,
+    LegacySource,
+    RefusedSource,
+    StrictSource,
+    dek_of,
+    located,
+    opened,
+)
 from kvseal.recoding.pace import LoopShare
 from kvseal.recoding.report import FAILURES_KEPT, Report
 from kvseal.vault.store_clock import check_clocks
@@ -36,6 +45,7 @@ if TYPE_CHECKING:
     from kvseal.observe.events import Listener
     from kvseal.recoding.formats import Source
     from kvseal.recoding.pace import Pace
+    from kvseal.vault.inside_names import Leads
     from kvseal.vault.vault import Vault
 
     Refresh: TypeAlias = Callable[[], Awaitable[bool]]
@@ -139,7 +149,9 @@ async def take_census(
     """
     census, started = Census(), clock.monotonic()
     share = share or LoopShare()
-    count = partial(_census_of, readers=readers, opens=opens, pends=pends)
+    count = partial(
+        _census_of, readers=readers, leads=partial(abilities.leads, driver), opens=opens, pends=pends
+    )
     async for page in share.pages(driver.scan(partition=partition, expired=True)):
         if pace is not None:
             await pace.take(len(page.entries))
@@ -173,6 +185,7 @@ def readers_of(vault: Vault, *, context: str = "") -> tuple[Source, ...]:
 def _census_of(
     entries: Iterable[Entry],
     readers: Sequence[Source],
+    leads: Leads,
     opens: Callable[[Entry], bool],
     pends: Callable[[Entry], bool],
 ) -> Census:
@@ -190,7 +203,7 @@ def _census_of(
         if name == KVSEAL:
             _count_dek(entry, census)
         if opens(entry):
-            _judge(entry, reader, census)
+            _judge(entry, reader, leads, census)
     return census
 
 
@@ -200,12 +213,12 @@ def _count_dek(entry: Entry, census: Census) -> None:
         census.deks[dek_of(entry.value or {})] += 1
 
 
-def _judge(entry: Entry, reader: Source | None, census: Census) -> None:
+def _judge(entry: Entry, reader: Source | None, leads: Leads, census: Census) -> None:
     try:
         if reader is None:
             raise RecordError(entry.problem or "the record has no known format")  # noqa: TRY301
-        opened(reader, entry)
+        opened(reader, located(reader, entry, leads))
     except RecordError as exc:
         census.failed += 1
         census.unknown_dek |= isinstance(exc, UnknownDEKError)
-        census.failures.append(Failure(entry.collection, entry.key, f"{type(exc).__name__}: {exc.message}"))
+        census.failures.append(failure_of(entry, f"{type(exc).__name__}: {exc.message}"))

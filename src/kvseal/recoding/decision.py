@@ -8,20 +8,19 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from kvseal import clock, expiry
-from kvseal.drivers.base import KEEP
+from kvseal.drivers.base import KEEP, failure_of
+from kvseal.envelope.stored import is_sealed
 from kvseal.errors import RecordError, UnknownDEKError, UnsealableValueError
 from kvseal.observe.events import Failure
-from kvseal.recoding.formats import UNDECODABLE, opened
+from kvseal.recoding.formats import UNDECODABLE, located, opened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from typing import TypeAlias
+    from collections.abc import Mapping, Sequence
 
     from kvseal.drivers.base import Entry, _Keep
     from kvseal.recoding.formats import Source
     from kvseal.recoding.plan import Plan
-
-    Prover: TypeAlias = Callable[[Entry, str], bool]
+    from kvseal.vault.inside_names import Leads
 
 
 class Leave(Enum):
@@ -44,8 +43,12 @@ Decision = Change | Leave | Failure
 
 
 def classify(entry: Entry, sources: Sequence[Source]) -> Source | None:
-    """Return the first source that recognises *entry*, or `None` if it is unreadable or unknown."""
-    if entry.value is None or entry.collection is None:
+    """
+    Return the first source that recognises *entry*, or `None` if it is unreadable or unknown.
+
+    A sealed record says what it is, wherever it is; anything else needs a collection.
+    """
+    if entry.value is None or (entry.collection is None and not is_sealed(entry.value)):
         return None
     for source in sources:
         if source.recognises(entry.value):
@@ -58,15 +61,15 @@ def format_of(source: Source | None) -> str:
     return UNDECODABLE if source is None else source.format
 
 
-def decide(entry: Entry, plan: Plan, proves: Prover) -> Decision:
+def decide(entry: Entry, plan: Plan, leads: Leads) -> Decision:
     """Decide for an entry that is recoded in place."""
     source = classify(entry, plan.known)
-    return Leave.ALREADY if _is_done(entry, source, plan) else _recoded(entry, source, plan, proves)
+    return Leave.ALREADY if _is_done(entry, source, plan) else _recoded(entry, source, plan, leads)
 
 
-def decide_copy(entry: Entry, plan: Plan, proves: Prover) -> Decision:
+def decide_copy(entry: Entry, plan: Plan, leads: Leads) -> Decision:
     """Decide for an entry that is copied to another store; sealed entries are copied too."""
-    return _recoded(entry, classify(entry, plan.known), plan, proves)
+    return _recoded(entry, classify(entry, plan.known), plan, leads)
 
 
 def is_done(entry: Entry, plan: Plan) -> bool:
@@ -87,19 +90,20 @@ def _is_done(entry: Entry, source: Source | None, plan: Plan) -> bool:
     return plan.target not in plan.sources or plan.target.is_current(entry.value or {})
 
 
-def _recoded(entry: Entry, source: Source | None, plan: Plan, proves: Prover) -> Decision:
+def _recoded(entry: Entry, source: Source | None, plan: Plan, leads: Leads) -> Decision:
     if source is None:
-        return _failure(entry, entry.problem or "this run does not handle its format")
+        return failure_of(entry, entry.problem or "this run does not handle its format")
     if source in plan.leaves:
         return Leave.SKIPPED
     try:
-        value, expires_at = opened(source, entry)
-        named = _named(entry, source, value, proves)
+        found = located(source, entry, leads)
+        value, expires_at = opened(source, found)
+        named = _named(found, source, value, leads)
         if not plan.target.keeps_expiry and expires_at is not None:
             return _bare(named, value, expires_at, plan)
         return Change(named, plan.target.seal(value, named, expires_at))
     except (RecordError, UnsealableValueError) as exc:
-        failure = _failure(entry, f"{type(exc).__name__}: {exc.message}")
+        failure = failure_of(entry, f"{type(exc).__name__}: {exc.message}")
         return replace(failure, unknown_dek=isinstance(exc, UnknownDEKError))
 
 
@@ -113,16 +117,12 @@ def _bare(entry: Entry, value: Mapping[str, Any], expires_at: int, plan: Plan) -
     return Change(entry, sealed, datetime.fromtimestamp(expires_at / 1000, timezone.utc))
 
 
-def _named(entry: Entry, source: Source, value: Mapping[str, Any], proves: Prover) -> Entry:
+def _named(entry: Entry, source: Source, value: Mapping[str, Any], leads: Leads) -> Entry:
     """Return *entry* with its key; if the store does not keep keys, with the key that its value proves."""
-    if entry.key is not None:
+    if entry.key is not None or entry.collection is None:
         return entry
     for key in source.key_candidates(entry.collection, value):
-        if proves(entry, key):
+        if leads(entry, entry.collection, key):
             return replace(entry, key=key)
     msg = "the store does not keep its key, and nothing in its value proves one"
     raise RecordError(msg)
-
-
-def _failure(entry: Entry, reason: str) -> Failure:
-    return Failure(entry.collection, entry.key, reason)

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from kvseal import clock
+from kvseal.drivers.abilities import loses_names
 from kvseal.drivers.reach import reached
 from kvseal.errors import RecodeError
 from kvseal.observe import audit
@@ -80,6 +81,7 @@ async def recode(
     async with reached(store, to, writes=not plan.dry_run) as places:
         _check_partition(partition)
         await check_clocks(places.source, plan.command)
+        plan = plan.on(loses_names=loses_names(places.destination))
         writing: Writing
         if places.in_place:
             writing = InPlace(places.source, plan, listener)

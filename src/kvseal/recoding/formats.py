@@ -14,6 +14,8 @@ from kvseal import expiry
 from kvseal.envelope.record import Header
 from kvseal.envelope.stored import from_stored, is_sealed
 from kvseal.errors import RecordError, SealedTwiceError
+from kvseal.keys.keyring import codec_key
+from kvseal.vault import inside_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from kvseal.drivers.base import Entry
     from kvseal.envelope.codec import RecordCodec
     from kvseal.legacy import LegacyCodec, SealingCodec
+    from kvseal.vault.inside_names import Leads
     from kvseal.vault.vault import Vault
 
 KVSEAL: Final = "kvseal"
@@ -145,34 +148,47 @@ class SealedTarget:
     """
     kvseal's records under the current keyring; a sealed expiry does not change.
 
-    *codec* is called at every use, so that the target follows a rotation of the DEK.
+    *codec* is called at every use, so that the target follows a rotation of the DEK; its argument says
+    whether the store that is written loses names.
     """
 
-    __slots__ = ("_codec",)
+    __slots__ = ("_codec_for", "_loses_names")
 
     format: Final = KVSEAL
     keeps_expiry: Final = True
 
-    def __init__(self, codec: Callable[[], RecordCodec]) -> None:
-        self._codec = codec
+    def __init__(self, codec: Callable[[bool], RecordCodec], *, loses_names: bool = False) -> None:
+        self._codec_for = codec
+        self._loses_names = loses_names
 
     @classmethod
     def of(cls, vault: Vault, context: str = "") -> Self:
         """Return the target that seals as a wrapper with *vault* and *context* does."""
-        return cls(lambda: vault.codecs[context])
+        return cls(lambda loses_names: vault.codecs[codec_key(context, loses_names=loses_names)])
+
+    def on(self, *, loses_names: bool) -> Self:
+        """Return the same target for a store that loses names, or keeps them."""
+        return type(self)(self._codec_for, loses_names=loses_names)
+
+    def _codec(self) -> RecordCodec:
+        return self._codec_for(self._loses_names)
 
     def recognises(self, stored: Mapping[str, Any]) -> bool:
         """Whether *stored* claims to be a kvseal record."""
         return is_sealed(stored)
 
     def is_current(self, stored: Mapping[str, Any]) -> bool:
-        """Whether the header of *stored* names the active DEK."""
+        """Whether the header of *stored* names the active DEK, and has the flags that the store needs."""
         if not is_sealed(stored):
             return False
         try:
-            return Header.parse(from_stored(stored)).dek == self._codec().active_dek
+            return self._codec().is_current(stored)
         except RecordError:
             return False
+
+    def located(self, entry: Entry, leads: Leads) -> Entry:
+        """Return *entry* with the names that its record carries, if it has to have them from there."""
+        return inside_names.located(self._codec(), entry, leads)
 
     def open(self, entry: Entry) -> tuple[dict[str, Any], int | None]:
         """Return the value and its sealed expiry."""
@@ -195,6 +211,16 @@ class StrictSource(SealedTarget):
     def open(self, entry: Entry) -> tuple[dict[str, Any], int | None]:
         """Return the value and its sealed expiry."""
         return self._codec().verify(_stored(entry), *_names(entry))
+
+
+def located(source: Source, entry: Entry, leads: Leads) -> Entry:
+    """Return *entry* with the names that its record carries: see `kvseal.vault.inside_names`."""
+    return source.located(entry, leads) if isinstance(source, SealedTarget) else entry
+
+
+def anywhere(_: Entry, __: str, ___: str) -> bool:
+    """Believe the names, for a caller that does nothing by them."""
+    return True
 
 
 def opened(source: Source, entry: Entry) -> tuple[dict[str, Any], int | None]:
@@ -229,6 +255,6 @@ def _stored(entry: Entry) -> Mapping[str, Any]:
 
 def _names(entry: Entry) -> tuple[str, str]:
     if entry.collection is None or entry.key is None:
-        msg = "the store does not keep its name, to which the record is bound"
-        raise RecordError(msg, hint="name it in a manifest: --manifest FILE")
+        msg = "the store does not keep its name, to which the record is bound, and it does not carry it"
+        raise RecordError(msg, hint="let the application read it, or name it in a manifest: --manifest FILE")
     return entry.collection, entry.key

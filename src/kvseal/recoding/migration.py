@@ -395,4 +395,4 @@ def _throwaway_target() -> SealedTarget:
     """Return a target with temporary keys, so that a dry run without a vault seals like a real run."""
     associations = Associations(os.urandom(VAULT_ID_SIZE))
     codec = RecordCodec(Sealer(os.urandom(KEY_SIZE), 1, associations), Opener({}, associations))
-    return SealedTarget(lambda: codec)
+    return SealedTarget(lambda _: codec)

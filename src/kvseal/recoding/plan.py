@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -56,6 +56,14 @@ class Plan:
         refused = tuple(source for source in self.sources if isinstance(source, RefusedSource))
         opened = (source for source in self.sources if source not in refused)
         object.__setattr__(self, "known", (self.target, *opened, *self.leaves, *refused))
+
+    def on(self, *, loses_names: bool) -> Plan:
+        """Return this plan for a destination that loses names, or keeps them."""
+        if not isinstance(self.target, SealedTarget):
+            return self
+        target = self.target.on(loses_names=loses_names)
+        sources = tuple(target if source is self.target else source for source in self.sources)
+        return replace(self, target=target, sources=sources)
 
     async def refresh(self) -> bool:
         """Read the vault meta again, and return whether it has changed."""

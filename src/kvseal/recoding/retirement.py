@@ -26,7 +26,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from kvseal import clock
-from kvseal.drivers.base import PAGE_SIZE, has_expired
+from kvseal.drivers.base import PAGE_SIZE, failure_of, has_expired
 from kvseal.drivers.reach import recodable_driver
 from kvseal.envelope.stored import is_sealed
 from kvseal.errors import DEKNeededError, LeaseHeldError, RecordError, SealedTwiceError, VaultError
@@ -34,7 +34,7 @@ from kvseal.keys.meta import META_COLLECTION
 from kvseal.keys.stamps import time_text
 from kvseal.legacy import PlaintextCodec
 from kvseal.observe.events import Failure, Progress, ignore
-from kvseal.recoding.formats import SealedTarget, dek_of, opened
+from kvseal.recoding.formats import SealedTarget, anywhere, dek_of, located, opened
 from kvseal.recoding.pace import LoopShare
 from kvseal.recoding.progress.checkpoint import open_recode
 from kvseal.recoding.report import FAILURES_KEPT
@@ -244,7 +244,7 @@ def _needs_of(entries: Sequence[Entry], readers: Sequence[Source]) -> Needs:
             needs.expired[number] += has_expired(entry.expires_at)
         except RecordError as exc:
             needs.opaque += 1
-            needs.examples.append(Failure(entry.collection, entry.key, exc.message or type(exc).__name__))
+            needs.examples.append(failure_of(entry, exc.message or type(exc).__name__))
             continue
         if readers:
             _look_into(entry, readers, needs)
@@ -254,10 +254,11 @@ def _needs_of(entries: Sequence[Entry], readers: Sequence[Source]) -> Needs:
 def _look_into(entry: Entry, readers: Sequence[Source], needs: Needs) -> None:
     for reader in readers:
         try:
-            opened(reader, entry)
+            # A record that was moved may have another one inside, too.
+            opened(reader, located(reader, entry, anywhere))
         except SealedTwiceError as exc:
             needs.doubled += 1
-            found = Failure(entry.collection, entry.key, exc.message or type(exc).__name__)
+            found = failure_of(entry, exc.message or type(exc).__name__)
             needs.examples.append(found)
             needs.first_doubled = needs.first_doubled or found
         except RecordError:

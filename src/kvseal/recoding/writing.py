@@ -8,12 +8,14 @@ the page that they are given, and neither changes an entry that it cannot open.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kvseal import exact_json
-from kvseal.drivers.abilities import proves, put_many_if_absent
-from kvseal.drivers.base import Entry, Replacement, _Keep
+from kvseal.drivers.abilities import leads, place, put_many_if_absent
+from kvseal.drivers.base import Entry, Replacement, _Keep, failure_of
+from kvseal.envelope.stored import has_names_inside
 from kvseal.errors import (
     RecodeError,
     RecordError,
@@ -24,7 +26,7 @@ from kvseal.recoding.decision import Change, Leave, decide, decide_copy, is_done
 from kvseal.recoding.units import Meter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from kvseal.drivers.base import Driver, Put
     from kvseal.observe.events import Listener
@@ -75,7 +77,7 @@ class InPlace:
 
     def decide(self, entry: Entry) -> Decision:
         """Leave an entry that is done, judged by its header."""
-        return decide(entry, self._plan, partial(proves, self.written))
+        return decide(entry, self._plan, partial(leads, self.written))
 
     async def write(self, changes: Sequence[Change], tally: Tally) -> None:
         """Swap; an entry that a live writer changed meanwhile is read and decided again."""
@@ -93,7 +95,7 @@ class InPlace:
             changes = await self._again(lost, tally)
         for change in changes:
             reason = f"other processes changed it {_ATTEMPTS} times in a row; run again"
-            fail(Failure(change.entry.collection, change.entry.key, reason), tally, self._listener)
+            fail(failure_of(change.entry, reason), tally, self._listener)
 
     def is_to_verify(self, entry: Entry) -> bool:
         """Whether *entry* is done, judged by its header."""
@@ -123,12 +125,16 @@ class InPlace:
 
     def _refused(self, entry: Entry, exc: UnsealableValueError, tally: Tally) -> None:
         reason = f"{type(exc).__name__}: {exc.message}"
-        fail(Failure(entry.collection, entry.key, reason), tally, self._listener)
+        fail(failure_of(entry, reason), tally, self._listener)
 
     async def _again(self, lost: Sequence[Change], tally: Tally) -> list[Change]:
         decisions: list[Decision] = []
         for change in lost:
-            entry = await self.written.get(change.entry.collection or "", change.entry.key or "")
+            was = change.entry
+            entry = await self.written.get(was.collection or "", was.key or "")
+            if entry is not None and was.names_inside:
+                # The names are known from the record alone, so a failure still goes by the place.
+                entry = replace(entry, names_inside=True, path=was.path)
             # The entry was deleted or has expired since it was scanned.
             decisions.append(Leave.SKIPPED if entry is None else self.decide(entry))
         return book(decisions, tally, self._listener)
@@ -144,11 +150,11 @@ class Copies:
         self._driver = driver
         self._plan = plan
         self._listener = listener
-        self._unreadable: set[tuple[str | None, str | None]] = set()
+        self._unreadable: set[Hashable] = set()
 
     def decide(self, entry: Entry) -> Decision:
         """Decide; sealed entries are copied too."""
-        return decide_copy(entry, self._plan, partial(proves, self._driver))
+        return decide_copy(entry, self._plan, partial(leads, self._driver))
 
     async def write(self, changes: Sequence[Change], tally: Tally) -> None:
         """Put what is absent as one batch, and look at what is there already a few at a time."""
@@ -165,29 +171,29 @@ class Copies:
             else:
                 # The other store cannot hold the name or the value.
                 reason = f"{type(put).__name__}: {put.message}"
-                fail(Failure(copy.collection, copy.key, reason), tally, self._listener)
+                fail(failure_of(change.entry, reason), tally, self._listener)
         for start in range(0, len(beside), _LOOKS_AT_ONCE):
             few = beside[start : start + _LOOKS_AT_ONCE]
             await asyncio.gather(*(self._look(entry, copy, tally) for entry, copy in few))
 
     def is_to_verify(self, entry: Entry) -> bool:
         """Whether *entry* has the target's format and has not failed already."""
-        names = (entry.collection, entry.key)
-        return self._plan.target.recognises(entry.value or {}) and names not in self._unreadable
+        is_target = self._plan.target.recognises(entry.value or {})
+        return is_target and _place_of(self.written, entry) not in self._unreadable
 
     async def _look(self, entry: Entry, copy: Entry, tally: Tally) -> None:
         """Count *copy*, which was not put, by what is there in its place."""
         there = await self.written.get(entry.collection or "", entry.key or "")
         if there is not None:
             _refuse_same(entry, there, self.written)
-            self._compare(copy, there, tally)
+            self._compare(entry, copy, there, tally)
         elif self._plan.dry_run:
             tally.changed += 1
         else:
             # Deleted between the two reads: the writers of the other store take precedence.
             tally.skipped += 1
 
-    def _compare(self, copy: Entry, there: Entry, tally: Tally) -> None:
+    def _compare(self, entry: Entry, copy: Entry, there: Entry, tally: Tally) -> None:
         """Leave the other store's entry, but do not count an older value there as a finished copy."""
         reason = ""
         if there.value is None or not self._plan.target.recognises(there.value):
@@ -197,10 +203,10 @@ class Copies:
                 if not self._is_same(copy, there) and not _is_newer(there, copy):
                     reason = "the other store holds another value under this name, and it is not newer"
             except RecordError as exc:
-                self._unreadable.add((copy.collection, copy.key))
+                self._unreadable.add(_place_of(self.written, copy))
                 reason = f"the other store's record does not open: {type(exc).__name__}: {exc.message}"
         if reason:
-            fail(Failure(copy.collection, copy.key, reason), tally, self._listener)
+            fail(failure_of(entry, reason), tally, self._listener)
         else:
             tally.already += 1
 
@@ -209,14 +215,32 @@ class Copies:
         return exact_json.same(ours, theirs)
 
 
+def _place_of(driver: Driver, entry: Entry) -> Hashable:
+    """Return the place of *entry* in *driver*'s store: that of its names, or where it was read."""
+    if entry.collection is None or entry.key is None:
+        where: Hashable = entry.locator
+        return where
+    names = (entry.collection, entry.key)
+    found = place(driver, *names)
+    return names if found is None else found
+
+
 def _replacement(change: Change) -> Replacement:
-    return Replacement(change.entry, change.value, change.expires_at)
+    inside = has_names_inside(change.value)
+    return Replacement(change.entry, change.value, change.expires_at, names_inside=inside)
 
 
 def _copy_of(change: Change) -> Entry:
     entry = change.entry
     expires_at = entry.expires_at if isinstance(change.expires_at, _Keep) else change.expires_at
-    return Entry(entry.collection, entry.key, change.value, entry.created_at, expires_at)
+    return Entry(
+        entry.collection,
+        entry.key,
+        change.value,
+        entry.created_at,
+        expires_at,
+        names_inside=has_names_inside(change.value),
+    )
 
 
 def book(decisions: Sequence[Decision], tally: Tally, listener: Listener) -> list[Change]:

@@ -35,6 +35,7 @@ class BaseNames:
         "check_value",
         "collections",
         "is_plain",
+        "loses_names",
         "only_dots_lead_out",
     )
 
@@ -43,6 +44,9 @@ class BaseNames:
 
     is_plain: bool
     """Whether every key is its own name at the base store, and stays in its collection."""
+
+    loses_names: bool
+    """Whether the base store may not give a name back, so that each record carries its own."""
 
     only_dots_lead_out: bool
     """Whether a key without `.` and `%` is its own name and stays: a store unknown to kvseal."""
@@ -56,6 +60,7 @@ class BaseNames:
         self._check_key = self._landing.check_key
         self.check_value = self._landing.check_value
         self.collections = BoundedCache(self._collection, _COLLECTIONS)
+        self.loses_names = self._landing.loses_names
         self.is_plain = self._check_key is None and not chain.renames_keys
         self.only_dots_lead_out = isinstance(self._landing, UnknownPlaces) and not chain.renames_keys
 

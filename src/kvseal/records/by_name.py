@@ -7,20 +7,23 @@ that an attacker left in the backend is unpickled.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from kvseal import clock, expiry
+from kvseal.drivers.abilities import leads
 from kvseal.drivers.base import Entry, Replacement
 from kvseal.envelope.record import Header
-from kvseal.envelope.stored import from_stored, is_sealed
-from kvseal.errors import Conflict, MissingRecordError
+from kvseal.envelope.stored import from_stored, has_names_inside, is_sealed
+from kvseal.errors import Conflict, MissingRecordError, MovedRecordError
 from kvseal.keys.meta import META_COLLECTION, refuse_reserved
 from kvseal.legacy import FernetCodec, PlaintextCodec
+from kvseal.vault.inside_names import located_by_any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from kvseal.drivers.base import Driver
     from kvseal.envelope.codec import RecordCodec
@@ -43,6 +46,7 @@ class RecordInfo:
     dek: int | None = None
     encoding: str | None = None
     binding: str | None = None
+    names_inside: bool | None = None
     nonce: str | None = None
     sealed_expires_at: str | None = None
 
@@ -87,13 +91,14 @@ async def put_record(
     ends_at = None if ttl is None else expiry.expiry_of(ttl)
     expires_at = None if ends_at is None else expiry.moment(ends_at)
     sealed = codec.seal(value, collection, key, expires_at=ends_at)
+    inside = has_names_inside(sealed)
     for _ in range(_ATTEMPTS):
         entry = await driver.get(collection, key)
         if entry is None:
-            new = Entry(collection, key, sealed, created_at=now, expires_at=expires_at)
+            new = Entry(collection, key, sealed, now, expires_at, names_inside=inside)
             if await driver.put_if_absent(new):
                 return
-        elif (await driver.replace_many([Replacement(entry, sealed, expires_at)]))[0]:
+        elif (await driver.replace_many([Replacement(entry, sealed, expires_at, inside)]))[0]:
             return
     raise _contended(collection, key)
 
@@ -126,6 +131,7 @@ async def inspect_record(driver: Driver, collection: str, key: str) -> RecordInf
         dek=header.dek,
         encoding=header.encoding.name,
         binding=header.binding.name,
+        names_inside=header.names_inside,
         nonce=header.nonce.hex(),
         sealed_expires_at=_millisecond_text(header.expires_at),
     )
@@ -136,10 +142,22 @@ async def find_record(driver: Driver, collection: str, key: str) -> RecordInfo:
     return _info(await _existing(driver, collection, key))
 
 
-async def list_records(driver: Driver, collection: str | None = None) -> AsyncIterator[Entry]:
-    """Yield every live entry except the vault meta, of one *collection* or of all."""
+async def list_records(
+    driver: Driver, collection: str | None = None, *, codecs: Sequence[RecordCodec] = ()
+) -> AsyncIterator[Entry]:
+    """
+    Yield every live entry except the vault meta, of one *collection* or of all.
+
+    With *codecs*, an entry whose names the store does not give back has those that its record carries, and a
+    problem if they do not lead to its place.
+    """
+    prove = partial(leads, driver)
     async for page in driver.scan():
-        for entry in page.entries:
+        for found in page.entries:
+            try:
+                entry = located_by_any(codecs, found, prove)
+            except MovedRecordError as exc:
+                entry = replace(found, problem=exc.message or "")
             if entry.collection != META_COLLECTION and collection in {None, entry.collection}:
                 yield entry
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvseal import expiry
 from kvseal.concurrency import SingleFlight, slices_between_turns
+from kvseal.envelope.stored import has_names_inside
 from kvseal.errors import (
     LegacyRecordError,
     PlaintextRecordError,
@@ -29,13 +30,14 @@ from kvseal.errors import (
 from kvseal.keys.keyring import locked
 from kvseal.observe.counters import failed
 from kvseal.records.legacy_window import LegacyWindow, refresh_soon
-from kvseal.records.resealing import OldRecord
+from kvseal.records.resealing import TAKEN_OVER, OldRecord
 from kvseal.vault.idle import UNLOCKINGS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from kvseal.envelope.codec import RecordCodec
+    from kvseal.keys.keyring import CodecKey
     from kvseal.records.resealing import Resealer
     from kvseal.vault.session import OpenVault
 
@@ -48,16 +50,21 @@ Value = tuple["dict[str, Any] | None", "int | None"]
 
 class Reader:
     """
-    Opens stored values for the wrappers of one *context*; *vault* returns the open vault.
+    Opens stored values with the codec of *codec_key*; *vault* returns the open vault.
 
     If *raises* is false, a record that cannot be opened reads as missing, and `unreadable` counts it.
     """
 
     def __init__(
-        self, vault: Callable[[], Awaitable[OpenVault]], context: str, resealer: Resealer, *, raises: bool
+        self,
+        vault: Callable[[], Awaitable[OpenVault]],
+        codec_key: CodecKey,
+        resealer: Resealer,
+        *,
+        raises: bool,
     ) -> None:
         self._vault = vault
-        self._context = context
+        self._codec_key = codec_key
         self._resealer = resealer
         self._raises = raises
         self._refreshing: SingleFlight[bool] = SingleFlight()
@@ -69,7 +76,7 @@ class Reader:
         for _ in range(UNLOCKINGS):
             vault = await self._unlocked()
             with suppress(VaultLockedError):
-                return vault.codecs[self._context]
+                return vault.codecs[self._codec_key]
         raise locked()
 
     async def read(self, stored: Mapping[str, Any] | None, names: Names) -> Value:
@@ -117,7 +124,7 @@ class Reader:
         if stored is None:
             return None, None
         try:
-            return codec.open(stored, *names)
+            return _sealed(codec, stored, names, old)
         except RecordError as exc:
             return await self._open_uncommon(exc, stored, names, old)
 
@@ -127,17 +134,17 @@ class Reader:
         """
         Open a record under a DEK of another process, or one that the policy allows; else raise.
 
-        A record that the policy allows is added to *old*.
+        A record that is to be sealed anew is added to *old*.
         """
         vault = await self._unlocked()
         try:
             if isinstance(error, UnknownDEKError):
                 # Tried even if this refresh changed nothing: that of another reader may have, just before.
                 await self._refreshing.run(partial(refresh_soon, vault))
-                return (await self.codec()).open(stored, *names)
+                return _sealed(await self.codec(), stored, names, old)
             if isinstance(error, LegacyRecordError | PlaintextRecordError):
                 value = await self._legacy_window.open(error, stored, vault)
-                old.append(OldRecord(*names, stored, value))
+                old.append(OldRecord(*names, stored, value, TAKEN_OVER))
                 return value, None
         except RecordError as exc:
             error = exc
@@ -156,4 +163,12 @@ class Reader:
             # A vault that is locked, or whose meta was not read, is another one or forbids it, seals nothing.
             with suppress(VaultLockedError, StaleKeyringError, RefutedKeyringError, UnknownExtensionError):
                 vault.freshness.check()
-                await self._resealer.reseal(old, vault.codecs[self._context])
+                await self._resealer.reseal(old, vault.codecs[self._codec_key])
+
+
+def _sealed(codec: RecordCodec, stored: Mapping[str, Any], names: Names, old: list[OldRecord]) -> Value:
+    """Open a sealed record; one that has to carry its names here, and does not, is added to *old*."""
+    value, expires_at = codec.open(stored, *names)
+    if codec.loses_names and not has_names_inside(stored):
+        old.append(OldRecord(*names, stored, value, expires_at))
+    return value, expires_at

@@ -1,13 +1,16 @@
 """
 Re-sealing: records in an old format are sealed when they are read, a migration without a scan.
 
+So are sealed records that do not carry their names, on a store that loses names: no scan could open them.
+
 A wrapper gets the names that it reads, so this also reaches records whose names a scan cannot
 recover, and records that an old application writes during the migration.
 
 * Nothing is lost: the sealed record replaces the entry only if the driver still finds exactly the
   bytes that were read.  If another process wrote or deleted meanwhile, its change stays, and the
   next read tries again.
-* Creation time, expiry and native time to live do not change; the entry's own expiry is sealed too.
+* Creation time, expiry and native time to live do not change.  The entry's own expiry is sealed with a
+  record that had none sealed; a sealed one stays byte for byte.
 * A read never fails because of it, and waits for one swap, `PATIENCE` seconds at most.  After a
   failure there is no other attempt for `PAUSE` seconds.
 * Records are only read if the driver has no atomic replace, or if a wrapper in between forbids
@@ -33,6 +36,7 @@ from kvseal.concurrency import in_thread
 from kvseal.drivers import driver_for
 from kvseal.drivers.abilities import wait_at_most
 from kvseal.drivers.base import Replacement
+from kvseal.envelope.stored import has_names_inside
 from kvseal.errors import StoreError, UnsealableValueError, UnsupportedStoreError
 
 if TYPE_CHECKING:
@@ -60,14 +64,27 @@ _HINDRANCES: Final = (CompressionWrapper, BaseEncryptionWrapper, ReadOnlyWrapper
 _log = logging.getLogger("kvseal")
 
 
+class _TakenOver:
+    """The type of `TAKEN_OVER`."""
+
+
+TAKEN_OVER: Final = _TakenOver()
+"""In `OldRecord.expires_at`: there was no sealed expiry, and that of the entry becomes it."""
+
+
 @dataclass(frozen=True, slots=True)
 class OldRecord:
-    """A record in an old format that was read: names at the base store, stored mapping, and value."""
+    """
+    A record that was read and is to be sealed anew: names at the base store, stored mapping, and value.
+
+    `expires_at` is the sealed expiry of a record that was sealed already.
+    """
 
     collection: str
     key: str
     stored: Mapping[str, Any] = field(repr=False)
     value: Mapping[str, Any] = field(repr=False)
+    expires_at: int | _TakenOver | None
 
     def is_still(self, entry: Entry) -> bool:
         """Whether *entry* is what was read, under its own names; compares text, because `1 == True`."""
@@ -168,5 +185,8 @@ class Resealer:
 
 
 def _sealed(record: OldRecord, entry: Entry, codec: RecordCodec) -> Replacement:
-    expires_at = None if entry.expires_at is None else expiry.milliseconds(entry.expires_at)
-    return Replacement(entry, codec.seal(record.value, record.collection, record.key, expires_at))
+    expires_at = record.expires_at
+    if isinstance(expires_at, _TakenOver):
+        expires_at = None if entry.expires_at is None else expiry.milliseconds(entry.expires_at)
+    sealed = codec.seal(record.value, record.collection, record.key, expires_at)
+    return Replacement(entry, sealed, names_inside=has_names_inside(sealed))

@@ -21,6 +21,7 @@ from kvseal.drivers.chain import Chain
 from kvseal.drivers.wrapper_orders import warn_of_orders
 from kvseal.envelope.stored import VERSION
 from kvseal.errors import RecordError, VaultLockedError
+from kvseal.keys.keyring import codec_key
 from kvseal.records.base_names import BaseNames
 from kvseal.records.capabilities import with_capabilities_of
 from kvseal.records.holding import Holding
@@ -87,7 +88,11 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
     """With `raise_on_decryption_error=False`: records that read as missing, by error class."""
 
     resealed: Counter[str]
-    """Legacy and plaintext records that reads tried to seal, by outcome: see `kvseal.records.resealing`."""
+    """
+    Records that reads tried to seal, by outcome: see `kvseal.records.resealing`.
+
+    Legacy and plaintext ones, and sealed ones without their names on a store that loses names.
+    """
 
     held: Counter[str]
     """Values that were written in the old format that the policy holds: see `kvseal.records.holding`."""
@@ -127,17 +132,17 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         )
         self._kdf = kdf
         self._given = options
-        self._context = context
         self._vault = vault
         self._owns_vault = vault is None
         self._opening: SingleFlight[Vault] = SingleFlight()
+        self._names = BaseNames(chain)
+        self._codec_key = codec_key(context, loses_names=self._names.loses_names)
         self._resealer = Resealer(chain)
         self._holding = Holding()
-        self._reader = Reader(self.vault, context, self._resealer, raises=raise_on_decryption_error)
+        self._reader = Reader(self.vault, self._codec_key, self._resealer, raises=raise_on_decryption_error)
         self.resealed = self._resealer.outcomes
         self.held = self._holding.outcomes
         self.unreadable = self._reader.unreadable
-        self._names = BaseNames(chain)
         self._has_plain_names = self._names.is_plain
         self._only_dots_lead_out = self._names.only_dots_lead_out
         self._collections = self._names.collections
@@ -163,7 +168,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
             base, name = self._names.of(collection, key)
         vault = self._vault or await self.vault()
         try:
-            codec = vault.codecs[self._context]
+            codec = vault.codecs[self._codec_key]
         except VaultLockedError:
             codec = await self._reader.codec()
         stored = await self.key_value.get(key, collection=collection)
@@ -216,7 +221,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
                 await self._put_held(key, value, collection, ttl, vault)
                 return
         try:
-            codec = vault.codecs[self._context]
+            codec = vault.codecs[self._codec_key]
         except VaultLockedError:
             codec = await self._reader.codec()
         # Computed after the vault is open, so that a key derivation does not shorten the time to live.

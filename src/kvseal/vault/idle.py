@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from kvseal.envelope.codec import RecordCodec
+    from kvseal.keys.keyring import CodecKey
 
 
 UNLOCKINGS: Final = 3
@@ -97,20 +98,20 @@ class IdleWatch:
         self._end()
 
 
-class WatchedCodecs(Mapping[str, "RecordCodec"]):
+class WatchedCodecs(Mapping["CodecKey", "RecordCodec"]):
     """The codecs of a keyring, each use of which *watch* notes."""
 
     __slots__ = ("_codecs", "_watch")
 
-    def __init__(self, codecs: Mapping[str, RecordCodec], watch: IdleWatch) -> None:
+    def __init__(self, codecs: Mapping[CodecKey, RecordCodec], watch: IdleWatch) -> None:
         self._codecs = codecs
         self._watch = watch
 
-    def __getitem__(self, context: str) -> RecordCodec:
+    def __getitem__(self, key: CodecKey) -> RecordCodec:
         self._watch.use()
-        return self._codecs[context]
+        return self._codecs[key]
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[CodecKey]:
         return iter(self._codecs)
 
     def __len__(self) -> int:

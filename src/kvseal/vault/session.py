@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from kvseal.envelope.codec import RecordCodec
     from kvseal.errors import VaultError
     from kvseal.keys.changes import Change, StampedChange
+    from kvseal.keys.keyring import CodecKey
     from kvseal.keys.rootkey import RootKey
     from kvseal.secrets.sources import Unlocker
     from kvseal.vault.freshness import Freshness
@@ -108,7 +109,7 @@ class OpenVault:
         self._meta = meta
         self.freshness.go_by(meta, holds=self.holds)
         self._keyring: Keyring | None = keyring
-        self.codecs: Mapping[str, RecordCodec] = keyring.codecs
+        self.codecs: Mapping[CodecKey, RecordCodec] = keyring.codecs
         """The keyring's codecs by context, a dict hit away for the wrapper."""
         if self._watch is not None:
             self.codecs = WatchedCodecs(keyring.codecs, self._watch)

@@ -229,20 +229,26 @@ class Vault(OpenVault):
         *,
         max_dek_age: timedelta | Literal["keep"] | None = "keep",
         max_dek_records: int | Literal["keep"] | None = "keep",
+        names_inside: bool | Literal["keep"] = "keep",
     ) -> VaultStatus:
         """
         Set after what age, and how many records, a rotation of the DEK is asked for; `None` is no limit.
 
+        With *names_inside* every record carries its names, also on a store that keeps them.
+
         Raises:
-            ValueError, TypeError: a limit is no whole number of seconds or records, or out of bounds.
+            ValueError, TypeError: a limit is no whole number of seconds or records, or out of bounds; or the
+                policy binds records to less than both names, and *names_inside* needs both.
             Conflict: another process changed the vault meta; nothing was written.
         """
-        limits: dict[str, int | None] = {}
+        settings: dict[str, int | bool | None] = {}
         if max_dek_age != "keep":
-            limits["max_dek_age"] = None if max_dek_age is None else whole_seconds(max_dek_age)
+            settings["max_dek_age"] = None if max_dek_age is None else whole_seconds(max_dek_age)
         if max_dek_records != "keep":
-            limits["max_dek_records"] = max_dek_records
-        return await self.amend(partial(changes.with_limits, limits=limits))
+            settings["max_dek_records"] = max_dek_records
+        if names_inside != "keep":
+            settings["names_inside"] = names_inside
+        return await self.amend(partial(changes.with_settings, settings=settings))
 
     async def drop_extension(self, name: str) -> VaultStatus:
         """

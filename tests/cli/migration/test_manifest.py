@@ -157,12 +157,13 @@ class TestManifest:
         assert what in done.err
 
     def test_records_keep_their_names(self, vaultctl: Terminalless) -> None:
-        """What vaultctl has put by its name is listed without a manifest from then on."""
+        """What vaultctl has put by its name is found without a manifest, and its name shows with the secret alone."""
         store = "--store filetree:tree"
         assert 0 == vaultctl(f"init {store} --argon2 1,8,1").code
         assert 0 == vaultctl(f"put c {URLS[0]} {store}", stdin='{"v": 1}').code
 
-        assert {"plain", None, URLS[0]} == set(listed(vaultctl, store))
+        assert {"plain", None} == set(listed(vaultctl, store))
+        assert {"plain", None, URLS[0]} == set(listed(vaultctl, f"{store} --names-inside"))
         assert '{"v":1}\n' == vaultctl(f"get c {URLS[0]} {store}").out
 
 

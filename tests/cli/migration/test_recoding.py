@@ -34,7 +34,7 @@ CLIENT_KEY = (
     "--fastmcp-server-url https://tools.example.org/"
 )
 AUTHSOME = [folder for folder in FOLDERS if "authsome" in folder]
-GENERAL = [folder for folder in FOLDERS if folder >= "0018"]
+GENERAL = [folder for folder in FOLDERS if folder >= "0018" and "kvseal" not in folder]
 FERNET = [
     folder
     for folder in FOLDERS

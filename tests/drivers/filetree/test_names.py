@@ -16,7 +16,7 @@ from key_value.aio.stores.filetree import (
 from tests.drivers.entries import ODD_NAMES, PAST, SMALL, entry, fetched, scanned
 from tests.drivers.filetree.trees import v1_store
 
-from kvseal.drivers import abilities, base, driver_for, driver_from_url
+from kvseal.drivers import abilities, base, driver_for, driver_from_url, landing_of
 from kvseal.drivers.base import Replacement
 from kvseal.errors import StoreError, UnsupportedStoreError
 
@@ -57,6 +57,26 @@ class TestNames:
         assert await store.get(key, collection=collection) is None
         assert await driver.put_if_absent(replace(found, value={"by": "driver"}))
         assert {"by": "driver"} == await store.get(key, collection=collection)
+
+    @pytest.mark.parametrize("loses", [False, True])
+    async def test_loses_names(self, directory: Path, *, loses: bool) -> None:
+        """A store that sanitizes names loses them, whatever is in it; one that keeps them does not."""
+        store = v1_store(directory) if loses else FileTreeStore(data_directory=directory)
+        driver = await driver_from_url(
+            f"filetree:{directory}?names={'v1' if loses else 'plain'}", create=True
+        )
+
+        assert [loses] * 3 == [
+            landing_of(store).loses_names,
+            abilities.loses_names(driver_for(store)),
+            abilities.loses_names(driver),
+        ]
+
+    async def test_undecided_loses_names(self, directory: Path) -> None:
+        """Where nothing shows the rule, names may get lost."""
+        await FileTreeStore(data_directory=directory).put("key", SMALL, collection="coll")
+
+        assert abilities.loses_names(await driver_from_url(f"filetree:{directory}"))
 
     async def test_prefix_of_v1(self, directory: Path) -> None:
         """A key that looks like a sanitized one is not given back, because another may have become it."""

@@ -11,6 +11,7 @@ from tests.fuzz.target import VECTORS, NotAnInputError, Target
 
 from kvseal import exact_json
 from kvseal.envelope.codec import RecordCodec
+from kvseal.envelope.inside import names_field, parse_names, payload_of
 from kvseal.envelope.payload import Encoding
 from kvseal.envelope.record import Header
 from kvseal.envelope.sealing import Associations, Opener, Sealer
@@ -82,6 +83,22 @@ def _payload(data: bytes) -> None:
     _codec().verify(stored, *NAMES)
 
 
+def _plaintexts() -> list[bytes]:
+    cases = (case for case in vectors()["positive"] if case.get("names_inside"))
+    return [
+        names_field(case["collection"], case["key"]) + bytes.fromhex(case["payload"])[:64]
+        for case in cases
+        if len(case["key"]) < _COMPARED
+    ]
+
+
+def _names(data: bytes) -> None:
+    """Names have one spelling: what is read is written again as the same bytes, and read as asked for."""
+    collection, key, payload = parse_names(data)
+    assert names_field(collection, key) + payload == data
+    assert payload_of(data, collection, key) == payload
+
+
 def _opened(data: bytes) -> None:
     value = mapping(data)
     case = vectors()
@@ -113,6 +130,12 @@ TARGETS = (
     Target("record-stored", ("envelope.stored.from_stored",), stored_records, _stored, is_json=True),
     Target("record-opened", ("records.reading.Reader.read",), stored_records, _opened, is_json=True),
     Target("payload", ("envelope.payload.decode",), _payloads, _payload),
+    Target(
+        "names-inside",
+        ("envelope.inside.parse_names",),
+        _plaintexts,
+        _names,
+    ),
     Target(
         "json",
         ("exact_json.loads", "exact_json.loads_exact", "exact_json.loads_portable"),

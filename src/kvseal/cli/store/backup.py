@@ -10,7 +10,9 @@ import click
 from kvseal import backup as library
 from kvseal.cli import connect
 from kvseal.cli.options import command_options
+from kvseal.cli.values import contexts_option, names_inside_option
 from kvseal.keys.meta import META_COLLECTION, META_KEY
+from kvseal.secrets.given import secret_for_opening
 
 if TYPE_CHECKING:
     from kvseal.backup import BackupReport, RestoreReport
@@ -65,6 +67,8 @@ async def backup(output: Output, settings: Settings, *, file: Path) -> int:
     help="Replace a different vault meta too, even a newer one.",
 )
 @click.option("--only-vault-meta", "only_meta", is_flag=True, help="Restore only the vault meta.")
+@names_inside_option
+@contexts_option
 @click.option("--dry-run", is_flag=True, help="Check the file, compare, and write nothing.")
 @command_options
 @connect.synchronous
@@ -77,20 +81,27 @@ async def restore(
     overwrite: bool,
     overwrite_meta: bool,
     only_meta: bool,
+    names_inside: bool,
+    contexts: tuple[str, ...],
     dry_run: bool,
 ) -> int:
     """
-    Put back what is missing, with its own times.  Needs no secret.
+    Put back what is missing, with its own times.  Needs no secret but with --names-inside.
 
     \b
     Examples:
       vaultctl restore kv-monday.kvseal --dry-run
       vaultctl restore kv-monday.kvseal --store disk:new --create-store
       vaultctl restore kv-monday.kvseal --only-vault-meta
+      vaultctl restore fastmcp.kvseal --store redis://localhost --names-inside
 
     The whole file is checked before the first write.  What has expired since is left out.
     What is there already stays; where it has another value, it is named (exit code 3) unless
     --overwrite is given.  Run it again to finish one that was interrupted.
+
+    A backup of a store that sanitizes names, such as FastMCP's, has the place of some entries and not their
+    names.  It fits into a store of the same kind.  For another kind, --names-inside takes the secret and
+    reads the names that the records carry.
 
     An older vault meta brings back what it accepted: with --overwrite-vault-meta, secrets
     that were rotated away open the vault again, and records sealed since may be lost.  Running
@@ -105,7 +116,10 @@ async def restore(
             if replaced:
                 output.confirm(f"Replace {replaced} in {store.location} by what is in {file}?", settings)
         # Only on request: a restore needs no secret.
-        secret = await connect.given_secret(settings.secret, settings) if overwrite_meta else None
+        asks = overwrite_meta or names_inside
+        secret = await connect.given_secret(settings.secret, settings) if asks else None
+        if names_inside:
+            secret = await secret_for_opening(secret)
         report = await library.restore(
             file,
             store,
@@ -115,6 +129,8 @@ async def restore(
             overwrite_meta=overwrite_meta,
             only_meta=only_meta,
             secret=secret,
+            names_inside=names_inside,
+            contexts=("", *contexts),
             listener=output.event,
         )
     output.ended(report, _restore_text(report))
@@ -125,6 +141,8 @@ async def restore(
             f"{report.unchecked:,} records are sealed, and no vault meta was seen that opens them:"
             " name the store that has it, --meta-store"
         )
+    if not names_inside and any(failure.key is None for failure in report.failures):
+        output.note("of entries without a name, kvseal's records may carry theirs: --names-inside")
     if dry_run:
         output.note("nothing was written; next: the same command without --dry-run")
     elif report.failed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -14,8 +15,11 @@ from kvseal.cli import connect
 from kvseal.cli.options import command_options
 from kvseal.cli.output import Table, ascii_json, interruptible, printable
 from kvseal.cli.streams import tell
-from kvseal.cli.values import Duration
+from kvseal.cli.values import Duration, contexts_option, names_inside_option
+from kvseal.drivers.abilities import loses_names
+from kvseal.envelope.stored import has_names_inside
 from kvseal.errors import UsageError, VaultHeldError
+from kvseal.keys.keyring import codec_key
 from kvseal.records import by_name
 
 if TYPE_CHECKING:
@@ -95,7 +99,7 @@ async def put(
         if vault.holds:
             msg = "the vault's policy holds new values in the old format, and this would seal one"
             raise VaultHeldError(msg, hint="vaultctl policy seal first, or let the application write it")
-        codec = vault.codecs[""]
+        codec = vault.codecs[codec_key("", loses_names=loses_names(found.data))]
         if dry_run:
             codec.seal(value, collection, key)
         else:
@@ -159,24 +163,46 @@ class _Listed:
 
 @click.command("list")
 @click.argument("collection", required=False)
+@names_inside_option
+@contexts_option
 @command_options
 @connect.synchronous
-async def list_(output: Output, settings: Settings, *, collection: str | None) -> None:
+async def list_(
+    output: Output,
+    settings: Settings,
+    *,
+    collection: str | None,
+    names_inside: bool,
+    contexts: tuple[str, ...],
+) -> None:
     """
-    List the names of all records, or of one collection's.  Needs no secret.
+    List the names of all records, or of one collection's.  Needs no secret but with --names-inside.
 
     \b
     Examples:
       vaultctl list
       vaultctl list default_collection --json
+      vaultctl list --names-inside
+
+    A store that sanitizes names, such as FastMCP's, does not give all of them back, and the records in it
+    carry them.  With --names-inside the vault is opened and they are shown.
     """
-    async with connect.stores(settings) as found:
-        async for entry in by_name.list_records(found.data, collection):
+    hidden = 0
+    async with AsyncExitStack() as stack:
+        if names_inside:
+            found, vault = await stack.enter_async_context(connect.vault(settings))
+            codecs = [vault.codecs[context] for context in ("", *contexts)]
+        else:
+            found, codecs = await stack.enter_async_context(connect.stores(settings)), []
+        async for entry in by_name.list_records(found.data, collection, codecs=codecs):
+            hidden += entry.key is None and has_names_inside(entry.value or {})
             listed = _Listed.of(entry)
             if output.as_json:
                 output.json(listed.as_dict())
             else:
                 output.text("\t".join(map(printable, listed.columns())))
+    if hidden and not names_inside:
+        output.note(f"{hidden:,} records carry names that the store does not show: --names-inside")
 
 
 def _json_object(file: BinaryIO) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import click
 from kvseal.cli import connect
 from kvseal.cli.options import command_options, global_options
 from kvseal.cli.output import Table
-from kvseal.cli.values import Duration
+from kvseal.cli.values import Duration, contexts_option
 from kvseal.cli.vault.tables import state_of
 from kvseal.drivers import abilities
 from kvseal.keys.stamps import time_text
@@ -93,13 +93,7 @@ async def list_deks(output: Output, settings: Settings, *, count: bool) -> None:
     help="How long ago the DEK must have been replaced; with 0, if every process was restarted since, it is"
     " dropped at once.",
 )
-@click.option(
-    "--context",
-    "contexts",
-    multiple=True,
-    metavar="TEXT",
-    help="A context that the application gives a wrapper; repeatable. Its records are looked into.",
-)
+@contexts_option
 @click.option("--dry-run", is_flag=True, help="Check whether a record needs it, and drop nothing.")
 @command_options
 @connect.synchronous

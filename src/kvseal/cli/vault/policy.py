@@ -13,6 +13,7 @@ from kvseal.cli.options import command_options, global_options
 from kvseal.cli.output import Table
 from kvseal.cli.values import Duration
 from kvseal.cli.vault.tables import rows_of
+from kvseal.envelope.record import Binding
 from kvseal.errors import UsageError
 from kvseal.keys.policy import LONGEST_DEK_AGE, MOST_DEK_RECORDS, SEALED, Hold
 from kvseal.legacy import FERNET
@@ -78,6 +79,11 @@ async def show(output: Output, settings: Settings) -> None:
     help="Ask when the active DEK seals more records.",
 )
 @click.option("--no-max-dek-records", is_flag=True, help="Do not ask because of their number.")
+@click.option(
+    "--names-inside/--no-names-inside",
+    default=None,
+    help="Let every record carry its names, also on a store that keeps them.",
+)
 @click.option("--dry-run", is_flag=True, help="Open the vault, and change nothing.")
 @command_options
 @connect.synchronous
@@ -89,6 +95,7 @@ async def set_(
     no_max_dek_age: bool,
     max_dek_records: int | None,
     no_max_dek_records: bool,
+    names_inside: bool | None,
     dry_run: bool,
 ) -> None:
     """
@@ -98,6 +105,11 @@ async def set_(
     Examples:
       vaultctl policy set --max-dek-age 90d --max-dek-records 10000000
       vaultctl policy set --no-max-dek-records
+      vaultctl policy set --names-inside
+
+    On a store that loses names, such as a sanitizing file tree, records always carry them.  With
+    --names-inside they do everywhere, from the next write on; vaultctl reencrypt seals the others anew.
+    --no-names-inside goes back to those stores alone.
 
     The limits are soft: nothing is refused once they are passed, but vaultctl status asks for a
     rotation, and vaultctl status --check exits with 4.  They are part of the vault meta, which a writer
@@ -105,16 +117,21 @@ async def set_(
     """
     age = _one_of("--max-dek-age", max_dek_age, no_max_dek_age)
     records = _one_of("--max-dek-records", max_dek_records, no_max_dek_records)
-    if age == records == "keep":
+    if age == records == "keep" and names_inside is None:
         msg = "no policy to set was given"
-        raise UsageError(msg, hint="give --max-dek-age, --max-dek-records or both")
+        raise UsageError(msg, hint="give --max-dek-age, --max-dek-records or --names-inside")
     async with connect.vault(settings) as (_, vault):
+        if names_inside and vault.meta.policy.binding != Binding.COLLECTION_AND_KEY:
+            msg = "the policy binds records to less than both names, so they carry none"
+            raise UsageError(msg, hint="use --names-inside in a vault that binds collection and key")
         if dry_run:
             _tell(output, vault.status())
             output.note("nothing was written")
             return
         now = await vault.set_policy(
-            max_dek_age=age_of(age) if isinstance(age, float) else age, max_dek_records=records
+            max_dek_age=age_of(age) if isinstance(age, float) else age,
+            max_dek_records=records,
+            names_inside="keep" if names_inside is None else names_inside,
         )
     _tell(output, now)
     output.note("next: run vaultctl status --check from cron or CI")

@@ -82,6 +82,7 @@ def rows_of(policy: dict[str, Any]) -> list[tuple[str, object]]:
     age, records = policy.get("max_dek_age"), policy.get("max_dek_records")
     return [
         *((name.replace("_", " "), policy[name]) for name in ("read_legacy", "read_plaintext", "binding")),
+        *([("names inside", "of every record")] if policy.get("names_inside") else []),
         *_writes(policy.get("write")),
         ("max dek age", f"{_duration(DEFAULT_MAX_DEK_AGE)} (default)" if age is None else _duration(age)),
         ("max dek records", "none" if records is None else f"{records:,}"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kvseal.drivers.dynamodb.items import (
     COLLECTION_BYTES,
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class ItemPlaces:
     """Two attributes of an item, each as it is, within DynamoDB's limits."""
+
+    loses_names: ClassVar[bool] = False
 
     def check_key(self, key: str) -> None:
         """Raise `StoreError` if DynamoDB cannot hold *key*."""

@@ -17,10 +17,11 @@ where it has not.  `get` and `put_if_absent` get the names and need no guess, an
 `proves` says whether a claimed name, such as one that is part of the value, is
 stored under an entry's file name.  Of a sanitized name that is a proof of 32 bits.
 
-A name once known is written down: a body that kvseal writes has `collection` and `key`, as the
-bodies of other stores do.  The store ignores both, and leaves them out when it next writes the
-file.  They are believed where the store would keep them in just this file; a body that belongs
-to another file, because it was copied, is a problem of the entry.
+A name once known is written down, unless the value says it itself to those who can open it: a body
+that kvseal writes has `collection` and `key`, as the bodies of other stores do.  The store ignores
+both, and leaves them out when it next writes the file.  They are believed where the store would keep
+them in just this file; a body that belongs to another file, because it was copied, is a problem of
+the entry.
 
 A deleted entry leaves a body that expired long ago, as every entry of this store does that
 expires: to vacate the name could undo what the application does with it in that moment.  The
@@ -147,7 +148,7 @@ class FileTreeDriver(OnThisMachine):
             body = write_body(entry.value, created_at=entry.created_at, expires_at=entry.expires_at)
             return await self._blocking(self._put_at, entry, body.encode())
         collection, key, value = content(entry)
-        names = (collection, key)
+        names = None if entry.names_inside else (collection, key)
         body = write_body(value, created_at=entry.created_at, expires_at=entry.expires_at, names=names)
         return await self._blocking(self._put_if_absent, collection, key, body.encode())
 
@@ -159,7 +160,7 @@ class FileTreeDriver(OnThisMachine):
         """
         Swap each file that is unchanged, by itself; after a crash, some may be new and others old.
 
-        The entry's `locator` says which file; its names go into the body if both are known.
+        The entry's `locator` says which file; its names go into the body if both are known and not inside.
 
         Raises:
             StoreError: an entry was given a key that is not stored in its place; nothing was written.
@@ -184,6 +185,11 @@ class FileTreeDriver(OnThisMachine):
     async def close(self) -> None:
         """Refuse to go on; nothing is held open between calls."""
         self._is_closed = True
+
+    @property
+    def loses_names(self) -> bool:
+        """Whether a strategy sanitizes names, or nothing shows that none does."""
+        return not (self._keys.is_reversible and self._collections.rule.is_reversible)
 
     def proves(self, entry: Entry, key: str) -> bool:
         """
@@ -283,7 +289,8 @@ class FileTreeDriver(OnThisMachine):
                 msg = f"{entry.collection!r}/{entry.key!r} is not stored in {entry.locator.file!r}"
                 raise StoreError(msg, hint="a value that is sealed for it there could never be opened")
             names = None if entry.collection is None else (entry.collection, entry.key)
-        return patch_body(entry.stored, replacement.value, replacement.expires_at, names=names).encode()
+        value, expires_at, inside = replacement.value, replacement.expires_at, replacement.names_inside
+        return patch_body(entry.stored, value, expires_at, names=names, names_inside=inside).encode()
 
     def _replace_many(self, replacements: Sequence[Replacement], bodies: Sequence[bytes]) -> list[bool]:
         done = [False] * len(replacements)

@@ -25,7 +25,7 @@ def landing(store: FileTreeStore) -> FolderPlaces:
         refuse_path(name)
         return name
 
-    return FolderPlaces(folder, file)
+    return FolderPlaces(folder, file, loses_names=not (collections.is_reversible and keys.is_reversible))
 
 
 def checked_folder(folder: str) -> str:

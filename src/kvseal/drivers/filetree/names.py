@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from key_value.aio._utils.sanitization import (
@@ -24,11 +26,11 @@ from key_value.aio.stores.filetree import (
     FileTreeV1KeySanitizationStrategy,
 )
 
+from kvseal.drivers.filetree.folders import SUFFIX
 from kvseal.errors import StoreError, UnsupportedStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 # What these strategies change gets a prefix, so what has none is what it was.
 _PREFIXES: Final = ("S_", "H_")
@@ -177,3 +179,17 @@ def v1_rules(directory: Path) -> tuple[Rule, Rule]:
         StrategyRule(FileTreeV1CollectionSanitizationStrategy(directory)),
         StrategyRule(FileTreeV1KeySanitizationStrategy(directory)),
     )
+
+
+def leads_by_v1(collection: str, key: str, path: str) -> bool:
+    """Whether the V1 strategies keep an entry of these names at *path*, where the usual limits hold."""
+    collections, keys = _usual_v1_rules()
+    folder, _, file = path.rpartition("/")
+    return (
+        collections.leads_to(collection, folder) is True and keys.leads_to(key, file[: -len(SUFFIX)]) is True
+    )
+
+
+@cache
+def _usual_v1_rules() -> tuple[Rule, Rule]:
+    return v1_rules(Path("/"))
