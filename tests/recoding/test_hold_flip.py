@@ -48,9 +48,7 @@ WRITES = {"disk": 6, "redis": 12, "postgresql": 6, "dynamodb": 2, "s3": 1}
 MANY = {"disk": 700, "redis": 700, "postgresql": 700, "dynamodb": 100, "s3": 60}
 
 
-@pytest.fixture(
-    params=["disk", "redis", "postgresql", SLOW, pytest.param("s3", marks=pytest.mark.long)]
-)
+@pytest.fixture(params=["disk", "redis", "postgresql", SLOW, pytest.param("s3", marks=pytest.mark.long)])
 def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Yield an empty store on a backend that processes share."""
     yield from place(request.param, request, tmp_path)

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 from tests.backends import UNSTABLE
-from tests.drivers import contract
 from tests.drivers.contract import DriverContract
 from tests.drivers.entries import Backend
 
 from kvseal.drivers import driver_from_url
+from kvseal.drivers.base import PAGE_SIZE
 from kvseal.drivers.s3 import bucket as buckets
 from kvseal.drivers.s3 import driver as drivers
 from kvseal.drivers.s3.driver import S3Driver
@@ -28,8 +28,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.filterwarnings(UNSTABLE)]
 @pytest.fixture
 def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let pages be small: the store puts some eighty entries a second."""
-    monkeypatch.setattr(contract, "PAGE_SIZE", 8)
-    monkeypatch.setattr(drivers, "PAGE_SIZE", 8)
+    monkeypatch.setattr(drivers, "PAGE_SIZE", TestS3Driver.page)
     monkeypatch.setattr(buckets, "AT_ONCE", 12)
 
 
@@ -37,6 +36,7 @@ def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 class TestS3Driver(DriverContract):
     """Every promise of a driver, found from the store object."""
 
+    page = 8
     many: ClassVar[int] = 100
     counts_exactly = False
     counts_expired = True
@@ -66,9 +66,10 @@ class TestS3Driver(DriverContract):
 
 @pytest.mark.long
 class TestS3DriverFromURL(TestS3Driver):
-    """Every promise of a driver, found from the URL, with pages of their real size and more than 10,000 entries."""
+    """Every promise of a driver, found from the URL, with pages of their real size, and more than a listing has."""
 
-    many = 10_050
+    page = PAGE_SIZE
+    many = 2_500
 
     @pytest.fixture
     def _small_pages(self) -> None:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.backends import UNSTABLE, Place
+from tests.drivers.entries import scanned
 from tests.processes import CHEAP, NEW
 from tests.recoding.test_hold_flip import job, until_all_write
-from tests.recoding.test_no_downtime import check_values, deployed, fill, untouched_times
+from tests.recoding.test_no_downtime import LEGACY, check_values, deployed, fill, untouched_times
 from tests.recoding.worlds import KEY, fernet, formats_of, old
 
-from kvseal import EnvelopeEncryptionWrapper, Vault
+from kvseal import EnvelopeEncryptionWrapper, Vault, verify
 from kvseal.cli.app import run
 from kvseal.drivers.s3 import bucket as buckets
 from kvseal.drivers.s3 import driver as drivers
@@ -57,6 +58,7 @@ def vaultctl(
     return vaultctl
 
 
+@pytest.mark.long
 async def test_users_online(
     s3_server: S3Server, s3_bucket: str, store: S3Store, vaultctl: Any, tmp_path: Path
 ) -> None:
@@ -124,6 +126,15 @@ async def test_a_name_that_is_not_known(store: S3Store, driver: S3Driver) -> Non
     vault = await Vault.open(store, secret=NEW)
     kv = EnvelopeEncryptionWrapper(store, vault=vault)
     assert {"n": 2} == await kv.get("plain", collection="clients")
+    await vault.read_legacy_with([LEGACY])
+    while not kv.resealed["resealed"]:
+        assert {"n": 1} == await kv.get("a/b", collection="clients")
+        await asyncio.sleep(0)
+    proof = await verify(store, vault)
+
+    assert (0, {"kvseal"}) == (proof.failed, set(proof.formats or {}))
+    (found,) = [one for one in await scanned(driver) if one.path]
+    assert ("clients/a/b", False) == (found.path, b"clients" in found.stored)
     await kv.release()
     await vault.close()
 

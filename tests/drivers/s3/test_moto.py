@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import pytest
 from moto.server import ThreadedMotoServer
 from tests.backends import UNSTABLE
-from tests.drivers import contract
 from tests.drivers.contract import DriverContract
 from tests.drivers.entries import SMALL, Backend, entry, fetched, scanned
 from tests.drivers.s3.server import KEYS, S3Server
@@ -55,6 +54,7 @@ def s3_server(moto: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
 class TestWhole(DriverContract):
     """Every promise of a driver, with small pages."""
 
+    page = 8
     many = 30
     counts_exactly = False
     counts_expired = True
@@ -64,8 +64,7 @@ class TestWhole(DriverContract):
     @pytest.fixture(autouse=True)
     def _small_pages(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let pages be small."""
-        monkeypatch.setattr(contract, "PAGE_SIZE", 8)
-        monkeypatch.setattr(drivers, "PAGE_SIZE", 8)
+        monkeypatch.setattr(drivers, "PAGE_SIZE", self.page)
         monkeypatch.setattr(buckets, "AT_ONCE", 12)
 
     def names_in_a_scan(self, collection: str, key: str) -> tuple[str | None, str | None]:

@@ -2,8 +2,9 @@
 The entries of a bucket: what an object says, which names it has, and what takes its place.
 
 The body has the value and the times, as other stores' bodies do, and no names.  A body that kvseal writes
-has them where the object key does not give them back, and they count only where the store would keep them
-in this very object: a body that was copied to another object is a problem of the entry.
+has them where the object key does not give them back, unless the value says them itself to those who can
+open it.  They count only where the store would keep them in this very object: a body that was copied to
+another object is a problem of the entry.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ def new_object(names: ObjectNames, entry: Entry) -> NewObject:
         return NewObject(entry.path, body(entry.value).encode(), headers)
     collection, key, value = content(entry)
     object_key = names.object_key(collection, key)
-    stated = None if names.names(object_key) == (collection, key) else (collection, key)
+    is_shown = entry.names_inside or names.names(object_key) == (collection, key)
+    stated = None if is_shown else (collection, key)
     return NewObject(object_key, body(value, names=stated).encode(), headers)
 
 
@@ -105,15 +107,15 @@ def replacing_object(names: ObjectNames, replacement: Replacement) -> NewObject:
         StoreError: the entry was given names that are not stored there.
     """
     entry, place = replacement.entry, replacement.entry.locator
-    stated = None
+    inside, stated = replacement.names_inside, None
     if entry.key is not None:
         if not names.lead_to(entry.collection, entry.key, place.key):
             msg = f"{entry.collection!r}/{entry.key!r} is not stored in the object {place.key!r}"
             raise StoreError(msg, hint="a value that is sealed for it there could never be opened")
         if entry.collection is not None and names.names(place.key) != (entry.collection, entry.key):
-            stated = (entry.collection, entry.key)
+            stated = None if inside else (entry.collection, entry.key)
     expires_at = replacement.expires_at
-    body = patch_body(entry.stored, replacement.value, expires_at, names=stated)
+    body = patch_body(entry.stored, replacement.value, expires_at, names=stated, names_inside=inside)
     headers = dict(place.headers)
     if expires_at is None or isinstance(expires_at, datetime):
         headers["Metadata"] = _times(headers.get("Metadata", {}), entry.created_at, expires_at)
