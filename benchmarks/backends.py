@@ -8,6 +8,7 @@ contestant migrates the same records and none finds what another one has left.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import warnings
 from contextlib import asynccontextmanager, contextmanager
@@ -20,10 +21,13 @@ import pytest
 from key_value.aio.stores.disk import DiskStore
 from key_value.aio.stores.dynamodb import DynamoDBStore
 from key_value.aio.stores.filetree import FileTreeStore
+from key_value.aio.stores.mongodb import MongoDBStore
 from key_value.aio.stores.postgresql import PostgreSQLStore
 from key_value.aio.stores.redis import RedisStore
+from pymongo import IndexModel
 from redis import Redis
 from tests.drivers.dynamodb import server as dynamodb_server
+from tests.drivers.mongodb import server as mongodb_server
 from tests.drivers.postgresql import server as postgresql_server
 from tests.servers import RedisServer
 
@@ -31,11 +35,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
+    from tests.drivers.mongodb.server import MongoServer
 
-SERVERS: Final = ("redis", "postgresql", "dynamodb")
+
+SERVERS: Final = ("redis", "postgresql", "dynamodb", "mongodb")
 NAMES: Final = ("redis", "postgresql", "disk", "filetree")
-ON_DEMAND: Final = ("dynamodb",)
-"""Measured only if named: the server is an emulator, which says little of the service."""
+ON_DEMAND: Final = ("dynamodb", "mongodb")
+"""Measured only if named: the server is another one than people run, and says little of that."""
 
 _REDIS_COPY_AT_ONCE: Final = 1000
 
@@ -181,6 +187,38 @@ class DynamoDBBackend:
             return DynamoDBStore(table_name=name, **self._server.settings())
 
 
+class MongoDBBackend:
+    """A database that is filled, and one that is its copy."""
+
+    _FILLED: Final = "filled"
+    _COPY: Final = "copied"
+
+    def __init__(self, server: MongoServer) -> None:
+        self._server = server
+
+    @asynccontextmanager
+    async def filled(self) -> AsyncIterator[Any]:
+        async with self._store(self._FILLED) as store:
+            yield store
+
+    @asynccontextmanager
+    async def copy(self) -> AsyncIterator[Any]:
+        with self._server.client() as client:
+            for name in client[self._FILLED].list_collection_names():
+                copied = client[self._COPY][name]
+                copied.create_indexes([IndexModel("key"), IndexModel("expires_at", expireAfterSeconds=0)])
+                copied.insert_many(client[self._FILLED][name].find())
+            async with self._store(self._COPY) as store:
+                yield store
+            client.drop_database(self._COPY)
+
+    def _store(self, database: str) -> MongoDBStore:
+        with warnings.catch_warnings():
+            # That its class is not stable yet.
+            warnings.simplefilter("ignore")
+            return MongoDBStore(url=self._server.url, db_name=database)
+
+
 class DirectoryBackend:
     """A directory that is filled, and one that is its copy."""
 
@@ -237,6 +275,20 @@ def _dynamodb() -> Iterator[DynamoDBBackend]:
 
 
 @contextmanager
+def _mongodb() -> Iterator[MongoDBBackend]:
+    with mongodb_server.running() as server:
+        before = process_time_of(server.pid)
+        yield MongoDBBackend(server)
+        print(f"{'mongodb':10} the server took {process_time_of(server.pid) - before:.1f} s of CPU")
+
+
+def process_time_of(pid: int) -> float:
+    """Return the seconds of CPU that a process has had so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
 def _disk() -> Iterator[DirectoryBackend]:
     with TemporaryDirectory(prefix="kvseal-benchmark-") as directory:
         yield DirectoryBackend(Path(directory), lambda path: DiskStore(directory=path))
@@ -252,6 +304,7 @@ _OPEN: Final[dict[str, Callable[[], AbstractContextManager[Any]]]] = {
     "redis": _redis,
     "postgresql": _postgresql,
     "dynamodb": _dynamodb,
+    "mongodb": _mongodb,
     "disk": _disk,
     "filetree": _filetree,
 }

@@ -123,7 +123,7 @@ class _Target(SealedTarget):
     __slots__ = ("_watch",)
 
     def __init__(self, target: SealedTarget, watch: Stopwatch) -> None:
-        super().__init__(target._codec)  # noqa: SLF001 - there is no other way to its codec
+        super().__init__(target._codec_for)  # noqa: SLF001 - there is no other way to its codec
         self._watch = watch
 
     def seal(self, value: Mapping[str, Any], entry: Entry, expires_at: int | None) -> dict[str, Any]:

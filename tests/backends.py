@@ -17,8 +17,10 @@ from key_value.aio.stores.filetree import (
     FileTreeV1KeySanitizationStrategy,
 )
 from key_value.aio.stores.memory import MemoryStore
+from key_value.aio.stores.mongodb import MongoDBStore
 from key_value.aio.stores.postgresql import PostgreSQLStore
 from key_value.aio.stores.redis import RedisStore
+from pymongo import MongoClient
 from redis.asyncio import Redis
 from tests.drivers.dynamodb import server as dynamodb_server
 from tests.servers import database
@@ -34,6 +36,14 @@ UNSTABLE = "ignore:A configured store is unstable:UserWarning"
 
 _memories: dict[str, MemoryStore] = {}
 
+DATABASE = "?db_name="
+
+
+def _of_mongodb_url(where: str) -> MongoDBStore:
+    url, _, name = where.partition(DATABASE)
+    return MongoDBStore(url=url, db_name=name)
+
+
 _OPEN: dict[str, Callable[[str], Any]] = {
     "memory": lambda where: _memories.setdefault(where, MemoryStore()),
     "disk": lambda where: DiskStore(directory=where),
@@ -42,6 +52,7 @@ _OPEN: dict[str, Callable[[str], Any]] = {
     "dynamodb": lambda where: DynamoDBStore(**dynamodb_server.settings_of(where)),
     "filetree": lambda where: FileTreeStore(data_directory=where),
     "s3": lambda where: s3_module().store_at(where),
+    "mongodb": _of_mongodb_url,
     # As FastMCP makes it: names that a path cannot hold are hashed.
     "filetree-v1": lambda where: FileTreeStore(
         data_directory=where,
@@ -102,6 +113,10 @@ def place(kind: str, request: pytest.FixtureRequest, directory: Path) -> Iterato
         server: dynamodb_server.Server = request.getfixturevalue("shared_dynamodb")
         with dynamodb_server.local(), server.table() as name:
             yield Place(kind, server.url(name))
+    elif kind == "mongodb":
+        server = request.getfixturevalue("shared_mongodb")
+        with server.database() as name:
+            yield Place(kind, f"{server.url}{DATABASE}{name}")
     else:
         (directory / "store").mkdir()
         yield Place(kind, str(directory / "store"))
@@ -150,6 +165,17 @@ async def _of_dynamodb(where: str) -> dict[str, Any]:
     return {key: item.get("ttl") for key, item in dynamodb_server.items(where).items()}
 
 
+async def _of_mongodb(where: str) -> dict[str, Any]:
+    url, _, name = where.partition(DATABASE)
+    with MongoClient[dict[str, Any]](url) as client:
+        found = [
+            one
+            for collection in client[name].list_collections()
+            for one in client[name][collection["name"]].find()
+        ]
+    return {one["key"]: (one["_id"], one["created_at"], one.get("expires_at")) for one in found}
+
+
 async def _of_files(_: str) -> dict[str, Any]:
     return {}
 
@@ -160,6 +186,7 @@ _NATIVE_TIMES = {
     "redis": _of_redis,
     "postgresql": _of_postgresql,
     "dynamodb": _of_dynamodb,
+    "mongodb": _of_mongodb,
     "filetree": _of_files,
     "filetree-v1": _of_files,
     "s3": _of_s3,

@@ -32,6 +32,7 @@ NEEDS = {
     "quick_vaultctl": "processes",
     "server": "servers",
     "shared_dynamodb": "servers",
+    "shared_mongodb": "servers",
     "shared_postgresql": "servers",
     "shared_redis": "servers",
     "shared_s3": "servers",
@@ -40,7 +41,7 @@ NEEDS = {
 }
 """What a test needs that uses a fixture, by the fixture's name."""
 
-SERVERS = frozenset({"dynamodb", "redis", "postgresql", "s3", "valkey"})
+SERVERS = frozenset({"dynamodb", "mongodb", "redis", "postgresql", "s3", "valkey"})
 """Parameters that name a server: a test of every backend needs one where the backend is one of these."""
 
 

@@ -23,11 +23,13 @@ import asyncpg
 import pytest
 import redis
 from tests.drivers.dynamodb import server as dynamodb_server
+from tests.drivers.mongodb.server import running as running_mongodb
 from tests.drivers.postgresql.server import running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.drivers.mongodb.server import MongoServer
     from tests.drivers.postgresql.server import Server
     from typing_extensions import Self
 
@@ -146,6 +148,13 @@ def postgresql_url(shared_postgresql: Server) -> Iterator[str]:
 def shared_dynamodb() -> Iterator[dynamodb_server.Server]:
     """Yield one DynamoDB Local for all tests of this process."""
     with dynamodb_server.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shared_mongodb() -> Iterator[MongoServer]:
+    """Yield one server that speaks MongoDB's protocol for all tests of this process."""
+    with running_mongodb() as server:
         yield server
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +13,19 @@ from tests.backup.made import CREATED, FUTURE, LARGE, entry, everything, put_all
 from kvseal import Argon2idParams, Secret, Vault
 from kvseal.backup import backup, restore
 from kvseal.drivers import driver_for, driver_from_url
+from kvseal.drivers.base import Times
 from kvseal.records.by_name import get_record, put_record
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from pathlib import Path
 
+    from tests.drivers.mongodb.server import MongoServer
     from tests.drivers.postgresql.server import Server
     from tests.drivers.s3.server import S3Server
     from tests.servers import RedisServer
 
-    from kvseal.drivers.base import Driver
+    from kvseal.drivers.base import Driver, Entry
 
 KINDS = ["memory", "disk", "filetree", "filetree v1", "redis", "postgresql"]
 PAIRS = [*product(KINDS, KINDS), ("disk", "s3"), ("s3", "disk")]
@@ -47,6 +50,9 @@ async def opened(
         if kind == "redis":
             redis: RedisServer = request.getfixturevalue("redis_server")
             url = f"redis://127.0.0.1:{redis.port}/{number}"
+        elif kind == "mongodb":
+            mongodb: MongoServer = request.getfixturevalue("shared_mongodb")
+            url = f"{mongodb.url}?db_name=backup_{number}"
         elif kind == "postgresql":
             server: Server = request.getfixturevalue("shared_postgresql")
             url = server.url(query=f"?table=backup_{number}")
@@ -72,14 +78,16 @@ async def destroy(driver: Driver) -> None:
             assert await driver.delete_if_unchanged(found)
 
 
-async def fill(driver: Driver, secret: Secret, kdf: Argon2idParams) -> None:
-    """Put a vault, sealed records and plaintext into the store."""
+async def fill(
+    driver: Driver, secret: Secret, kdf: Argon2idParams, plaintext: Sequence[Entry] = PLAINTEXT
+) -> None:
+    """Put a vault, sealed records and *plaintext* into the store."""
     vault = await Vault.create(driver, secret=secret, kdf=kdf)
     codec = vault.keyring.codecs[""]
     await put_record(driver, codec, "c", "sealed", {"n": 1}, ttl=3600)
     await put_record(driver, codec, "c", "sealed-large", LARGE)
     await vault.close()
-    await put_all(driver, PLAINTEXT)
+    await put_all(driver, plaintext)
 
 
 async def assert_opens(driver: Driver, secret: Secret) -> None:
@@ -129,6 +137,41 @@ async def test_into_the_same_store(
     assert ((2, 4), (6, 0)) == tuple((r.restored, r.already) for r in (partly, wholly))
     assert before == await everything(store)
     await assert_opens(store, secret)
+
+
+async def test_from_and_to_mongodb(
+    opened: Any, tmp_path: Path, secret: Secret, cheap: Argon2idParams, shared_mongodb: MongoServer
+) -> None:
+    """There creation times are rounded down and expiries up to the millisecond, which the report says; back, all stays."""
+    first, mongodb, last = await opened("disk", 1), await opened("mongodb", 2), await opened("disk", 3)
+    await fill(
+        first, secret, cheap, [PLAINTEXT[1], entry("odd", {"f": 0.1}, expires_at=FUTURE), PLAINTEXT[2]]
+    )
+    await backup(first, tmp_path / "first")
+
+    there = await restore(tmp_path / "first", mongodb)
+    again = await restore(tmp_path / "first", mongodb)
+    await backup(mongodb, tmp_path / "second")
+    back = await restore(tmp_path / "second", last)
+
+    expected = {
+        names: (value, kept(created_at, up=False), kept(expires_at, up=True))
+        for names, (value, created_at, expires_at) in (await everything(first)).items()
+    }
+    assert expected == await everything(mongodb) == await everything(last)
+    assert [(6, 0, Times.MILLISECONDS), (0, 6, Times.MILLISECONDS), (6, 0, Times.EXACT)] == [
+        (one.restored, one.already, one.times) for one in (there, again, back)
+    ]
+    for store in (mongodb, last):
+        await assert_opens(store, secret)
+
+
+def kept(time: datetime | None, *, up: bool) -> datetime | None:
+    """Return *time* to the millisecond."""
+    if time is None:
+        return None
+    beyond = time.microsecond % 1000
+    return time + timedelta(microseconds=(1000 if up and beyond else 0) - beyond)
 
 
 async def test_the_backends_own_expiry(opened: Any, tmp_path: Path, redis_server: RedisServer) -> None:

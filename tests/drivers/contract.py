@@ -38,8 +38,8 @@ from tests.drivers.entries import (
 )
 
 from kvseal import clock
-from kvseal.drivers import abilities, base, driver_for, landing_of
-from kvseal.drivers.base import PAGE_SIZE, Count, Entry, Replacement
+from kvseal.drivers import abilities, base, landing_of
+from kvseal.drivers.base import PAGE_SIZE, Count, Entry, Replacement, Times
 from kvseal.drivers.chain import Chain
 from kvseal.errors import Conflict, StoreError, UnsealableValueError, UnsupportedStoreError
 
@@ -53,8 +53,8 @@ class DriverContract:
     """How many keys a complete scan finds: more than any `keys()` of the stores."""
     page: ClassVar[int] = PAGE_SIZE
     """Entries in a page at most; the tests of a slow server let a page have fewer."""
-    keeps_times: ClassVar[bool] = True
-    """Whether creation time and expiry are stored as given, to the microsecond."""
+    times: ClassVar[Times] = Times.EXACT
+    """How exactly creation time and expiry are stored."""
     counts_exactly: ClassVar[bool] = True
     """Whether a count is exact, and no estimate."""
     store_clock: ClassVar[Literal["host's", "server's", "unknown"]] = "host's"
@@ -66,27 +66,34 @@ class DriverContract:
     largest_body: ClassVar[int | None] = None
     """How many bytes the backend holds of one entry at most, if less than tests put into one."""
 
-    def same_time(self, expected: datetime | None, actual: datetime | None) -> bool:
-        """Whether two times are the same, to the microsecond or, where no times are kept, to the minute."""
-        if self.keeps_times or expected is None or actual is None:
+    def same_expiry(self, expected: datetime | None, actual: datetime | None) -> bool:
+        """Whether *actual* is what has become of *expected*; where no times are kept, to the minute."""
+        if expected is None or actual is None:
             return expected == actual
-        return abs(expected - actual) < timedelta(minutes=1)
+        if self.times is Times.LOST:
+            return abs(expected - actual) < timedelta(minutes=1)
+        return self.kept(expected, up=True) == actual
 
     def same_entry(self, expected: Entry | None, actual: Entry | None) -> bool:
-        """Whether two entries are the same, as far as the driver promises."""
-        if self.keeps_times or expected is None or actual is None:
+        """Whether two entries that were read are the same, as far as the driver promises."""
+        if self.times is not Times.LOST or expected is None or actual is None:
             return expected == actual
-        same = self.same_time(expected.expires_at, actual.expires_at)
+        same = self.same_expiry(expected.expires_at, actual.expires_at)
         return same and expected == replace(actual, expires_at=expected.expires_at)
 
     def names_in_a_scan(self, collection: str, key: str) -> tuple[str | None, str | None]:
         """Return what a scan says of an entry with these names: the names, where the backend gives them back."""
         return collection, key
 
+    def kept(self, time: datetime, *, up: bool) -> datetime:
+        """Return *time* as the backend keeps it: creation times are rounded down, and expiries *up*."""
+        beyond = time.microsecond % 1000 if self.times is Times.MILLISECONDS else 0
+        return time + timedelta(microseconds=(1000 if up and beyond else 0) - beyond)
+
     @property
     def created(self) -> datetime | None:
         """What has become of `CREATED`."""
-        return CREATED if self.keeps_times else None
+        return None if self.times is Times.LOST else self.kept(CREATED, up=False)
 
     @pytest.fixture
     async def backend(self) -> Backend:
@@ -112,9 +119,9 @@ class DriverContract:
 
         assert ("coll", "key", value, "") == (found.collection, found.key, found.value, found.problem)
         assert found.expires_at is not None
-        if self.keeps_times:
+        if self.times is not Times.LOST:
             assert found.created_at is not None
-            assert before <= found.created_at <= datetime.now(timezone.utc)
+            assert self.kept(before, up=False) <= found.created_at <= datetime.now(timezone.utc)
         assert timedelta(seconds=3590) < found.expires_at - before
 
     async def test_store_reads_the_expiry_that_the_driver_put(self, backend: Backend) -> None:
@@ -127,15 +134,16 @@ class DriverContract:
         assert {"n": 0} == value
         assert 0 < ttl <= 86_400
 
-    async def test_put_keeps_times_to_the_microsecond(self, backend: Backend) -> None:
-        """An entry is put with its own creation time and expiry, not with those of the moment."""
-        if not self.keeps_times:
+    async def test_put_keeps_times(self, backend: Backend) -> None:
+        """An entry has its own creation time and expiry, as exactly as the driver says, not the moment's."""
+        assert self.times is backend.driver.capabilities.times
+        if self.times is Times.LOST:
             pytest.skip("the driver does not keep times")
         await backend.driver.put_if_absent(entry(expires_at=FUTURE))
 
         found = await fetched(backend.driver)
 
-        assert (CREATED, FUTURE) == (found.created_at, found.expires_at)
+        assert (self.created, self.kept(FUTURE, up=True)) == (found.created_at, found.expires_at)
 
     async def test_entry_without_times_has_none(self, backend: Backend) -> None:
         """What has no expiry gets none, on its way in and on its way out."""
@@ -178,9 +186,9 @@ class DriverContract:
 
         assert [True, False, False] == [abilities.leads(backend.driver, found, *names) for names in claims]
 
-    def test_loses_names(self, backend: Backend) -> None:
+    async def test_loses_names(self, backend: Backend) -> None:
         """The landing of a store and its driver say the same of whether names get lost."""
-        assert landing_of(backend.store).loses_names == abilities.loses_names(driver_for(backend.store))
+        assert landing_of(backend.store).loses_names == abilities.loses_names(backend.driver)
 
     async def test_default_collection(self, backend: Backend) -> None:
         """What the store puts without a collection is where the wrapper chain says."""
@@ -339,7 +347,7 @@ class DriverContract:
 
         found = await fetched(backend.driver)
         assert (new, self.created) == (found.value, found.created_at)
-        assert self.same_time(expires_at, found.expires_at)
+        assert self.same_expiry(expires_at, found.expires_at)
         assert new == await backend.store.get("key", collection="coll")
 
     async def test_replace_keeps_what_the_store_wrote(self, backend: Backend) -> None:
@@ -351,7 +359,7 @@ class DriverContract:
 
         after = await fetched(backend.driver)
         assert before.created_at == after.created_at
-        assert self.same_time(before.expires_at, after.expires_at)
+        assert self.same_expiry(before.expires_at, after.expires_at)
         value, ttl = await backend.store.ttl("key", collection="coll")
         assert LARGE == value
         assert 0 < ttl <= 1234.5
@@ -370,14 +378,14 @@ class DriverContract:
         _, ttl = await backend.store.ttl("key", collection="coll")
         assert [True] == list(done)
         assert (SMALL, self.created) == (found.value, found.created_at)
-        assert self.same_time(after, found.expires_at)
+        assert self.same_expiry(after, found.expires_at)
         assert (after is None) == (ttl is None)
 
     @pytest.mark.parametrize("value", [SMALL, LARGE], ids=["small", "large"])
     @pytest.mark.parametrize("change", ["rewritten", "deleted", "put again", "another ttl", "replaced"])
     async def test_conflict(self, backend: Backend, value: dict[str, Any], change: str) -> None:
         """What another writer did since the entry was read wins over a replacement and a deletion."""
-        if change == "put again" and not self.keeps_times:
+        if change == "put again" and self.times is Times.LOST:
             pytest.skip("without a creation time nothing shows that the same was put again")
         await backend.store.put("key", value, collection="coll", ttl=1000)
         stale = await fetched(backend.driver)
@@ -488,7 +496,7 @@ class DriverContract:
         found = [await fetched(backend.driver, key) for key in "abc"]
         expected = await fetched(backend.driver, "alone")
         assert [(value, expected.created_at)] * 3 == [(e.value, e.created_at) for e in found]
-        assert all(self.same_time(expected.expires_at, e.expires_at) for e in found)
+        assert all(self.same_expiry(expected.expires_at, e.expires_at) for e in found)
         assert [value] * 3 == await backend.store.get_many(["a", "b", "c"], collection="coll")
         assert [False] * 3 == list(await abilities.put_many_if_absent(backend.driver, batch))
         for before in found:
@@ -574,7 +582,7 @@ class DriverContract:
         assert int(self.counts_expired) == (await abilities.count(backend.driver)).entries
         assert await backend.driver.put_if_absent(entry(value=SMALL, expires_at=FUTURE)) is True
         assert SMALL == await backend.store.get("key", collection="coll")
-        assert [True] == [self.same_time(FUTURE, e.expires_at) for e in await scanned(backend.driver)]
+        assert [True] == [self.same_expiry(FUTURE, e.expires_at) for e in await scanned(backend.driver)]
 
     async def test_scan_under_a_clock_that_is_ahead(
         self, backend: Backend, monkeypatch: pytest.MonkeyPatch
@@ -590,7 +598,7 @@ class DriverContract:
 
         assert {("coll", "key"), ("coll", "other")} == {(e.collection, e.key) for e in found}
         assert [LARGE, LARGE] == [e.value for e in found]
-        assert not self.keeps_times or expires_at == found[0].expires_at
+        assert self.times is Times.LOST or self.same_expiry(expires_at, found[0].expires_at)
         assert 2 == len(parts[0] + parts[1])
 
     async def test_scan_of_what_has_expired(self, backend: Backend) -> None:

@@ -83,7 +83,7 @@ def test_operations() -> None:
     (table,) = re.findall(r"\n## Stores\n\n((?:\|.*\n)+)", text)
     rows = [row.split("|")[1:3] for row in table.splitlines()[2:]]
     listed = {
-        (frozenset(re.findall(r"`(\w+):", urls)), frozenset(re.findall(r"\w+Store", stores)))
+        (frozenset(re.findall(r"`([\w+]+):", urls)), frozenset(re.findall(r"\w+Store", stores)))
         for urls, stores in rows
     }
     schemes = {scheme for urls, _ in listed for scheme in urls}

@@ -22,7 +22,7 @@ from tests.drivers.entries import FUTURE, PAST, SMALL, Backend, entry, fetched, 
 from tests.fakes import BareStore
 
 from kvseal.drivers import driver_for, generic
-from kvseal.drivers.base import PAGE_SIZE, Count, Driver, Replacement, replace
+from kvseal.drivers.base import PAGE_SIZE, Count, Driver, Replacement, Times, replace
 from kvseal.errors import StoreUnreachableError, UnsealableValueError, UnsupportedStoreError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class NamesOf:
 class TestGenericDriver(DriverContract):
     """Every promise of a driver that the capabilities do not take back, over a `SimpleStore`."""
 
-    keeps_times = False
+    times = Times.LOST
     counts_exactly = False
     keeps_expired = False
     store_clock = "unknown"

@@ -24,6 +24,7 @@ from tests.processes import CHEAP, NEW
 from tests.recoding.worlds import KEY
 
 from kvseal.drivers import base, driver_for
+from kvseal.drivers.mongodb import collections
 from kvseal.legacy import FastMCPCodec
 from kvseal.legacy.fernet import parse_key
 from kvseal.recoding import Progress, migrate
@@ -81,8 +82,8 @@ def child(kind: str, where: str) -> None:
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", "A configured store is unstable")
-    # A file tree takes as long for so many as the others take for a whole page.
-    base.PAGE_SIZE = 32  # type: ignore[misc]
+    # A file tree and SecantusDB take as long for so many as the others take for a whole page.
+    base.PAGE_SIZE = collections.PAGE_SIZE = 32  # type: ignore[misc]
     # So that also what a checkpoint says is met: a small migration ends before its first renewal.
     Lease.renew_for_ever.__defaults__ = (0.02,)
     warm()

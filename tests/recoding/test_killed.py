@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
+from pymongo import MongoClient
 from redis.asyncio import Redis
-from tests.backends import UNSTABLE, Place, place, s3_module
+from tests.backends import DATABASE, UNSTABLE, Place, place, s3_module
 from tests.drivers.dynamodb.server import emptied
 from tests.processes import NEW
 from tests.recoding.mortal import COLLECTION
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings(UNSTABLE)]
 
-KINDS = ("disk", "redis", "postgresql", "dynamodb", "filetree", "filetree-v1")
+KINDS = ("disk", "redis", "postgresql", "dynamodb", "mongodb", "filetree", "filetree-v1")
 ROOT = Path(__file__).parents[2]
 DAMAGED = "token:~"
 """The last one in most scans: a run that has met it is gone on with from the start."""
@@ -48,6 +49,7 @@ RECORDS = {
     "redis": 1_100,
     "postgresql": 1_100,
     "dynamodb": 60,
+    "mongodb": 120,
     "filetree": 100,
     "filetree-v1": 100,
     "s3": 60,
@@ -57,6 +59,7 @@ LONG = {
     "redis": 4_000,
     "postgresql": 4_000,
     "dynamodb": 600,
+    "mongodb": 2_000,
     "filetree": 600,
     "filetree-v1": 600,
     "s3": 600,
@@ -85,6 +88,10 @@ async def empty(where: Place) -> None:
         await con.close()
     elif where.kind == "s3":
         s3_module().empty_at(where.where)
+    elif where.kind == "mongodb":
+        url, _, name = where.where.partition(DATABASE)
+        with MongoClient[dict[str, Any]](url) as client:
+            client.drop_database(name)
     else:
         shutil.rmtree(where.where)
         os.mkdir(where.where)  # noqa: PTH102 - a call that is known to be brief

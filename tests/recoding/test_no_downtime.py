@@ -31,14 +31,22 @@ UNTOUCHED = [f"untouched-{number}" for number in range(120)]
 HOT = {name: [*(f"{name}-{n}" for n in range(7)), f"{name}-large"] for name in ("one", "two", "old")}
 EVERY = [key for keys in HOT.values() for key in keys]
 LEGACY = LegacyKey(FERNET, parse_key(KEY))
-WRITES = {"memory": 2_000, "disk": 1_500, "redis": 1_500, "postgresql": 700, "dynamodb": 80, "filetree": 200}
+WRITES = {
+    "memory": 2_000,
+    "disk": 1_500,
+    "redis": 1_500,
+    "postgresql": 700,
+    "dynamodb": 80,
+    "mongodb": 40,
+    "filetree": 200,
+}
 """So many take a second or two, in which the migration begins several times; a long run does 200,000."""
 BUSY = "other processes changed it 16 times in a row; run again"
 
 Running = Deployed | Application
 
 
-@pytest.fixture(params=[*KINDS, "dynamodb"])
+@pytest.fixture(params=[*KINDS, "dynamodb", "mongodb"])
 def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Yield an empty store on every backend."""
     yield from place(request.param, request, tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from kvseal.drivers.base import Times
 from kvseal.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ class RestoreReport:
     failures: tuple[Failure, ...] = ()
     follows: bool = False
     """The older vault meta became a revision above the one that was there: running processes follow it."""
+    times: Times = Times.EXACT
+    """How exactly the store keeps creation times and expiries."""
     unchecked: int = 0
     """Sealed records of which it is not known whether anything opens them, for no vault meta was seen."""
 

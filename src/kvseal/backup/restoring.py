@@ -172,6 +172,7 @@ class _Restore:
             dry_run=self.dry_run,
             failures=tuple(self.failures.kept),
             unchecked=self.unchecked,
+            times=self.driver.capabilities.times,
             follows=self.follows,
         )
 

@@ -130,6 +130,13 @@ BACKENDS: Final = (
         "dynamodb",
         landing="dynamodb.landing",
     ),
+    Backend(
+        "mongodb.driver",
+        f"{_STORES}.mongodb.store.MongoDBStore",
+        ("mongodb", "mongodb+srv"),
+        "mongodb",
+        landing="mongodb.landing",
+    ),
     Backend("duckdb.driver", f"{_STORES}.duckdb.store.DuckDBStore", ("duckdb",), "duckdb", is_path=True),
     Backend(
         "rocksdb.driver",

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, runtime_checkable
 
@@ -68,6 +69,17 @@ KEEP: Final = _Keep()
 """In `Replacement.expires_at`: leave expiry and native time to live as they are."""
 
 
+class Times(Enum):
+    """How exactly a backend keeps the creation time and the expiry of an entry."""
+
+    EXACT = "to the microsecond"
+    """As they are given: what is restored or copied has the times that it had."""
+    MILLISECONDS = "to the millisecond"
+    """Creation times are rounded down, so nothing looks newer; expiries up, so nothing ends early."""
+    LOST = "not at all"
+    """There is no creation time, and an expiry drifts with each write."""
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a backend can promise; read it instead of probing for methods."""
@@ -88,6 +100,8 @@ class Capabilities:
     """The backend has a clock of its own, which its processes share; otherwise it has that of this host."""
     reads_lag: float = 0.0
     """Seconds for which the store's own reads may still return what was replaced; a driver's do not."""
+    times: Times = Times.EXACT
+    """How exactly creation times and expiries are kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from kvseal.drivers.base import (
     Count,
     Entry,
     Page,
+    Times,
     content,
     is_in,
     refuse_problem,
@@ -75,6 +76,7 @@ class GenericDriver:
         atomic_replace=False,
         evicts=True,
         sees_all=False,
+        times=Times.LOST,
     )
 
     def __init__(self, store: AsyncKeyValue, names: Iterable[Names]) -> None:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _USER: Final = re.compile(r"://[^/@:]*:")
-_QUERY_SECRET: Final = re.compile(r"(?i)([?&](?:password|passwd|pwd|token|secret)=)[^&#]*")
+_QUERY_SECRET: Final = re.compile(
+    r"(?i)([?&](?:[\w.-]*(?:password|passwd|pwd|token|secret)|authmechanismproperties)=)[^&#]*"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ are the same keyring; a rollback exchanges the source and target of a migration.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from kvseal import expiry
@@ -168,7 +169,9 @@ class SealedTarget:
 
     def on(self, *, loses_names: bool) -> Self:
         """Return the same target for a store that loses names, or keeps them."""
-        return type(self)(self._codec_for, loses_names=loses_names)
+        same = copy(self)
+        same._loses_names = loses_names  # noqa: SLF001 - its own, on the copy
+        return same
 
     def _codec(self) -> RecordCodec:
         return self._codec_for(self._loses_names)

@@ -27,8 +27,9 @@ class Notes:
     ids=["one", "beside a DEK"],
 )
 def test_held_keys_are_counted(kinds: list[str], count: str) -> None:
-    """A DEK that lost its number is held too, and is no old key."""
-    held = [SimpleNamespace(kind=kind) for kind in kinds]
+    """A DEK that lost its number is held too, and is no old key; nor is one with which reads have ended."""
+    held = [SimpleNamespace(kind=kind, ended_at=None) for kind in kinds]
+    held.append(SimpleNamespace(kind="fernet", ended_at="2026-01-02T03:04:05Z"))
     vault = SimpleNamespace(legacy=held, policy={"read_legacy": True})
     output: Any = Notes()
 

@@ -304,7 +304,9 @@ async def values(where: Place) -> list[Any]:
     return list(found)
 
 
-@pytest.mark.parametrize("kind", ["disk", "redis", "postgresql"])
+@pytest.mark.parametrize(
+    "kind", ["disk", "redis", "postgresql", pytest.param("mongodb", marks=pytest.mark.long)]
+)
 def test_parts_as_processes(shared: Place, vaultctl: Terminalless) -> None:
     """Three processes that begin at once, before there is a vault, do disjoint parts that are everything."""
     processes = [

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from datetime import datetime, timedelta, timezone
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
 import redis
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from key_value.aio.stores.redis import RedisStore
 from redis.asyncio import Connection, ConnectionPool, Redis
 from redis.asyncio.sentinel import Sentinel
+from tests.certificates import self_signed
 from tests.drivers.entries import SMALL, entry, fetched, scanned
 from tests.drivers.redis.databases import PASSWORD
 from tests.servers import RedisServer, free_port
@@ -313,20 +307,7 @@ class TestTLS:
     @pytest.fixture
     def certificate(self, tmp_path: Path) -> Path:
         """Return a certificate for this machine that signs itself, with its key beside it."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-        host = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
-        now = datetime.now(timezone.utc)
-        certificate = (
-            x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
-            .add_extension(host, critical=False)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .sign(key, hashes.SHA256())
-        )
-        path = tmp_path / "certificate"
-        path.write_bytes(certificate.public_bytes(Encoding.PEM))
-        (tmp_path / "key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        return path
+        return self_signed(tmp_path)
 
     @pytest.fixture
     def tls_port(self, certificate: Path, tmp_path: Path) -> Iterator[int]:

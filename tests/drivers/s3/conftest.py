@@ -30,7 +30,7 @@ PARTICULAR = frozenset(
         "test_odd_names",
         "test_partitions",
         "test_put_if_absent_race",
-        "test_put_keeps_times_to_the_microsecond",
+        "test_put_keeps_times",
         "test_put_many_if_absent_beside_what_is_there",
         "test_replace_with_another_expiry",
         "test_scan_beside_writers",

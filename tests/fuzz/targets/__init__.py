@@ -16,6 +16,7 @@ TARGETS = {
 ELSEWHERE = {
     "cli.commands.Place.load": "imports a command of vaultctl, and parses nothing",
     "cli.migration.migrate.FernetKdf.convert": "is parse_kdf, which has a target, for an option",
+    "drivers.mongodb.driver.from_url": "is Address.of_url, which has a target, and a question to the server",
     "drivers.postgresql.pools.Pools.reads_text": "asks how the store reads, and parses nothing",
     "drivers.postgresql.pools.OwnPools.reads_text": "asks how the store reads, and parses nothing",
     "drivers.postgresql.pools.BorrowedPool.reads_text": "asks how the store reads, and parses nothing",

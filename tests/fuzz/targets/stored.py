@@ -9,6 +9,9 @@ from datetime import datetime, timezone
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import bson
+from bson.errors import InvalidBSON
+from bson.raw_bson import RawBSONDocument
 from tests.fuzz.target import MIGRATIONS, NotAnInputError, Target, now, scratch
 from tests.fuzz.targets.legacy import bodies
 from tests.fuzz.targets.sealed import mapping
@@ -21,6 +24,8 @@ from kvseal.drivers.disk.value_files import UnsafeFileNameError, ValueFiles
 from kvseal.drivers.duckdb import rows as duckdb_rows
 from kvseal.drivers.dynamodb import items as dynamodb_items
 from kvseal.drivers.filetree.folders import read_info
+from kvseal.drivers.mongodb import documents
+from kvseal.drivers.mongodb.names import BY_OPTION
 from kvseal.drivers.postgresql import rows as postgresql_rows
 from kvseal.errors import KvsealError
 
@@ -183,6 +188,30 @@ def _table(data: bytes) -> None:
                 continue
 
 
+def _documents() -> list[bytes]:
+    moment = datetime(2030, 1, 1, tzinfo=timezone.utc)
+    fields = {"_id": "i", "collection": "c", "key": "k", "created_at": moment, "expires_at": moment}
+    values = [{"object": json.loads(value)} for value in _values()[:8] if value.startswith(b"{")]
+    odd = [{"object": '{"a": 1}'}, {"object": moment}, [1], None]
+    return [bson.encode({**fields, "value": value}) for value in (*values, *odd)]
+
+
+def _document(data: bytes) -> None:
+    """Read a document of MongoDB that holds anything, and make the swap that replaces it."""
+    try:
+        document = RawBSONDocument(data, documents.RAW)
+        is_of_the_store = isinstance(document.get("key"), str) and "_id" in document
+    except (InvalidBSON, ValueError, IndexError):
+        raise NotAnInputError from None
+    if not is_of_the_store:
+        raise NotAnInputError
+    entry = documents.entry_of("c", document, BY_OPTION["plain"])
+    _used_row(entry)
+    if not entry.problem:
+        swap = documents.Swap.of(Replacement(entry, {"a": 1}))
+        assert not swap.is_done(document) or entry.value == {"a": 1}
+
+
 def _used_row(entry: Entry) -> None:
     assert (entry.value is None) == bool(entry.problem)
 
@@ -240,4 +269,5 @@ TARGETS = (
         _table,
         is_json=True,
     ),
+    Target("document", ("drivers.mongodb.documents.entry_of",), _documents, _document),
 )

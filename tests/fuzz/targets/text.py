@@ -17,6 +17,7 @@ from kvseal.drivers import driver_from_url, strip_password
 from kvseal.drivers.aws import shown, split_url
 from kvseal.drivers.backends import SCHEMES, backend_of_url
 from kvseal.drivers.dynamodb.table import checked_name
+from kvseal.drivers.mongodb.address import Address as MongoDBAddress
 from kvseal.drivers.redis.address import Address
 from kvseal.drivers.urls import StoreUrl
 from kvseal.errors import KvsealError
@@ -46,6 +47,8 @@ def _urls() -> list[bytes]:
         *(
             "postgresql://user:p4ssw0rd@host:5432/db?table=kv&sslmode=require",
             "postgresql:///db?host=/tmp",
+            "mongodb://user:p4ssw0rd@a:1,b/admin?db_name=kv&names=v1&tls=true",
+            "mongodb+srv://user@host/?retryWrites=false",
             "/tmp/x",
             "",
         ),
@@ -76,6 +79,9 @@ def _url(data: bytes) -> None:
         checked_name(name)
         again = shown(url.scheme, name, reach).removeprefix("dynamodb:")
         assert (name, reach) == split_url(url.scheme, again)[:2]
+    elif url.scheme in {"mongodb", "mongodb+srv"}:
+        # Opened, it would ask for names and servers.
+        MongoDBAddress.of_url(url)
     elif url.scheme in {"postgresql", "postgres"}:
         loop().create_connection = loop().create_unix_connection = _refuse  # type: ignore[method-assign]
         now(_opened(text))
@@ -155,6 +161,7 @@ TARGETS = (
             *(
                 "drivers.urls.StoreUrl.parse",
                 "drivers.urls.strip_password",
+                "drivers.mongodb.address.Address.of_url",
                 "drivers.redis.address.Address.of_url",
             ),
             *(f"drivers.{name}.from_url" for name in _DRIVERS),

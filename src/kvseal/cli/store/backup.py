@@ -11,6 +11,7 @@ from kvseal import backup as library
 from kvseal.cli import connect
 from kvseal.cli.options import command_options
 from kvseal.cli.values import contexts_option, names_inside_option
+from kvseal.drivers.base import Times
 from kvseal.keys.meta import META_COLLECTION, META_KEY
 from kvseal.secrets.given import secret_for_opening
 
@@ -134,13 +135,7 @@ async def restore(
             listener=output.event,
         )
     output.ended(report, _restore_text(report))
-    if report.follows:
-        output.note("the older vault meta is a new revision now, which running processes follow")
-    if report.unchecked:
-        output.note(
-            f"{report.unchecked:,} records are sealed, and no vault meta was seen that opens them:"
-            " name the store that has it, --meta-store"
-        )
+    _note_what_is_else(output, report)
     if not names_inside and any(failure.key is None for failure in report.failures):
         output.note("of entries without a name, kvseal's records may carry theirs: --names-inside")
     if dry_run:
@@ -150,6 +145,19 @@ async def restore(
     else:
         output.note("next: vaultctl verify, if there is a vault in it")
     return report.exit_code
+
+
+def _note_what_is_else(output: Output, report: RestoreReport) -> None:
+    """Say what the operator would not expect of a restore."""
+    if report.follows:
+        output.note("the older vault meta is a new revision now, which running processes follow")
+    if report.times is not Times.EXACT:
+        output.note(f"this store keeps creation times and expiries {report.times.value}")
+    if report.unchecked:
+        output.note(
+            f"{report.unchecked:,} records are sealed, and no vault meta was seen that opens them:"
+            " name the store that has it, --meta-store"
+        )
 
 
 def _backup_text(report: BackupReport) -> str:
