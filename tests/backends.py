@@ -51,6 +51,7 @@ _OPEN: dict[str, Callable[[str], Any]] = {
     "postgresql": lambda where: PostgreSQLStore(url=where),
     "dynamodb": lambda where: DynamoDBStore(**dynamodb_server.settings_of(where)),
     "filetree": lambda where: FileTreeStore(data_directory=where),
+    "s3": lambda where: s3_module().store_at(where),
     "mongodb": _of_mongodb_url,
     # As FastMCP makes it: names that a path cannot hold are hashed.
     "filetree-v1": lambda where: FileTreeStore(
@@ -89,6 +90,13 @@ class Place:
         return asdict(self)
 
 
+def s3_module() -> Any:
+    # The library of this store takes half a second to import, which other tests' processes do without.
+    from tests.drivers.s3 import server
+
+    return server
+
+
 def place(kind: str, request: pytest.FixtureRequest, directory: Path) -> Iterator[Place]:
     """Yield an empty store of *kind*, in a database of its own on a shared server if it needs one."""
     if kind == "redis":
@@ -97,6 +105,10 @@ def place(kind: str, request: pytest.FixtureRequest, directory: Path) -> Iterato
     elif kind == "postgresql":
         with database(request.getfixturevalue("shared_postgresql")) as url:
             yield Place(kind, url)
+    elif kind == "s3":
+        server = request.getfixturevalue("shared_s3")
+        with server.bucket() as name:
+            yield Place(kind, server.location(name))
     elif kind == "dynamodb":
         server: dynamodb_server.Server = request.getfixturevalue("shared_dynamodb")
         with dynamodb_server.local(), server.table() as name:
@@ -144,6 +156,11 @@ async def _of_postgresql(where: str) -> dict[str, Any]:
     return {key: times for key, *times in rows}
 
 
+async def _of_s3(where: str) -> dict[str, Any]:
+    found: dict[str, Any] = s3_module().metadata_at(where)
+    return found
+
+
 async def _of_dynamodb(where: str) -> dict[str, Any]:
     return {key: item.get("ttl") for key, item in dynamodb_server.items(where).items()}
 
@@ -172,4 +189,5 @@ _NATIVE_TIMES = {
     "mongodb": _of_mongodb,
     "filetree": _of_files,
     "filetree-v1": _of_files,
+    "s3": _of_s3,
 }

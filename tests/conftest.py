@@ -25,6 +25,7 @@ pytest_plugins = [
     "tests.servers",
     "tests.quick_vaultctl",
     "tests.drivers.redis.server",
+    "tests.drivers.s3.server",
 ]
 
 # The contract's assertions explain themselves, as if they stood in a test module.

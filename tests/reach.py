@@ -35,11 +35,13 @@ NEEDS = {
     "shared_mongodb": "servers",
     "shared_postgresql": "servers",
     "shared_redis": "servers",
+    "shared_s3": "servers",
+    "shared_valkey": "servers",
     "transit": "servers",
 }
 """What a test needs that uses a fixture, by the fixture's name."""
 
-SERVERS = frozenset({"dynamodb", "mongodb", "redis", "postgresql", "valkey"})
+SERVERS = frozenset({"dynamodb", "mongodb", "redis", "postgresql", "s3", "valkey"})
 """Parameters that name a server: a test of every backend needs one where the backend is one of these."""
 
 

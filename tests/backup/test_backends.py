@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
 
     from tests.drivers.mongodb.server import MongoServer
     from tests.drivers.postgresql.server import Server
+    from tests.drivers.s3.server import S3Server
     from tests.servers import RedisServer
 
     from kvseal.drivers.base import Driver, Entry
 
 KINDS = ["memory", "disk", "filetree", "filetree v1", "redis", "postgresql"]
+PAIRS = [*product(KINDS, KINDS), ("disk", "s3"), ("s3", "disk")]
+"""From where to where; with S3, which is slow, from and to a disk alone."""
 PLAINTEXT = [
     entry("a.b-c", {"n": 2**70, "f": 0.1, "t": True, "none": None}, expires_at=FUTURE),
     entry("large", LARGE, created_at=CREATED),
@@ -52,6 +56,9 @@ async def opened(
         elif kind == "postgresql":
             server: Server = request.getfixturevalue("shared_postgresql")
             url = server.url(query=f"?table=backup_{number}")
+        elif kind == "s3":
+            s3: S3Server = request.getfixturevalue("s3_server")
+            url = s3.location(f"backup-{number}")
         else:
             names = {"disk": "", "filetree": "?names=plain", "filetree v1": "?names=v1"}[kind]
             url = f"{kind.partition(' ')[0]}:{tmp_path}/{number}{names}"
@@ -93,8 +100,7 @@ async def assert_opens(driver: Driver, secret: Secret) -> None:
     await vault.close()
 
 
-@pytest.mark.parametrize("to", KINDS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "to"), PAIRS)
 async def test_into_another_store(
     opened: Any, tmp_path: Path, secret: Secret, cheap: Argon2idParams, kind: str, to: str
 ) -> None:
@@ -111,7 +117,7 @@ async def test_into_another_store(
     assert 6 == (await restore(tmp_path / "file", target)).already
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "s3"])
 async def test_into_the_same_store(
     opened: Any, tmp_path: Path, secret: Secret, cheap: Argon2idParams, kind: str
 ) -> None:

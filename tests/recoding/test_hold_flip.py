@@ -43,12 +43,13 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings(UNSTABLE)]
 
-WRITES = {"disk": 6, "redis": 12, "postgresql": 6, "dynamodb": 2, "mongodb": 3}
+WRITES = {"disk": 6, "redis": 12, "postgresql": 6, "dynamodb": 2, "mongodb": 3, "s3": 1}
 """Of each key in each part of the story; a long run has as many as make 100,000 operations."""
-MANY = {"disk": 700, "redis": 700, "postgresql": 700, "dynamodb": 100, "mongodb": 100}
+MANY = {"disk": 700, "redis": 700, "postgresql": 700, "dynamodb": 100, "mongodb": 100, "s3": 60}
+SERVICES = [pytest.param(kind, marks=pytest.mark.long) for kind in ("mongodb", "s3")]
 
 
-@pytest.fixture(params=["disk", "redis", "postgresql", SLOW, pytest.param("mongodb", marks=pytest.mark.long)])
+@pytest.fixture(params=["disk", "redis", "postgresql", SLOW, *SERVICES])
 def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Yield an empty store on a backend that processes share."""
     yield from place(request.param, request, tmp_path)

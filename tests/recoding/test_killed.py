@@ -18,7 +18,7 @@ import asyncpg
 import pytest
 from pymongo import MongoClient
 from redis.asyncio import Redis
-from tests.backends import DATABASE, UNSTABLE, Place, place
+from tests.backends import DATABASE, UNSTABLE, Place, place, s3_module
 from tests.drivers.dynamodb.server import emptied
 from tests.processes import NEW
 from tests.recoding.mortal import COLLECTION
@@ -52,6 +52,7 @@ RECORDS = {
     "mongodb": 120,
     "filetree": 100,
     "filetree-v1": 100,
+    "s3": 60,
 }
 LONG = {
     "disk": 4_000,
@@ -61,12 +62,13 @@ LONG = {
     "mongodb": 2_000,
     "filetree": 600,
     "filetree-v1": 600,
+    "s3": 600,
 }
 
 Times = tuple["datetime | None", "datetime | None"]
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=[*KINDS, pytest.param("s3", marks=pytest.mark.long)])
 def somewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Yield a place on every backend."""
     yield from place(request.param, request, tmp_path)
@@ -84,6 +86,8 @@ async def empty(where: Place) -> None:
         con = await asyncpg.connect(where.where)
         await con.execute("DROP TABLE IF EXISTS kv_store")
         await con.close()
+    elif where.kind == "s3":
+        s3_module().empty_at(where.where)
     elif where.kind == "mongodb":
         url, _, name = where.where.partition(DATABASE)
         with MongoClient[dict[str, Any]](url) as client:

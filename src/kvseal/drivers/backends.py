@@ -146,6 +146,7 @@ BACKENDS: Final = (
         is_path=True,
         landing="joined",
     ),
+    Backend("s3.driver", f"{_STORES}.s3.store.S3Store", ("s3",), "s3", landing="s3.landing"),
     Backend("memory", f"{_STORES}.memory.store.MemoryStore", extra="memory"),
     Backend("factory", schemes=("python",)),
 )

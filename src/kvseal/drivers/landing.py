@@ -134,7 +134,11 @@ class UnknownPlaces:
 
     def reaches(self, collection: str, reserved: str) -> bool:
         """Whether the resolved collection is the reserved one or in it."""
-        return _on_disk(_resolved(collection)).startswith(_on_disk(_resolved(reserved)))
+        resolved = _resolved(collection)
+        if not resolved:
+            msg = f"the collection {collection!r} may lead to the root of the store, where others begin"
+            raise StoreError(msg, hint="use a name with more than dots and slashes")
+        return _on_disk(resolved).startswith(_on_disk(_resolved(reserved)))
 
     def place(self, collection: str, key: str) -> tuple[str, str]:
         """Return both names as one path, without what such servers leave out."""

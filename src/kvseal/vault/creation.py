@@ -184,7 +184,8 @@ def _refuse_eviction(metastore: MetaStore) -> None:
     capabilities = metastore.driver.capabilities
     if capabilities.conceals:
         msg = f"{metastore.location} may drop entries when it is full: {capabilities.conceals}"
-        raise EvictingStoreError(msg, hint="grant +info, or keep the vault meta elsewhere: meta_store=")
+        hint = "grant that right (Redis: +info), or keep the vault meta elsewhere: meta_store="
+        raise EvictingStoreError(msg, hint=hint)
     if capabilities.evicts:
         msg = f"{metastore.location} drops entries when it is full, and would drop the vault meta first"
         raise EvictingStoreError(msg, hint="keep the vault meta in a store of its own: meta_store=")

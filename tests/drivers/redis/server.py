@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.servers import RedisServer
+from tests.servers import RedisServer, valkey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +29,21 @@ def redis_server(shared_redis: RedisServer) -> Iterator[RedisServer]:
     for name, value in settings.items():
         client.config_set(name, value)
     client.close()
+
+
+@pytest.fixture(scope="session")
+def shared_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """Yield a Valkey server for all tests of this process; where there is none, Redis', which speaks as it does."""
+    with RedisServer(tmp_path_factory.mktemp("valkey"), program=valkey()) as server:
+        yield server
+
+
+@pytest.fixture
+def valkey_server(shared_valkey: RedisServer) -> RedisServer:
+    """Return the server with nothing in it."""
+    with shared_valkey.client() as client:
+        client.flushall()
+    return shared_valkey
 
 
 @pytest.fixture

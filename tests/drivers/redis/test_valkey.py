@@ -16,6 +16,7 @@ from glide import (
 from key_value.aio.stores.valkey import ValkeyStore
 from tests.drivers.contract import DriverContract
 from tests.drivers.entries import SMALL, Backend, entry, fetched
+from tests.servers import valkey
 
 from kvseal.drivers import base, driver_for, driver_from_url
 from kvseal.drivers.base import PAGE_SIZE
@@ -43,24 +44,30 @@ class TestValkeyDriver(DriverContract):
     many = 3 * PAGE_SIZE  # The store puts its keys one by one; Redis' contract goes past 10,000.
 
     @pytest.fixture
-    async def backend(self, redis_server: RedisServer) -> AsyncIterator[Backend]:
+    async def backend(self, valkey_server: RedisServer) -> AsyncIterator[Backend]:
         """Yield an empty Valkey store."""
-        raw = redis_server.client()
+        raw = valkey_server.client()
 
         async def write_raw(collection: str, key: str, body: str, expires_at: datetime | None) -> None:
             raw.set(f"{collection}::{key}", body, pxat=expires_at)
 
-        async with ValkeyStore(host="127.0.0.1", port=redis_server.port) as store:
+        async with ValkeyStore(host="127.0.0.1", port=valkey_server.port) as store:
             driver = driver_for(store)
             yield Backend(store, driver, write_raw)
             await driver.close()
         raw.close()
 
 
-async def test_replace_keeps_the_time_to_live(redis_server: RedisServer) -> None:
+def test_the_server(valkey_server: RedisServer) -> None:
+    """Where Valkey's own server is installed, this module runs on it, and not on Redis'."""
+    with valkey_server.client() as client:
+        assert bool(valkey()) == (client.info("server").get("server_name") == "valkey")
+
+
+async def test_replace_keeps_the_time_to_live(valkey_server: RedisServer) -> None:
     """A replacement leaves the server's expiry, which the store rounds up, as it was to the millisecond."""
-    raw = redis_server.client()
-    async with ValkeyStore(host="127.0.0.1", port=redis_server.port) as store:
+    raw = valkey_server.client()
+    async with ValkeyStore(host="127.0.0.1", port=valkey_server.port) as store:
         driver = driver_for(store)
         await store.put("key", SMALL, collection="coll", ttl=1234.5678)
         before = raw.pexpiretime("coll::key")
@@ -74,18 +81,18 @@ async def test_replace_keeps_the_time_to_live(redis_server: RedisServer) -> None
 
 
 @pytest.mark.parametrize("how", ["arguments", "configuration", "client"])
-async def test_database_of_the_store(redis_server: RedisServer, how: str) -> None:
+async def test_database_of_the_store(valkey_server: RedisServer, how: str) -> None:
     """However the store was told, the driver serves its database, with its password, and does not show that."""
-    redis_server.client().acl_setuser(
+    valkey_server.client().acl_setuser(
         "app", enabled=True, passwords=[f"+{PASSWORD}"], keys=["*"], commands=["+@all"]
     )
     config = GlideClientConfiguration(
-        [NodeAddress("127.0.0.1", redis_server.port)],
+        [NodeAddress("127.0.0.1", valkey_server.port)],
         credentials=ServerCredentials(PASSWORD, "app"),
         database_id=5,
     )
     client = await GlideClient.create(config)
-    arguments = {"host": "127.0.0.1", "port": redis_server.port, "db": 5, "username": "app"}
+    arguments = {"host": "127.0.0.1", "port": valkey_server.port, "db": 5, "username": "app"}
     store = {
         "arguments": lambda: ValkeyStore(**arguments, password=PASSWORD),
         "configuration": lambda: ValkeyStore(config=config),
@@ -95,26 +102,26 @@ async def test_database_of_the_store(redis_server: RedisServer, how: str) -> Non
 
     assert await driver.put_if_absent(entry())
     assert {"n": 0} == await store.get("key", collection="coll")
-    assert f"valkey://127.0.0.1:{redis_server.port}/5" == driver.location
+    assert f"valkey://127.0.0.1:{valkey_server.port}/5" == driver.location
     assert PASSWORD not in f"{driver!r} {vars(driver)}"
     await driver.close()
     await store.close()
     await client.close()
-    redis_server.client().acl_deluser("app")
+    valkey_server.client().acl_deluser("app")
 
 
-async def test_url(redis_server: RedisServer) -> None:
+async def test_url(valkey_server: RedisServer) -> None:
     """A URL leads to the database without the store's library having a part in it."""
-    driver = await driver_from_url(f"valkey://127.0.0.1:{redis_server.port}/2")
+    driver = await driver_from_url(f"valkey://127.0.0.1:{valkey_server.port}/2")
 
     assert isinstance(driver, RespDriver)
-    assert f"valkey://127.0.0.1:{redis_server.port}/2" == driver.location
+    assert f"valkey://127.0.0.1:{valkey_server.port}/2" == driver.location
     await driver.close()
 
 
-def test_several_event_loops(redis_server: RedisServer) -> None:
+def test_several_event_loops(valkey_server: RedisServer) -> None:
     """One driver serves one event loop after another, though the store's own client does not."""
-    driver = driver_for(ValkeyStore(host="127.0.0.1", port=redis_server.port))
+    driver = driver_for(ValkeyStore(host="127.0.0.1", port=valkey_server.port))
 
     assert asyncio.run(driver.put_if_absent(entry()))
     assert {"n": 0} == asyncio.run(fetched(driver)).value
