@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvseal.envelope.record import Header
 from kvseal.envelope.stored import from_stored
-from kvseal.errors import RecordError
+from kvseal.errors import RecordError, VaultMetaError
 from kvseal.keys.meta import VaultMeta, is_vault_meta
 
 if TYPE_CHECKING:
@@ -50,3 +50,14 @@ def usable_deks(present: VaultMeta, saved: VaultMeta | None) -> frozenset[int]:
         return not is_rewrapped or old.created_at != dek.created_at
 
     return frozenset(dek.number for dek in present.deks if dek.state != "retired" and not is_other(dek))
+
+
+def is_later(there: Entry, entry: Entry) -> bool:
+    """Whether *there* is a later revision of the vault meta *entry*."""
+    try:
+        held, saved = meta_in(there), meta_in(entry)
+    except VaultMetaError:
+        return False
+    if held is None or saved is None:
+        return False
+    return held.vault_id == saved.vault_id and held.revision > saved.revision

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from kvseal import clock
 from kvseal.backup.claims import NamesInside, marked
 from kvseal.backup.file import is_meta, open_file
-from kvseal.backup.needed_deks import dek_of, meta_in, usable_deks
+from kvseal.backup.needed_deks import dek_of, is_later, meta_in, usable_deks
 from kvseal.backup.reading import batches, groups
 from kvseal.backup.report import Failures, RestoreReport
 from kvseal.drivers.abilities import in_place_of, put_many_if_absent
@@ -323,7 +323,7 @@ class _Restore:
 
     async def _meta_beside(self, entry: Entry, there: Entry) -> str | None:
         if not self.overwrite_meta:
-            if _is_later(there, entry):
+            if is_later(there, entry):
                 return "already"
             msg = f"{self.metas.location} holds a different vault meta than the backup"
             hint = "restore into another store, or use --overwrite-vault-meta, which rolls this vault back"
@@ -390,12 +390,3 @@ def _same(one: Entry, other: Entry) -> bool:
         return json.dumps(one.value, sort_keys=True) == json.dumps(other.value, sort_keys=True)
     except RecursionError:
         return False
-
-
-def _is_later(there: Entry, entry: Entry) -> bool:
-    """Whether *there* is a later revision of the vault meta *entry*."""
-    try:
-        held, saved = VaultMeta.from_value(there.value or {}), VaultMeta.from_value(entry.value or {})
-    except KvsealError:
-        return False
-    return held.vault_id == saved.vault_id and held.revision > saved.revision
