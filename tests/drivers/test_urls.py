@@ -137,6 +137,7 @@ async def test_errors_of_the_factory_are_its_own(application: str) -> None:
         ),
         ("memory:", "lives in the process", "python:module:factory"),
         ("memory://", "lives in the process", "python:module:factory"),
+        ("disk:~no-user-of-this-name/kv", "no such home directory", "give an absolute path"),
     ],
 )
 async def test_refused_urls(url: str, message: str, hint: str) -> None:

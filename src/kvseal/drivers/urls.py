@@ -77,7 +77,11 @@ class StoreUrl:
         if not text:
             msg = f"{self.scheme}: needs the path of the store"
             raise UnsupportedStoreError(msg, hint=f"write {self.scheme}:PATH")
-        return Path(text).expanduser().absolute()
+        try:
+            return Path(text).expanduser().absolute()
+        except RuntimeError:
+            msg = f"{self.scheme}:{text} starts with ~, and there is no such home directory"
+            raise UnsupportedStoreError(msg, hint="give an absolute path, or set HOME") from None
 
 
 def strip_password(url: str) -> str:

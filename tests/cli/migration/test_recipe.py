@@ -212,6 +212,7 @@ def test_no_backup(tmp_path: Path) -> None:
         (f'{PLAIN}store = "disc:vault"\n', "source.store"),
         (f'{PLAIN}store = "memory:"\n', "source.store"),
         (f'{PLAIN}manifest = ["a"]\n', "source.manifest"),
+        (f'{PLAIN}manifest = "~no-user-of-this-name/a"\n', "source.manifest"),
         ('[source]\nformat = "fernet"\n', "source.keys"),
         ('[source]\nformat = "fernet"\nkeys = []\n', "source.keys"),
         ('[source]\nformat = "fernet"\nkeys = "env:A"\n', "source.keys"),

@@ -120,7 +120,10 @@ class Table:
 
     def path(self, key: str) -> Path | None:
         value = self.text(key)
-        return None if value is None else Path(self._absolute(value)).expanduser()
+        try:
+            return None if value is None else Path(self._absolute(value)).expanduser()
+        except RuntimeError:
+            self.refuse(key, "starts with ~, and there is no such home directory")
 
     def path_or_false(self, key: str) -> Path | Literal[False] | None:
         if self._left.get(key) is False:
