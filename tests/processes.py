@@ -15,6 +15,7 @@ import sys
 import warnings
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partialmethod
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from key_value.aio.stores.disk import DiskStore
@@ -27,6 +28,7 @@ from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.cli import connect
 from kvseal.cli.app import run
 from kvseal.drivers.disk import driver
+from kvseal.recoding.progress.lease import Lease
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -43,6 +45,8 @@ SPARE = Secret(b"the spare secret")
 CHEAP = Argon2idParams(time_cost=1, memory_cost=8, parallelism=1)
 COSTLIER = Argon2idParams(time_cost=2, memory_cost=16, parallelism=1)
 ENTRIES_IN_A_PAGE = 2
+NEVER_RENEWED = 3600
+"""Seconds between two renewals of a lease in a process whose operations are counted."""
 PATIENCE = 60
 """Seconds that the last of a crowd is waited for."""
 
@@ -71,8 +75,9 @@ def vaultctl(
 ) -> list[str] | None:
     """Run vaultctl in *directory*, and return its exit code and its store operations, or `None` if it died."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
+    # The server that forks has the environment of the test that needed it first.
     child = forking().Process(
-        target=_vaultctl, args=(arguments, moment, directory, dict(environment), theirs)
+        target=_vaultctl, args=(arguments, moment, directory, {**os.environ, **environment}, theirs)
     )
     child.start()
     theirs.close()
@@ -92,7 +97,10 @@ def _vaultctl(
     arguments: Sequence[str], moment: Moment, directory: Path, environment: dict[str, str], pipe: Connection
 ) -> None:
     os.chdir(directory)
+    os.environ.clear()
     os.environ.update(environment)
+    # On a slow machine a lease would be renewed in between, and the table counts what the command writes.
+    Lease.renew_for_ever = partialmethod(Lease.renew_for_ever, NEVER_RENEWED)  # type: ignore[assignment,method-assign]
     for name, stream in (("printed", sys.stdout), ("errors", sys.stderr)):
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(descriptor, stream.fileno())
