@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from key_value.aio.wrappers.base import BaseWrapper
 from tests.fakes import HookedDriver, rewrite_policy
 from tests.processes import CHEAP, OLD
 from tests.recoding.worlds import KEY, OTHER_KEY, old
@@ -22,7 +23,7 @@ from kvseal.legacy.fernet import parse_key
 from kvseal.records.legacy_window import MAX_AGE, LegacyWindow
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from key_value.aio.stores.memory import MemoryStore
 
@@ -212,3 +213,75 @@ async def test_a_leader_that_is_cancelled(store: MemoryStore, operator: Vault) -
 
     assert asyncio.CancelledError is type(results[0])
     assert [{"v": 1}] * 4 == results[1:]
+
+
+class Stale(BaseWrapper):
+    """A store from which a read takes so long that its answer is of before a migration."""
+
+    def __init__(self, key_value: MemoryStore) -> None:
+        self.key_value = key_value
+        self.before: dict[str, dict[str, Any]] = {}
+
+    async def remember(self, *keys: str) -> None:
+        """Answer the next read of each key with what is there now."""
+        self.before = {key: await self.key_value.get(key) or {} for key in keys}
+
+    async def get(self, key: str, *, collection: str | None = None) -> dict[str, Any] | None:
+        """Answer what was remembered, once."""
+        return self.before.pop(key, None) or await self.key_value.get(key, collection=collection)
+
+    async def get_many(
+        self, keys: Sequence[str], *, collection: str | None = None
+    ) -> list[dict[str, Any] | None]:
+        """Answer what was remembered, once."""
+        return [await self.get(key, collection=collection) for key in keys]
+
+    async def ttl(
+        self, key: str, *, collection: str | None = None
+    ) -> tuple[dict[str, Any] | None, float | None]:
+        """Answer what was remembered, once."""
+        return await self.get(key, collection=collection), None
+
+    async def ttl_many(
+        self, keys: Sequence[str], *, collection: str | None = None
+    ) -> list[tuple[dict[str, Any] | None, float | None]]:
+        """Answer what was remembered, once."""
+        return [(await self.get(key, collection=collection), None) for key in keys]
+
+
+READS: dict[str, Callable[[EnvelopeEncryptionWrapper], Awaitable[Any]]] = {
+    "get": lambda kv: kv.get("a"),
+    "get_many": lambda kv: kv.get_many(["a", "b"]),
+    "ttl": lambda kv: kv.ttl("a"),
+    "ttl_many": lambda kv: kv.ttl_many(["a", "b"]),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+@pytest.mark.parametrize("is_plain", [False, True], ids=["fernet", "plaintext"])
+async def test_a_read_that_the_end_overtakes(
+    read: Callable[[EnvelopeEncryptionWrapper], Awaitable[Any]],
+    is_plain: bool,
+    store: MemoryStore,
+    operator: Vault,
+) -> None:
+    """A read that has got the old record, and opens it when old reads have ended, finds the sealed one."""
+    stale = Stale(store)
+    kv = EnvelopeEncryptionWrapper(stale, vault=operator)
+    writer = store if is_plain else old(store)
+    await writer.put_many(["a", "b"], [{"v": 1}, {"v": 2}])
+    await operator.read_legacy_with([LEGACY], plaintext=True)
+    await stale.remember("a", "b")
+    await wrapped(operator).put_many(["a", "b"], [{"v": 1}, {"v": 2}])
+    await operator.end_legacy_reads()
+
+    assert await read(wrapped(operator)) == await read(kv)
+
+
+async def test_what_is_old_still_is_refused(store: MemoryStore, operator: Vault) -> None:
+    """A record that is old whenever it is read is refused, and counted once."""
+    kv = EnvelopeEncryptionWrapper(store, vault=operator, raise_on_decryption_error=False)
+    await old(store).put("a", {"v": 1})
+
+    assert await kv.get("a") is None
+    assert {"LegacyRecordError": 1} == kv.unreadable

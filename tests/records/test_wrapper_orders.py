@@ -318,7 +318,7 @@ async def test_fallback_below(store: MemoryStore, vault: Vault, caplog: pytest.L
     primary.failures = 1
     assert PLAIN == await kv.get("late")
     await fallback.put("k", OTHER)
-    primary.failures = 1
+    primary.failures = 2
     with pytest.raises(PlaintextRecordError):
         await kv.get("k")
 

@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from kvseal.records.resealing import Resealer
     from kvseal.vault.session import OpenVault
 
+    Stored = Mapping[str, Any] | None
+    Again = Callable[[], Awaitable[Stored]]
+    """Reads the entry from the store once more."""
+
 _log = logging.getLogger("kvseal")
 
 Names = tuple[str, str]
@@ -79,17 +83,30 @@ class Reader:
                 return vault.codecs[self._codec_key]
         raise locked()
 
-    async def read(self, stored: Mapping[str, Any] | None, names: Names) -> Value:
-        """Return the value in *stored* unless it has expired, or raise its `RecordError` with its names."""
+    async def read(self, stored: Mapping[str, Any] | None, names: Names, again: Again) -> Value:
+        """
+        Return the value in *stored* unless it has expired, or raise its `RecordError` with its names.
+
+        An old record is read *again* before it is refused: it may have been sealed since it was read, and
+        old reads have ended meanwhile because nothing old was left.
+        """
         old: list[OldRecord] = []
-        opened = await self._open(stored, names, old)
+        opened = await self._open(stored, names, old, again)
         await self._reseal(old)
         return expiry.unexpired(*opened)
 
     async def read_many(
-        self, stored: Sequence[Mapping[str, Any] | None], names: Sequence[Names]
+        self,
+        stored: Sequence[Mapping[str, Any] | None],
+        names: Sequence[Names],
+        again: Callable[[int], Awaitable[Stored]],
     ) -> list[Value]:
-        """Return the value in each; raises `UnreadableRecordsError` after all were tried."""
+        """
+        Return what `read` does for each; *again* reads the one of a number.
+
+        Raises:
+            UnreadableRecordsError: after all were tried.
+        """
         opened: list[Value] = [(None, None)] * len(names)
         uncommon: list[int] = []
         old: list[OldRecord] = []
@@ -105,7 +122,7 @@ class Reader:
                         uncommon.append(index)
         for index in uncommon:
             try:
-                opened[index] = await self._open(stored[index], names[index], old)
+                opened[index] = await self._open(stored[index], names[index], old, partial(again, index))
             except RecordError as exc:
                 errors.append(exc)
         await self._reseal(old)
@@ -118,7 +135,13 @@ class Reader:
         await vault.unlock()
         return vault
 
-    async def _open(self, stored: Mapping[str, Any] | None, names: Names, old: list[OldRecord]) -> Value:
+    async def _open(
+        self,
+        stored: Mapping[str, Any] | None,
+        names: Names,
+        old: list[OldRecord],
+        again: Again | None,
+    ) -> Value:
         """Open a sealed record, or else call `_open_uncommon`."""
         codec = await self.codec()  # A locked vault raises even if the record is missing.
         if stored is None:
@@ -126,10 +149,15 @@ class Reader:
         try:
             return _sealed(codec, stored, names, old)
         except RecordError as exc:
-            return await self._open_uncommon(exc, stored, names, old)
+            return await self._open_uncommon(exc, stored, names, old, again)
 
     async def _open_uncommon(
-        self, error: RecordError, stored: Mapping[str, Any], names: Names, old: list[OldRecord]
+        self,
+        error: RecordError,
+        stored: Mapping[str, Any],
+        names: Names,
+        old: list[OldRecord],
+        again: Again | None,
     ) -> Value:
         """
         Open a record under a DEK of another process, or one that the policy allows; else raise.
@@ -148,6 +176,10 @@ class Reader:
                 return value, None
         except RecordError as exc:
             error = exc
+        if again is not None and isinstance(error, LegacyRecordError | PlaintextRecordError):
+            fresh = await again()
+            if fresh != stored:
+                return await self._open(fresh, names, old, None)
         failed("open", error)
         if self._raises:
             raise error.at(*names)

@@ -9,6 +9,7 @@ records, errors.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from key_value.aio.wrappers.encryption.base import BaseEncryptionWrapper
@@ -33,7 +34,7 @@ from kvseal.vault.vault import Vault
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from datetime import timedelta
     from typing import SupportsFloat
 
@@ -177,7 +178,8 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         try:
             value, expires_at = codec.opening[base](stored, name)
         except RecordError:
-            return (await self._reader.read(stored, (base, name)))[0]
+            again = partial(self.key_value.get, key, collection=collection)
+            return (await self._reader.read(stored, (base, name), again))[0]
         return value if expires_at is None or expires_at > clock.wall_ms() else None
 
     @override
@@ -188,7 +190,8 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         names = self._names.of(collection, key)
         await self.vault()
         stored, ttl = await self.key_value.ttl(key=key, collection=collection)
-        return expiry.live(*await self._reader.read(stored, names), ttl)
+        again = partial(self.key_value.get, key, collection=collection)
+        return expiry.live(*await self._reader.read(stored, names, again), ttl)
 
     @override
     async def put(
@@ -250,7 +253,7 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         names = await self._names.of_many(collection, keys)
         await self.vault()
         stored = await self.key_value.get_many(keys=keys, collection=collection)
-        opened = await self._reader.read_many(stored, names)
+        opened = await self._reader.read_many(stored, names, self._again(keys, collection))
         return [
             value if expires_at is None else expiry.live(value, expires_at, None)[0]
             for value, expires_at in opened
@@ -264,7 +267,8 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         names = await self._names.of_many(collection, keys)
         await self.vault()
         entries = await self.key_value.ttl_many(keys=keys, collection=collection)
-        opened = await self._reader.read_many([stored for stored, _ in entries], names)
+        stored = [one for one, _ in entries]
+        opened = await self._reader.read_many(stored, names, self._again(keys, collection))
         return [expiry.live(*pair, ttl) for pair, (_, ttl) in zip(opened, entries, strict=True)]
 
     @override
@@ -359,6 +363,11 @@ class EnvelopeEncryptionWrapper(BaseEncryptionWrapper):
         if self._check_value is not None:
             for (base, name), one in zip(names, stored, strict=True):
                 self._check_value(base, name, one)
+
+    def _again(
+        self, keys: Sequence[str], collection: str | None
+    ) -> Callable[[int], Awaitable[dict[str, Any] | None]]:
+        return lambda number: self.key_value.get(keys[number], collection=collection)
 
     def _base_collection(self, collection: str | None) -> str:
         return self._collections[collection]
