@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 REGION = "us-east-1"
 KEYS = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
 _SECONDS = 90
+_ATTEMPTS = 5
 _PORTS = (
     "master.port",
     "master.port.grpc",
@@ -121,42 +122,52 @@ class SeaweedServer(S3Server):
         return self._process.pid
 
     def __enter__(self) -> Self:
+        # It takes seconds to bind its eight ports, in which a connection of another test may be given one of them.
+        for attempt in range(_ATTEMPTS):
+            self._start(self._directory / str(attempt))
+            if self._is_ready():
+                return self
+            self.__exit__()
+        pytest.fail("weed does not start")
+
+    def _start(self, directory: Path) -> None:
+        directory.mkdir()
         port = free_port()
         ports = {name: free_port() for name in ("s3.port.grpc", *_PORTS)}
         self.url = f"http://127.0.0.1:{port}"
         self._process = subprocess.Popen(
             [
                 _weed(),
-                *("server", f"-dir={self._directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+                *("server", f"-dir={directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
                 *("-s3", f"-s3.port={port}", "-volume.max=400", "-master.volumeSizeLimitMB=64"),
                 *(f"-{name}={number}" for name, number in ports.items()),
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        self._wait()
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._client is not None:
             self._client.close()
+            self._client = None
         assert self._process is not None
         self._process.kill()
         self._process.wait()
 
-    def _wait(self) -> None:
-        """Return when an object can be written, which takes some seconds."""
+    def _is_ready(self) -> bool:
+        """Wait until an object can be written, which takes some seconds; false if the server has ended."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         until = time.monotonic() + _SECONDS
         while time.monotonic() < until:
             assert self._process is not None
-            assert self._process.poll() is None
+            if self._process.poll() is not None:
+                return False
             with suppress(ClientError, BotoCoreError), self.bucket() as name:
                 self.raw.put_object(Bucket=name, Key="ready/now", Body=b"")
-                return
+                return True
             time.sleep(0.1)
-        pytest.fail("weed does not start")
+        return False
 
 
 def store_at(location: str) -> S3Store:

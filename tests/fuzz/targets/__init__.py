@@ -22,6 +22,7 @@ ELSEWHERE = {
     "drivers.postgresql.pools.BorrowedPool.reads_text": "asks how the store reads, and parses nothing",
     "drivers.redis.shares.KeyShare.parse": "reads bounds in a sealed head; its own test gives it any text",
     "records.reading.Reader.read_many": "is Reader.read for several",
+    "drivers.s3.driver.from_url": "is parse_url, which has a target, and a question to the service",
     "secrets.system_keyring.read_keyring": "returns what the keyring says, and parses nothing",
     "vault.session.OpenVault.read_current": "is MetaStore.load and a comparison of revisions",
     "vault.store_clock.read_clocks": "asks the clocks of the store and of this host, and parses nothing",

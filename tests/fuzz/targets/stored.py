@@ -27,6 +27,8 @@ from kvseal.drivers.filetree.folders import read_info
 from kvseal.drivers.mongodb import documents
 from kvseal.drivers.mongodb.names import BY_OPTION
 from kvseal.drivers.postgresql import rows as postgresql_rows
+from kvseal.drivers.s3 import entries as s3_entries
+from kvseal.drivers.s3.names import ObjectNames, rules_of
 from kvseal.errors import KvsealError
 
 if TYPE_CHECKING:
@@ -233,6 +235,15 @@ def _item(data: bytes) -> None:
             _replaced(entry)
 
 
+def _object(data: bytes) -> None:
+    """Read an object of S3 whose key and body are any text, by each rule of names, and make what replaces it."""
+    text = data.decode("utf-8", "replace")
+    for rule in ("plain", "hashed", None):
+        names = ObjectNames.of(rules_of(rule), ["c"])
+        for key in (f"c/{text[:40]}", "c/k", text[:40]):
+            _used_row(s3_entries.entry_of(names, s3_entries.Found(s3_entries.Place(key), data)))
+
+
 def _replaced(entry: Entry) -> None:
     try:
         dynamodb_items.new_body(Replacement(entry, {"v": 1}))
@@ -261,6 +272,7 @@ TARGETS = (
         _file,
         is_json=True,
     ),
+    Target("s3-object", ("drivers.s3.entries.entry_of",), bodies, _object, is_json=True),
     Target("dynamodb-item", ("drivers.dynamodb.items.entry_of",), _items, _item, is_json=True),
     Target(
         "table-row",

@@ -19,6 +19,7 @@ from kvseal.drivers.backends import SCHEMES, backend_of_url
 from kvseal.drivers.dynamodb.table import checked_name
 from kvseal.drivers.mongodb.address import Address as MongoDBAddress
 from kvseal.drivers.redis.address import Address
+from kvseal.drivers.s3 import driver as s3_driver
 from kvseal.drivers.urls import StoreUrl
 from kvseal.errors import KvsealError
 
@@ -55,6 +56,8 @@ def _urls() -> list[bytes]:
         "postgresql://u@a:1,b:2/db?target_session_attrs=any&passfile=/dev/null",
         "dynamodb://sessions?region=eu-central-1&endpoint=http://127.0.0.1:8000",
         "dynamodb://arn:aws:dynamodb:eu-central-1:123456789012:table/sessions",
+        "s3://bucket?region=eu-central-1&endpoint=http://127.0.0.1:8000",
+        "s3://bucket?names=hashed&collections=a,b",
     )
     return [text.encode() for text in texts]
 
@@ -79,6 +82,8 @@ def _url(data: bytes) -> None:
         checked_name(name)
         again = shown(url.scheme, name, reach).removeprefix("dynamodb:")
         assert (name, reach) == split_url(url.scheme, again)[:2]
+    elif url.scheme == "s3":
+        s3_driver.parse_url(url)
     elif url.scheme in {"mongodb", "mongodb+srv"}:
         # Opened, it would ask for names and servers.
         MongoDBAddress.of_url(url)
@@ -163,6 +168,7 @@ TARGETS = (
                 "drivers.urls.strip_password",
                 "drivers.mongodb.address.Address.of_url",
                 "drivers.redis.address.Address.of_url",
+                "drivers.s3.driver.parse_url",
             ),
             *(f"drivers.{name}.from_url" for name in _DRIVERS),
         ),

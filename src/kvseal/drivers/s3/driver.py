@@ -350,16 +350,22 @@ async def from_url(url: StoreUrl, *, create: bool) -> S3Driver:
         StoreNotFoundError: there is no such bucket.
         StoreUnreachableError: there is no service, or it refuses the user.
     """
-    name, reach, options = split_url("s3", url.location, ("names", "collections"))
-    rule = options.get("names")
-    if rule not in {None, *_NAMES} or "/" in name:
-        msg = "this is not a URL of the form s3://BUCKET?region=REGION"
-        raise UnsupportedStoreError(msg, hint="names= is plain or hashed, and no path follows the bucket")
-    collections = [one for one in options.get("collections", "").split(",") if one]
+    name, reach, names = parse_url(url)
     # Without a service, that is found out soon; later requests are more patient.
     first = _bucket(name, reach, creates=create, attempts=FEW_ATTEMPTS)
     try:
         await in_thread(first.expect)
     finally:
         await in_thread(first.close)
-    return S3Driver(_bucket(name, reach), ObjectNames.of(rules_of(rule), collections))
+    return S3Driver(_bucket(name, reach), names)
+
+
+def parse_url(url: StoreUrl) -> tuple[str, Reach, ObjectNames]:
+    """Return the bucket, how it is reached and its names; raises `UnsupportedStoreError`."""
+    name, reach, options = split_url("s3", url.location, ("names", "collections"))
+    rule = options.get("names")
+    if rule not in {None, *_NAMES} or "/" in name:
+        msg = "this is not a URL of the form s3://BUCKET?region=REGION"
+        raise UnsupportedStoreError(msg, hint="names= is plain or hashed, and no path follows the bucket")
+    collections = [one for one in options.get("collections", "").split(",") if one]
+    return name, reach, ObjectNames.of(rules_of(rule), collections)
