@@ -122,7 +122,7 @@ class SeaweedServer(S3Server):
         return self._process.pid
 
     def __enter__(self) -> Self:
-        # It takes seconds to bind its eight ports, in which a connection of another test may be given one of them.
+        # It takes seconds to bind its nine ports, in which a connection of another test may be given one of them.
         for attempt in range(_ATTEMPTS):
             self._start(self._directory / str(attempt))
             if self._is_ready():
@@ -133,7 +133,7 @@ class SeaweedServer(S3Server):
     def _start(self, directory: Path) -> None:
         directory.mkdir()
         port = free_port()
-        ports = {name: free_port() for name in ("s3.port.grpc", *_PORTS)}
+        ports = {name: free_port() for name in ("s3.port.grpc", "s3.port.iceberg", *_PORTS)}
         self.url = f"http://127.0.0.1:{port}"
         self._process = subprocess.Popen(
             [
