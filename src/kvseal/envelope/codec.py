@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from kvseal.envelope.bounded_cache import BoundedCache
-from kvseal.envelope.common import opening, sealing, sealing_inside
+from kvseal.envelope.common import opening, sealing
 from kvseal.envelope.payload import decode, encode, encode_json, is_strict
 from kvseal.envelope.record import ENCODING_MASK, Binding, Header, expiry_of
 from kvseal.envelope.stored import from_stored, has_names_inside, to_stored
@@ -64,8 +64,13 @@ class RecordCodec:
         self.active_dek = sealer.dek
         self.loses_names = loses_names and binds_names
         self.names_inside = (names_inside or loses_names) and binds_names
-        prepare = sealing_inside if self.names_inside else sealing
-        self.sealing = BoundedCache(partial(prepare, sealer, self._seal_uncommon), _COLLECTIONS)
+        # Names inside are for file trees and buckets, beside whose latency the long path is nothing.
+        if self.names_inside:
+            self.sealing = BoundedCache(
+                lambda collection: partial(self._seal_uncommon, collection), _COLLECTIONS
+            )
+        else:
+            self.sealing = BoundedCache(partial(sealing, sealer, self._seal_uncommon), _COLLECTIONS)
         if self.loses_names:
             self.opening = BoundedCache(
                 lambda collection: partial(self._open_named, collection), _COLLECTIONS

@@ -4,7 +4,7 @@ The common path in one piece: what nearly every `put` and `get` does, with no ca
 At 1 KiB calls of Python and looks into objects cost as much as the encryption.  So everything that the
 records of one collection share is prepared once, and one closure does the rest.  Whatever is unusual is left
 to *otherwise*, which does the same from the start, in small steps and with an error for each of them: a value
-that MessagePack cannot hold, another encoding, a weaker binding, anything that does not open.
+that MessagePack cannot hold, another encoding, names inside, a weaker binding, anything that does not open.
 """
 
 from __future__ import annotations
@@ -17,18 +17,15 @@ import ormsgpack
 from cryptography.exceptions import InvalidTag
 from pybase64 import b64decode, b64encode_as_string
 
-from kvseal.envelope.inside import inside_field
 from kvseal.envelope.payload import STRICT_PACKING, Encoding, is_shallow
 from kvseal.envelope.record import (
     DERIVATION_END,
     EXPIRES,
     EXPIRY_END,
     FIXED_SIZE,
-    NAMES_INSIDE,
     NONCE_END,
     Binding,
     encode_expiry,
-    name_field,
 )
 from kvseal.envelope.sealing import NONCE_REST, leads_of
 from kvseal.envelope.stored import DATA_FIELD, LAST_CHARACTERS, QUANTUM, VERSION, VERSION_FIELD
@@ -96,47 +93,6 @@ def sealing(sealer: Sealer, otherwise: Callable[..., dict[str, Any]], collection
         else:
             expiry = encode_expiry(expires_at)
             body = encrypt(rest, body, expiring_before + expiry + expiring_leads[len(name)] + name + context)
-            body = expiring_start + head[FIXED_SIZE:] + rest + expiry + body
-        return {DATA_FIELD: encoded(body), VERSION_FIELD: VERSION}
-
-    return seal
-
-
-def sealing_inside(sealer: Sealer, otherwise: Callable[..., dict[str, Any]], collection: str) -> Seal:
-    """Return what `sealing` does, for records that carry their names: it adds no more than these."""
-    uncommon = partial(otherwise, collection)
-    flags = Encoding.MESSAGEPACK | NAMES_INSIDE
-    start, expiring_start = sealer.start(flags), sealer.start(flags | EXPIRES)
-    aad = sealer.associations.of(start, b"", "", "")
-    before, behind = sealer.associations.around_expiry(expiring_start, "")
-    behind += name_field("") + sealer.associations.context
-    leads = leads_of(inside_field(collection))
-    sealed, urandom = sealer.sealed, sealer.urandom
-    pack, witness, encoded = ormsgpack.packb, orjson.dumps, b64encode_as_string
-
-    def seal(value: Mapping[str, Any], key: str, expires_at: int | None = None) -> dict[str, Any]:
-        if type(value) is not dict:
-            return uncommon(value, key, expires_at)
-        try:
-            body = pack(value, None, STRICT_PACKING)
-            if len(body) < LARGE or not is_shallow(value):
-                witness(value, None, STRICT)
-            name = key.encode()
-        except (TypeError, UnicodeEncodeError):
-            return uncommon(value, key, expires_at)
-        head, encrypt, budget = sealer.run
-        for _ in budget:
-            break
-        else:
-            head, encrypt, _ = sealer.renewed()
-        sealed.number += 1
-        rest = urandom(NONCE_REST)
-        body = leads[len(name)] + name + body
-        if expires_at is None:
-            body = start + head[FIXED_SIZE:] + rest + encrypt(rest, body, aad)
-        else:
-            expiry = encode_expiry(expires_at)
-            body = encrypt(rest, body, before + expiry + behind)
             body = expiring_start + head[FIXED_SIZE:] + rest + expiry + body
         return {DATA_FIELD: encoded(body), VERSION_FIELD: VERSION}
 

@@ -27,10 +27,10 @@ def names_field(collection: str, key: str) -> bytes:
     Raises:
         UnsealableValueError: a name spells a character as two surrogates.
     """
-    return inside_field(collection) + inside_field(key)
+    return _field(collection) + _field(key)
 
 
-def inside_field(name: str) -> bytes:
+def _field(name: str) -> bytes:
     """Return u32 length ‖ generalized UTF-8 of *name*; raises like `names_field`."""
     field = name_field(name)
     if _SURROGATE in field and _PAIR.search(name):
