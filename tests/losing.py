@@ -8,13 +8,19 @@ import secrets
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from kvseal import Argon2idParams, Secret, Vault
+import pytest
+from tests.drivers.filetree.trees import v1_store
+
+from kvseal import Argon2idParams, EnvelopeEncryptionWrapper, Secret, Vault
 from kvseal.drivers import driver_for
 from kvseal.envelope.stored import has_names_inside
 from kvseal.keys.meta import META_COLLECTION
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from key_value.aio.stores.filetree import FileTreeStore
 
     from kvseal.drivers.base import Entry
 
@@ -80,3 +86,24 @@ async def stored_of(store: Any, names: Names) -> dict[str, Any]:
     stored = await store.get(names[1], collection=names[0])
     assert stored is not None
     return dict(stored)
+
+
+class OverLosingStore:
+    """Tests over a file tree that loses names, with the vault in it and the application's wrapper."""
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> FileTreeStore:
+        """Return an empty file tree as FastMCP makes it."""
+        return v1_store(tmp_path / "home")
+
+    @pytest.fixture
+    async def vault(self, store: FileTreeStore) -> AsyncIterator[Vault]:
+        """Yield the vault of that store."""
+        made = await Vault.create(store, secret=SECRET, kdf=CHEAP)
+        yield made
+        await made.close()
+
+    @pytest.fixture
+    def kv(self, store: FileTreeStore, vault: Vault) -> EnvelopeEncryptionWrapper:
+        """Return what FastMCP gets as its `client_storage`."""
+        return EnvelopeEncryptionWrapper(store, vault=vault)

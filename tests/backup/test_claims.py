@@ -16,6 +16,7 @@ from tests.drivers.filetree.trees import v1_store
 from tests.losing import (
     CHEAP,
     SECRET,
+    OverLosingStore,
     bodies,
     entries_of,
     put_without_names,
@@ -31,31 +32,10 @@ from kvseal.keys.meta import META_COLLECTION, META_KEY
 from kvseal.recoding import plan_reencryption, recode, verify
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> FileTreeStore:
-    """Return an empty file tree as FastMCP makes it."""
-    return v1_store(tmp_path / "home")
-
-
-@pytest.fixture
-async def vault(store: FileTreeStore) -> AsyncIterator[Vault]:
-    """Yield the vault of that store."""
-    made = await Vault.create(store, secret=SECRET, kdf=CHEAP)
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-def kv(store: FileTreeStore, vault: Vault) -> EnvelopeEncryptionWrapper:
-    """Return what FastMCP gets as its `client_storage`."""
-    return EnvelopeEncryptionWrapper(store, vault=vault)
-
-
-class TestRestore:
+class TestRestore(OverLosingStore):
     """A backup without a secret, and a restore into a store of another kind with it."""
 
     @pytest.fixture

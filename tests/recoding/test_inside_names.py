@@ -19,6 +19,7 @@ from tests.losing import (
     SECRET,
     URL,
     Names,
+    OverLosingStore,
     a_login,
     bodies,
     entries_of,
@@ -38,31 +39,11 @@ from kvseal.recoding import migrate, plan_reencryption, plan_rollback, recode, r
 from kvseal.records.by_name import get_record, list_records, put_record
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> FileTreeStore:
-    """Return an empty file tree as FastMCP makes it."""
-    return v1_store(tmp_path / "home")
-
-
-@pytest.fixture
-async def vault(store: FileTreeStore) -> AsyncIterator[Vault]:
-    """Yield the vault of that store."""
-    made = await Vault.create(store, secret=SECRET, kdf=CHEAP)
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-def kv(store: FileTreeStore, vault: Vault) -> EnvelopeEncryptionWrapper:
-    """Return what FastMCP gets as its `client_storage`."""
-    return EnvelopeEncryptionWrapper(store, vault=vault)
-
-
-class TestTraffic:
+class TestTraffic(OverLosingStore):
     """Days of FastMCP's ordinary traffic, and then the leak runbook, without a manifest."""
 
     async def test_leak_runbook(
@@ -234,22 +215,21 @@ class NeverSwaps(DelegatingDriver):
         return [False] * len(replacements)
 
 
-async def test_a_failure_names_the_place(
-    kv: EnvelopeEncryptionWrapper, vault: Vault, store: FileTreeStore
-) -> None:
-    """What fails is named by its file, and not by the names that the record hides from the file."""
-    await kv.put(URL, {"a": 1}, collection="c")
-    await vault.rotate_dek()
-
-    report = await recode(NeverSwaps(driver_for(store)), plan_reencryption(vault))
-
-    (failure,) = report.failures
-    assert (None, None) == (failure.collection, failure.key)
-    assert failure.reason.endswith("_json-aa320f3f.json)")
-
-
-class TestMoved:
+class TestMoved(OverLosingStore):
     """A record in another place than its names lead to: an attacker has copied its file."""
+
+    async def test_a_failure_names_the_place(
+        self, kv: EnvelopeEncryptionWrapper, vault: Vault, store: FileTreeStore
+    ) -> None:
+        """What fails is named by its file, and not by the names that the record hides from the file."""
+        await kv.put(URL, {"a": 1}, collection="c")
+        await vault.rotate_dek()
+
+        report = await recode(NeverSwaps(driver_for(store)), plan_reencryption(vault))
+
+        (failure,) = report.failures
+        assert (None, None) == (failure.collection, failure.key)
+        assert failure.reason.endswith("_json-aa320f3f.json)")
 
     @pytest.fixture
     async def moved(
@@ -330,7 +310,7 @@ class TestMoved:
         assert [("d", None)] == [(failure.collection, failure.key) for failure in report.failures]
 
 
-class TestPolicy:
+class TestPolicy(OverLosingStore):
     """The policy may ask for names inside on every store."""
 
     async def test_everywhere(self) -> None:

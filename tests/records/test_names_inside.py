@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.drivers.filetree.trees import v1_store
 from tests.losing import (
     CHEAP,
     SECRET,
     URL,
+    OverLosingStore,
     bodies,
     entries_of,
     put_without_names,
@@ -25,33 +25,12 @@ from kvseal.envelope.stored import from_stored, has_names_inside
 from kvseal.recoding import plan_reencryption, recode, verify
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from key_value.aio.stores.filetree import FileTreeStore
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> FileTreeStore:
-    """Return an empty file tree as FastMCP makes it."""
-    return v1_store(tmp_path / "home")
-
-
-@pytest.fixture
-async def vault(store: FileTreeStore) -> AsyncIterator[Vault]:
-    """Yield the vault of that store."""
-    made = await Vault.create(store, secret=SECRET, kdf=CHEAP)
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-def kv(store: FileTreeStore, vault: Vault) -> EnvelopeEncryptionWrapper:
-    """Return what FastMCP gets as its `client_storage`."""
-    return EnvelopeEncryptionWrapper(store, vault=vault)
-
-
-class TestEarlierRecords:
+class TestEarlierRecords(OverLosingStore):
     """Records that a kvseal before names inside has sealed, in a store that loses names."""
 
     NAMES = ("c", URL)
