@@ -1,27 +1,22 @@
-"""A table that FastMCP-like code has written with Fernet, migrated by vaultctl while users are online; and backups."""
+"""A migration of a DynamoDB table: what it is estimated to take, and the memory of a scan; and backups."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.backends import UNSTABLE, Place
+from tests.backends import UNSTABLE
 from tests.backup.made import FUTURE, LARGE, everything, put_all
 from tests.backup.made import entry as made
 from tests.drivers.dynamodb.faults import Faults
 from tests.drivers.dynamodb.tables import item
 from tests.drivers.entries import fetched
 from tests.processes import CHEAP, NEW
-from tests.recoding.test_hold_flip import job, until_all_write
-from tests.recoding.test_no_downtime import check_values, deployed, fill, untouched_times
-from tests.recoding.worlds import KEY, fernet, formats_of, old
+from tests.recoding.worlds import fernet, old
 
-from kvseal import EnvelopeEncryptionWrapper, Vault
+from kvseal import Vault
 from kvseal.backup import backup, restore
-from kvseal.cli.app import run
 from kvseal.drivers import driver_from_url
 from kvseal.drivers.body import write_body
 from kvseal.drivers.dynamodb import driver as module
@@ -40,79 +35,6 @@ pytestmark = [pytest.mark.servers, pytest.mark.processes, pytest.mark.filterwarn
 
 RECORDS = {"collection": {"S": "c"}}
 CHARGED = ("scan", "update_item")
-FASTMCP: dict[str, dict[str, Any]] = {
-    "mcp-upstream-tokens": {"access_token": "gho_1", "refresh_token": "ghr_1", "expires_in": 3600},
-    "mcp-oauth-proxy-clients": {"client_id": "https://client.example/oauth", "redirect_uris": ["http://a"]},
-    "mcp-oauth-transactions": {"state": "s" * 400},
-}
-
-
-@pytest.fixture
-def vaultctl(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shared_dynamodb: Server, table: str
-) -> Any:
-    """Return what runs vaultctl on the table, and returns its exit code and all that it printed."""
-    monkeypatch.setenv("VAULTCTL_STORE", shared_dynamodb.url(table))
-    monkeypatch.setenv("VAULTCTL_SECRET", "env:NEW_SECRET")
-    monkeypatch.setenv("NEW_SECRET", NEW.reveal().decode())
-    monkeypatch.setenv("OLD_FERNET_KEY", KEY.decode())
-
-    async def vaultctl(line: str) -> tuple[int, str]:
-        code = await asyncio.to_thread(run, line.split())
-        shown = capsys.readouterr()
-        return code, shown.out + shown.err
-
-    return vaultctl
-
-
-async def test_users_online(
-    shared_dynamodb: Server, table: str, store: DynamoDBStore, vaultctl: Any, tmp_path: Path
-) -> None:
-    """
-    Hold, flip, recode, finalize and verify, by vaultctl, beside applications in processes of their own.
-
-    No read of theirs fails, nothing that they wrote is lost, and what they do not write keeps all of its times.
-    """
-    where = Place("dynamodb", shared_dynamodb.url(table))
-    for collection, value in FASTMCP.items():
-        await old(store).put("key", value, collection=collection, ttl=86_400.5)
-    await fill(store)
-    before = await untouched_times(where, store)
-
-    def place_of(role: str, name: str) -> Any:
-        return job(where, role, name, writes=2 if role == "old" else None)
-
-    code, shown = await vaultctl(
-        "migrate-from-fernet --fernet-key env:OLD_FERNET_KEY --import-keys --hold --argon2 1,8,1 --yes"
-    )
-    assert (0, True) == (code, "policy seal" in shown)
-    jobs = [place_of("old", "old"), place_of("holding", "one"), place_of("holding", "two")]
-    async with deployed(where, store, jobs) as running:
-        former, *new = running
-        await former.finish()
-        boards = [await former.stop()]
-        assert {1} == await formats_of(store)
-        assert 0 == (await vaultctl("policy seal --yes"))[0]
-        await until_all_write(store, new, sealed=True)
-        dry, cost = await vaultctl("migrate-from-fernet --dry-run")
-        recoded, _ = await vaultctl(f"migrate-from-fernet --backup {tmp_path}/backup --yes")
-        again, finalized = await vaultctl("migrate-from-fernet --finalize --grace 0 --no-backup --yes")
-        boards += [await one.stop() for one in new]
-
-    assert [0, 0, 0] == [dry, recoded, again]
-    assert "read units (3 scans of" in cost
-    assert "finalized: nothing old is left" in finalized
-    code, shown = await vaultctl("verify --json")
-    assert (0, {"kvseal"}) == (code, set(json.loads(shown.splitlines()[-1])["formats"]))
-    assert before == await untouched_times(where, store)
-    vault = await Vault.open(store, secret=NEW)
-    await check_values(vault, store, boards)
-    kv = EnvelopeEncryptionWrapper(store, vault=vault)
-    for collection, value in FASTMCP.items():
-        assert value == await kv.get("key", collection=collection)
-    assert () == vault.status().legacy
-    await kv.release()
-    await vault.close()
 
 
 async def test_the_estimate(

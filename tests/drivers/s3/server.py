@@ -122,7 +122,7 @@ class SeaweedServer(S3Server):
         return self._process.pid
 
     def __enter__(self) -> Self:
-        # It takes seconds to bind its nine ports, in which a connection of another test may be given one of them.
+        # It takes seconds to bind its eight ports, in which a connection of another test may be given one of them.
         for attempt in range(_ATTEMPTS):
             self._start(self._directory / str(attempt))
             if self._is_ready():
@@ -133,13 +133,15 @@ class SeaweedServer(S3Server):
     def _start(self, directory: Path) -> None:
         directory.mkdir()
         port = free_port()
-        ports = {name: free_port() for name in ("s3.port.grpc", "s3.port.iceberg", *_PORTS)}
+        ports = {name: free_port() for name in ("s3.port.grpc", *_PORTS)}
         self.url = f"http://127.0.0.1:{port}"
         self._process = subprocess.Popen(
             [
                 _weed(),
                 *("server", f"-dir={directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
                 *("-s3", f"-s3.port={port}", "-volume.max=400", "-master.volumeSizeLimitMB=64"),
+                # Two more services of it listen at ports of their own, and end a second server on this machine.
+                *("-s3.port.iceberg=0", "-s3.port.lance=0"),
                 *(f"-{name}={number}" for name, number in ports.items()),
             ],
             stdout=subprocess.DEVNULL,

@@ -1,112 +1,29 @@
-"""A bucket that FastMCP-like code has written with Fernet, migrated by vaultctl while users are online."""
+"""A migration of a bucket: names that are not known, what it is estimated to take, and the memory of a scan."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.backends import UNSTABLE, Place
+from tests.backends import UNSTABLE
 from tests.drivers.entries import scanned
 from tests.processes import CHEAP, NEW
-from tests.recoding.test_hold_flip import job, until_all_write
-from tests.recoding.test_no_downtime import LEGACY, check_values, deployed, fill, untouched_times
-from tests.recoding.worlds import KEY, fernet, formats_of, old
+from tests.recoding.test_no_downtime import LEGACY
+from tests.recoding.worlds import fernet, old
 
 from kvseal import EnvelopeEncryptionWrapper, Vault, verify
-from kvseal.cli.app import run
 from kvseal.drivers.s3 import bucket as buckets
 from kvseal.drivers.s3 import driver as drivers
 from kvseal.recoding import migrate
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from key_value.aio.stores.s3 import S3Store
-    from tests.drivers.s3.server import S3Server
 
     from kvseal.drivers.s3.driver import S3Driver
 
 pytestmark = [pytest.mark.servers, pytest.mark.processes, pytest.mark.filterwarnings(UNSTABLE)]
-
-FASTMCP: dict[tuple[str, str], dict[str, Any]] = {
-    ("mcp-upstream-tokens", "tokens-1"): {"access_token": "gho_1", "refresh_token": "ghr_1"},
-    ("mcp-oauth-proxy-clients", "client.example/oauth"): {"client_id": "client.example/oauth"},
-    ("mcp-oauth-transactions", "s" * 40): {"state": "s" * 400},
-}
-"""One of the clients is a URL, without its two slashes: SeaweedFS makes one of them."""
-
-
-@pytest.fixture
-def vaultctl(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], s3_server: S3Server, s3_bucket: str
-) -> Any:
-    """Return what runs vaultctl on the bucket, and returns its exit code and all that it printed."""
-    collections = ",".join(["c", *(collection for collection, _ in FASTMCP)])
-    monkeypatch.setenv("VAULTCTL_STORE", f"{s3_server.location(s3_bucket)}&collections={collections}")
-    monkeypatch.setenv("VAULTCTL_SECRET", "env:NEW_SECRET")
-    monkeypatch.setenv("NEW_SECRET", NEW.reveal().decode())
-    monkeypatch.setenv("OLD_FERNET_KEY", KEY.decode())
-
-    async def vaultctl(line: str) -> tuple[int, str]:
-        code = await asyncio.to_thread(run, line.split())
-        shown = capsys.readouterr()
-        return code, shown.out + shown.err
-
-    return vaultctl
-
-
-@pytest.mark.long
-async def test_users_online(
-    s3_server: S3Server, s3_bucket: str, store: S3Store, vaultctl: Any, tmp_path: Path
-) -> None:
-    """
-    Hold, flip, recode, finalize and verify, by vaultctl, beside applications in processes of their own.
-
-    No read of theirs fails, nothing that they wrote is lost, and what they do not write keeps all of its times.
-    """
-    where = Place("s3", s3_server.location(s3_bucket))
-    for (collection, key), value in FASTMCP.items():
-        await old(store).put(key, value, collection=collection, ttl=86_400.5)
-    await fill(store)
-    before = await untouched_times(where, store)
-
-    code, shown = await vaultctl(
-        "migrate-from-fernet --fernet-key env:OLD_FERNET_KEY --import-keys --hold --argon2 1,8,1 --yes"
-    )
-    assert (0, True) == (code, "policy seal" in shown)
-    jobs = [
-        job(where, "old", "old", writes=1),
-        job(where, "holding", "one"),
-        job(where, "holding", "two"),
-    ]
-    async with deployed(where, store, jobs) as running:
-        former, *new = running
-        await former.finish()
-        boards = [await former.stop()]
-        assert {1} == await formats_of(store)
-        assert 0 == (await vaultctl("policy seal --yes"))[0]
-        await until_all_write(store, new, sealed=True)
-        recoded, shown = await vaultctl(f"migrate-from-fernet --backup {tmp_path}/backup --yes")
-        assert (0, shown) == (recoded, shown)
-        again, finalized = await vaultctl("migrate-from-fernet --finalize --grace 0 --no-backup --yes")
-        assert (0, finalized) == (again, finalized)
-        boards += [await one.stop() for one in new]
-
-    assert "finalized: nothing old is left" in finalized
-    code, shown = await vaultctl("verify --json")
-    assert (0, {"kvseal"}) == (code, set(json.loads(shown.splitlines()[-1])["formats"]))
-    assert before == await untouched_times(where, store)
-    vault = await Vault.open(store, secret=NEW)
-    await check_values(vault, store, boards)
-    kv = EnvelopeEncryptionWrapper(store, vault=vault)
-    for (collection, key), value in FASTMCP.items():
-        assert value == await kv.get(key, collection=collection)
-    assert () == vault.status().legacy
-    await kv.release()
-    await vault.close()
 
 
 async def test_a_name_that_is_not_known(store: S3Store, driver: S3Driver) -> None:
