@@ -59,6 +59,8 @@ async def _rest(driver: Driver, bounds: str, after: str | None) -> list[Entry]:
 class DriverContract:
     """Subclass it, override `backend`, and every promise of `kvseal.drivers.base` is tested."""
 
+    values: ClassVar[list[Any]] = VALUES
+    """Values that the store can hold: pytest's parameters, of which each is an `any_value`."""
     unsupported_names: ClassVar[frozenset[tuple[str, str]]] = frozenset()
     """Names that the store itself refuses."""
     many: ClassVar[int] = 10_050
@@ -109,6 +111,11 @@ class DriverContract:
         """What has become of `CREATED`."""
         return None if self.times is Times.LOST else self.kept(CREATED, up=False)
 
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Give a test that takes any value each of the store's."""
+        if "any_value" in metafunc.fixturenames:
+            metafunc.parametrize("any_value", self.values)
+
     @pytest.fixture
     async def backend(self) -> Backend:
         """Return, or yield and then release, an empty store and its driver."""
@@ -116,22 +123,20 @@ class DriverContract:
 
     # Between the store and the driver
 
-    @pytest.mark.parametrize("value", VALUES)
-    async def test_store_reads_what_the_driver_put(self, backend: Backend, value: dict[str, Any]) -> None:
+    async def test_store_reads_what_the_driver_put(self, backend: Backend, any_value: dict[str, Any]) -> None:
         """A value that the driver stored is what the store's `get` returns."""
-        assert await backend.driver.put_if_absent(entry(value=value))
+        assert await backend.driver.put_if_absent(entry(value=any_value))
 
-        assert value == await backend.store.get("key", collection="coll")
+        assert any_value == await backend.store.get("key", collection="coll")
 
-    @pytest.mark.parametrize("value", VALUES)
-    async def test_driver_reads_what_the_store_put(self, backend: Backend, value: dict[str, Any]) -> None:
+    async def test_driver_reads_what_the_store_put(self, backend: Backend, any_value: dict[str, Any]) -> None:
         """A value that the store put comes back from the driver with its names and times."""
         before = datetime.now(timezone.utc)
-        await backend.store.put("key", value, collection="coll", ttl=3600)
+        await backend.store.put("key", any_value, collection="coll", ttl=3600)
 
         found = await fetched(backend.driver)
 
-        assert ("coll", "key", value, "") == (found.collection, found.key, found.value, found.problem)
+        assert ("coll", "key", any_value, "") == (found.collection, found.key, found.value, found.problem)
         assert found.expires_at is not None
         if self.times is not Times.LOST:
             assert found.created_at is not None
@@ -525,19 +530,18 @@ class DriverContract:
         assert 1 == done.count(True)
         assert {"n": done.index(True)} == (await fetched(backend.driver)).value
 
-    @pytest.mark.parametrize("value", VALUES)
-    async def test_put_many_if_absent(self, backend: Backend, value: dict[str, Any]) -> None:
+    async def test_put_many_if_absent(self, backend: Backend, any_value: dict[str, Any]) -> None:
         """A batch stores each entry exactly as it would be stored alone; once more, it changes nothing."""
-        alone, *batch = (entry(key, value, expires_at=FUTURE) for key in ("alone", "a", "b", "c"))
+        alone, *batch = (entry(key, any_value, expires_at=FUTURE) for key in ("alone", "a", "b", "c"))
         await backend.driver.put_if_absent(alone)
 
         assert [True] * 3 == list(await abilities.put_many_if_absent(backend.driver, batch))
 
         found = [await fetched(backend.driver, key) for key in "abc"]
         expected = await fetched(backend.driver, "alone")
-        assert [(value, expected.created_at)] * 3 == [(e.value, e.created_at) for e in found]
+        assert [(any_value, expected.created_at)] * 3 == [(e.value, e.created_at) for e in found]
         assert all(self.same_expiry(expected.expires_at, e.expires_at) for e in found)
-        assert [value] * 3 == await backend.store.get_many(["a", "b", "c"], collection="coll")
+        assert [any_value] * 3 == await backend.store.get_many(["a", "b", "c"], collection="coll")
         assert [False] * 3 == list(await abilities.put_many_if_absent(backend.driver, batch))
         for before in found:
             assert self.same_entry(before, await fetched(backend.driver, before.key or ""))

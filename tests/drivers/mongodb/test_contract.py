@@ -35,6 +35,7 @@ HOLDABLE = [
 class MongoDBContract(DriverContract):
     """The contract, without the values that the store cannot hold either."""
 
+    values = HOLDABLE
     page = 48
     many = 5 * page
     store_clock = "server's"
@@ -43,21 +44,6 @@ class MongoDBContract(DriverContract):
     @pytest.fixture(autouse=True)
     def _pages(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("kvseal.drivers.mongodb.collections.PAGE_SIZE", self.page)
-
-    @pytest.mark.parametrize("value", HOLDABLE)
-    async def test_store_reads_what_the_driver_put(self, backend: Backend, value: dict[str, Any]) -> None:
-        """A value that the driver stored is what the store's `get` returns."""
-        await super().test_store_reads_what_the_driver_put(backend, value)
-
-    @pytest.mark.parametrize("value", HOLDABLE)
-    async def test_driver_reads_what_the_store_put(self, backend: Backend, value: dict[str, Any]) -> None:
-        """A value that the store put comes back from the driver with its names and times."""
-        await super().test_driver_reads_what_the_store_put(backend, value)
-
-    @pytest.mark.parametrize("value", HOLDABLE)
-    async def test_put_many_if_absent(self, backend: Backend, value: dict[str, Any]) -> None:
-        """A batch stores each entry exactly as it would be stored alone; once more, it changes nothing."""
-        await super().test_put_many_if_absent(backend, value)
 
 
 @pytest.fixture

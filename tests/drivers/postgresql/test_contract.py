@@ -31,24 +31,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:A configured store is unstable:U
 class PostgreSQLContract(DriverContract):
     """The contract, without the value that the store cannot hold either."""
 
+    values = HOLDABLE
     splits = True
     many = 3 * PAGE_SIZE
     store_clock = "server's"
-
-    @pytest.mark.parametrize("value", HOLDABLE)
-    async def test_store_reads_what_the_driver_put(self, backend: Backend, value: dict[str, Any]) -> None:
-        """A value that the driver stored is what the store's `get` returns."""
-        await super().test_store_reads_what_the_driver_put(backend, value)
-
-    @pytest.mark.parametrize("value", HOLDABLE)
-    async def test_driver_reads_what_the_store_put(self, backend: Backend, value: dict[str, Any]) -> None:
-        """A value that the store put comes back from the driver with its names and times."""
-        await super().test_driver_reads_what_the_store_put(backend, value)
-
-    @pytest.mark.parametrize("value", HOLDABLE)
-    async def test_put_many_if_absent(self, backend: Backend, value: dict[str, Any]) -> None:
-        """A batch stores each entry exactly as it would be stored alone; once more, it changes nothing."""
-        await super().test_put_many_if_absent(backend, value)
 
     async def test_the_server_refuses_one_of_a_batch(self, backend: Backend) -> None:
         """What only the server refuses, a name too long for its index, fails alone, and the others are stored."""

@@ -6,18 +6,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 from tests.backends import UNSTABLE
-from tests.drivers.contract import DriverContract
-from tests.drivers.entries import Backend
+from tests.drivers.s3.contract import S3Contract
 
 from kvseal.drivers import driver_from_url
 from kvseal.drivers.base import PAGE_SIZE
-from kvseal.drivers.s3 import bucket as buckets
-from kvseal.drivers.s3 import driver as drivers
 from kvseal.drivers.s3.driver import S3Driver
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from datetime import datetime
 
     from key_value.aio.stores.s3 import S3Store
     from tests.drivers.s3.server import S3Server
@@ -25,22 +21,10 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.servers, pytest.mark.filterwarnings(UNSTABLE)]
 
 
-@pytest.fixture
-def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let pages be small: the store puts some eighty entries a second."""
-    monkeypatch.setattr(drivers, "PAGE_SIZE", TestS3Driver.page)
-    monkeypatch.setattr(buckets, "AT_ONCE", 12)
-
-
-@pytest.mark.usefixtures("_small_pages")
-class TestS3Driver(DriverContract):
+class TestS3Driver(S3Contract):
     """Every promise of a driver, found from the store object."""
 
-    page = 8
     many: ClassVar[int] = 100
-    counts_exactly = False
-    counts_expired = True
-    store_clock = "server's"
     unsupported_names = frozenset(
         {
             ("pl/ain", "a/../b"),  # SeaweedFS keeps objects as files: it refuses dot segments,
@@ -49,19 +33,6 @@ class TestS3Driver(DriverContract):
             ("plain", 'it\'s "quoted" \\ back'),  # and takes a backslash for a slash.
         }
     )
-
-    def names_in_a_scan(self, collection: str, key: str) -> tuple[str | None, str | None]:
-        """Return the names where the object key has one slash."""
-        return (None, None) if "/" in collection + key else (collection, key)
-
-    @pytest.fixture
-    async def backend(self, store: S3Store, driver: S3Driver, s3_server: S3Server, s3_bucket: str) -> Backend:
-        """Return an empty store."""
-
-        async def write_raw(collection: str, key: str, body: str, _: datetime | None) -> None:
-            s3_server.raw.put_object(Bucket=s3_bucket, Key=f"{collection}/{key}", Body=body.encode())
-
-        return Backend(store, driver, write_raw)
 
 
 @pytest.mark.long

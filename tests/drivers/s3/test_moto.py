@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from moto.server import ThreadedMotoServer
 from tests.backends import UNSTABLE
-from tests.drivers.contract import DriverContract
-from tests.drivers.entries import SMALL, Backend, entry, fetched, scanned
+from tests.drivers.entries import SMALL, entry, fetched, scanned
+from tests.drivers.s3.contract import S3Contract
 from tests.drivers.s3.server import KEYS, S3Server
 
 from kvseal.drivers import base
@@ -24,7 +24,6 @@ from kvseal.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import datetime
 
     from key_value.aio.stores.s3 import S3Store
 
@@ -51,34 +50,11 @@ def s3_server(moto: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
 
 
 @pytest.mark.long
-class TestWhole(DriverContract):
+class TestWhole(S3Contract):
     """Every promise of a driver, with small pages."""
 
-    page = 8
     many = 30
-    counts_exactly = False
-    counts_expired = True
-    store_clock = "server's"
     unsupported_names = frozenset({("plain", "line\nbreak\ttab")})  # Its routes know no line breaks.
-
-    @pytest.fixture(autouse=True)
-    def _small_pages(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let pages be small."""
-        monkeypatch.setattr(drivers, "PAGE_SIZE", self.page)
-        monkeypatch.setattr(buckets, "AT_ONCE", 12)
-
-    def names_in_a_scan(self, collection: str, key: str) -> tuple[str | None, str | None]:
-        """Return the names where the object key has one slash."""
-        return (None, None) if "/" in collection + key else (collection, key)
-
-    @pytest.fixture
-    async def backend(self, store: S3Store, driver: S3Driver, s3_server: S3Server, s3_bucket: str) -> Backend:
-        """Return an empty store."""
-
-        async def write_raw(collection: str, key: str, body: str, _: datetime | None) -> None:
-            s3_server.raw.put_object(Bucket=s3_bucket, Key=f"{collection}/{key}", Body=body.encode())
-
-        return Backend(store, driver, write_raw)
 
 
 async def test_names_that_are_urls(store: S3Store, driver: S3Driver) -> None:

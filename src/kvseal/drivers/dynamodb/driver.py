@@ -26,6 +26,7 @@ from kvseal.drivers.base import (
     is_in,
     refuse_problem,
     refuse_problems,
+    void_bounds,
 )
 from kvseal.drivers.dynamodb import items
 from kvseal.drivers.dynamodb.items import checked_names, entry_of, is_live, item_key, new_item
@@ -40,7 +41,6 @@ from kvseal.drivers.dynamodb.table import (
     make_table,
     not_found,
 )
-from kvseal.errors import StoreUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -105,8 +105,7 @@ class DynamoDBDriver:
         """Yield the entries of one part, and read nothing of the others."""
         part, position = part_of(bounds), _position(after)
         if part is None:
-            msg = f"{self.location}: the bounds of this part do not hold there"
-            raise StoreUnreachableError(msg, hint="run the same command again, for every part")
+            raise void_bounds(self.location)
         if isinstance(part, Segment):
             pages = table_pages(self._read, position, part)
         else:
