@@ -45,10 +45,13 @@ SPARE = Secret(b"the spare secret")
 CHEAP = Argon2idParams(time_cost=1, memory_cost=8, parallelism=1)
 COSTLIER = Argon2idParams(time_cost=2, memory_cost=16, parallelism=1)
 ENTRIES_IN_A_PAGE = 2
-NEVER_RENEWED = 3600
-"""Seconds between two renewals of a lease in a process whose operations are counted."""
 PATIENCE = 60
 """Seconds that the last of a crowd is waited for."""
+
+
+def never_renewed() -> Any:
+    """Return what takes the place of a lease's renewals, which a slow machine has, where operations are counted."""
+    return partialmethod(Lease.renew_for_ever, 3600)
 
 
 def forking() -> ForkServerContext:
@@ -99,8 +102,7 @@ def _vaultctl(
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
-    # On a slow machine a lease would be renewed in between, and the table counts what the command writes.
-    Lease.renew_for_ever = partialmethod(Lease.renew_for_ever, NEVER_RENEWED)  # type: ignore[assignment,method-assign]
+    Lease.renew_for_ever = never_renewed()  # type: ignore[method-assign]
     for name, stream in (("printed", sys.stdout), ("errors", sys.stderr)):
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(descriptor, stream.fileno())

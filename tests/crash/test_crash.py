@@ -24,7 +24,7 @@ from tests.crash.commands import COMMANDS, Command
 from tests.crash.ends import World
 from tests.crash.outcome import assert_done, assert_nothing_is_lost, be_a_new_process
 from tests.fakes import Death, HookedDriver, Killed, PagedDriver, raise_killed, raw_meta
-from tests.processes import CHEAP, ENTRIES_IN_A_PAGE, NEVER, NEW, OLD, SPARE, Moment, vaultctl
+from tests.processes import CHEAP, ENTRIES_IN_A_PAGE, NEVER, NEW, OLD, SPARE, Moment, never_renewed, vaultctl
 from tests.recoding.worlds import KEY as FERNET_KEY
 from tests.recoding.worlds import entries_of
 
@@ -44,6 +44,7 @@ from kvseal.errors import (
 )
 from kvseal.keys.meta import META_COLLECTION as META
 from kvseal.keys.meta import META_KEY
+from kvseal.recoding.progress.lease import Lease
 from kvseal.recoding.progress.lease_holder import LeaseHolder
 
 if TYPE_CHECKING:
@@ -68,8 +69,9 @@ def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let who dies in this process count as gone, although the process goes on with the next test."""
+    """Let who dies in this process count as gone, although the process goes on, and nothing be renewed."""
     monkeypatch.setattr(LeaseHolder, "is_gone", lambda _: True)
+    monkeypatch.setattr(Lease, "renew_for_ever", never_renewed())
 
 
 @pytest.fixture(

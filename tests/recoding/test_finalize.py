@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +132,10 @@ async def test_again(store: MemoryStore) -> None:
     second = await migrate(store, [fernet()], secret=SECRET, finalize=True)
 
     assert second.finalized
-    assert first.vault == second.vault
+    assert first.vault is not None
+    assert second.vault is not None
+    # The revision is among what is equal; only when its slot was opened is another time.
+    assert replace(first.vault, slots=()) == replace(second.vault, slots=())
 
 
 async def test_the_key_is_dropped_later(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
