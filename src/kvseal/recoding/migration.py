@@ -23,7 +23,7 @@ from kvseal.observe.events import ignore
 from kvseal.recoding.engine import WHOLE, begin, begun, recode
 from kvseal.recoding.formats import KVSEAL, SealedTarget
 from kvseal.recoding.plan import PlaintextRule, Plan, plan_migration
-from kvseal.recoding.settling import SETTLED_AFTER, check_settled, end_legacy, ended_before
+from kvseal.recoding.settling import SETTLED_AFTER, check_settled, end_legacy, ended_before, refuse_blindness
 from kvseal.recoding.surveying import Survey, keyless, survey
 from kvseal.vault.vault import Vault
 
@@ -176,7 +176,7 @@ async def migrate(
     )
     async with reached(store, to, writes=not dry_run) as places:
         if finalize:
-            _refuse_blindness(places.source)
+            refuse_blindness(places.source)
         async with _prepared(places, request) as prepared:
             report = await _recode(places, request, prepared, context)
             return await _ended(places, request, prepared, report, finalize=finalize and not dry_run)
@@ -381,13 +381,6 @@ def _held(vault: Vault | None, *, ended: bool) -> Sequence[LegacyCodec]:
         return ()
     keys = (*vault.keyring.legacy, *(vault.keyring.ended if ended else ()))
     return codecs_for((key.kind, key.key) for key in keys)
-
-
-def _refuse_blindness(driver: Driver) -> None:
-    """Raise if a scan does not see every record: a record that it misses may need the old keys."""
-    if not driver.capabilities.sees_all:
-        msg = f"a scan of {driver.location} sees only the names in a manifest, so nothing can be finalized"
-        raise RecodeError(msg, hint="finalize with a driver that can scan the whole store")
 
 
 def _is_complete(report: Report, request: _Request, vault: Vault) -> bool:

@@ -12,13 +12,14 @@ from asyncio import sleep
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from kvseal.errors import VaultHeldError
+from kvseal.errors import RecodeError, VaultHeldError
 from kvseal.keys.stamps import time_text
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
     from datetime import datetime
 
+    from kvseal.drivers.base import Driver
     from kvseal.vault.vault import Vault
 
 SETTLED_AFTER: Final = timedelta(hours=1)
@@ -93,6 +94,13 @@ async def check_settled(vault: Vault, grace: timedelta) -> None:
             msg.format(time_text(ends_at)),
             hint="run this again then, or with --grace 0 if every process was restarted since",
         )
+
+
+def refuse_blindness(driver: Driver) -> None:
+    """Raise if a scan does not see every record: a record that it misses may need the old keys."""
+    if not driver.capabilities.sees_all:
+        msg = f"a scan of {driver.location} sees only the names in a manifest, so nothing can be finalized"
+        raise RecodeError(msg, hint="finalize with a driver that can scan the whole store")
 
 
 async def await_reads(reads_lag: float) -> None:
